@@ -1,1 +1,16 @@
-//! coracle-api
+//! Kubernetes objects without I/O: what they are, how they are read, changed and checked.
+//!
+//! Read in this order: an [`Object`] is one stored thing of a [`Kind`]; a [`Cluster`] is an indexed set of
+//! them; a [`Plan`] is what a controller wants written. [`status`] holds the errors that clients see.
+
+pub mod cluster;
+pub mod kinds;
+pub mod object;
+pub mod plan;
+pub mod status;
+
+pub use cluster::{Change, Cluster};
+pub use kinds::Kind;
+pub use object::{Meta, Object, OwnerRef};
+pub use plan::{Plan, Write};
+pub use status::{ApiError, FieldError};

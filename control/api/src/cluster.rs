@@ -1,0 +1,184 @@
+//! The cluster as one process sees it: every object, indexed the ways that readers ask.
+//!
+//! The server's watch cache, the controllers, the scheduler and the simulator all read this one type, so that a
+//! controller's decision is a pure function of it. Writers feed it [`Change`]s in revision order.
+//! Controllers answer with a [`crate::Plan`].
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use crate::kinds::Kind;
+use crate::object::{Object, key};
+
+/// One object's move from one state to the next, at a revision.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// The store's revision of the write. For a deletion, the deletion's revision.
+    pub revision: u64,
+    /// The object before; `None` when it was created.
+    pub old: Option<Arc<Object>>,
+    /// The object after; `None` when it was deleted.
+    pub new: Option<Arc<Object>>,
+}
+
+impl Change {
+    /// The object after the change, or the last one there was.
+    pub fn object(&self) -> Option<&Arc<Object>> {
+        self.new.as_ref().or(self.old.as_ref())
+    }
+}
+
+type Objects = BTreeMap<Box<str>, Arc<Object>>;
+
+/// An indexed set of objects at one revision. Cheap to read, not to clone.
+#[derive(Debug, Default)]
+pub struct Cluster {
+    /// The time that controllers see.
+    pub now: Timestamp,
+    revision: u64,
+    kinds: HashMap<&'static str, Objects>,
+    owned: HashMap<Box<str>, BTreeMap<(&'static str, Box<str>), Arc<Object>>>,
+    pods_by_node: HashMap<Box<str>, Objects>,
+}
+
+impl Cluster {
+    /// An empty cluster.
+    pub fn new(now: Timestamp) -> Self {
+        Self { now, ..Self::default() }
+    }
+
+    /// The newest revision applied.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Moves the revision without a change (a write of a kind not held here).
+    pub fn advance(&mut self, revision: u64) {
+        self.revision = self.revision.max(revision);
+    }
+
+    /// The object of that kind, namespace (empty if cluster-scoped) and name.
+    pub fn get(&self, kind: &Kind, namespace: &str, name: &str) -> Option<&Arc<Object>> {
+        self.kinds.get(kind.resource)?.get(key(namespace, name).as_str())
+    }
+
+    /// All objects of a kind, ordered by namespace and name.
+    pub fn list(&self, kind: &Kind) -> impl Iterator<Item = &Arc<Object>> + use<'_> {
+        self.kinds.get(kind.resource).into_iter().flat_map(|objects| objects.values())
+    }
+
+    /// Objects of a kind in one namespace, ordered by name.
+    pub fn list_in(
+        &self,
+        kind: &Kind,
+        namespace: &str,
+    ) -> impl Iterator<Item = &Arc<Object>> + use<'_> {
+        let start = format!("{namespace}/");
+        // '0' follows '/': the first key after every `namespace/…`.
+        let end = format!("{namespace}0");
+        self.kinds.get(kind.resource).into_iter().flat_map(move |objects| {
+            objects
+                .range::<str, _>((Bound::Included(start.as_str()), Bound::Excluded(end.as_str())))
+                .map(|(_, object)| object)
+                .collect::<Vec<_>>()
+        })
+    }
+
+    /// Objects of a kind whose [`Object::key`] sorts after `after`, for paging.
+    pub fn list_after(
+        &self,
+        kind: &Kind,
+        after: &str,
+    ) -> impl Iterator<Item = &Arc<Object>> + use<'_> {
+        let after: Box<str> = after.into();
+        self.kinds.get(kind.resource).into_iter().flat_map(move |objects| {
+            objects
+                .range::<str, _>((Bound::Excluded(&*after), Bound::Unbounded))
+                .map(|(_, o)| o)
+                .collect::<Vec<_>>()
+        })
+    }
+
+    /// How many objects of a kind there are.
+    pub fn count(&self, kind: &Kind) -> usize {
+        self.kinds.get(kind.resource).map_or(0, BTreeMap::len)
+    }
+
+    /// Objects of any kind with an owner reference to `uid`.
+    pub fn owned_by(&self, uid: &str) -> impl Iterator<Item = &Arc<Object>> + use<'_> {
+        self.owned.get(uid).into_iter().flat_map(|objects| objects.values())
+    }
+
+    /// Objects of one kind with an owner reference to `uid`.
+    pub fn owned_of_kind(
+        &self,
+        uid: &str,
+        kind: &Kind,
+    ) -> impl Iterator<Item = &Arc<Object>> + use<'_> {
+        let resource = kind.resource;
+        self.owned_by(uid).filter(move |object| object.kind.resource == resource)
+    }
+
+    /// Pods bound to a node.
+    pub fn pods_on(&self, node: &str) -> impl Iterator<Item = &Arc<Object>> + use<'_> {
+        self.pods_by_node.get(node).into_iter().flat_map(|pods| pods.values())
+    }
+
+    /// Puts an object in place of any of the same kind and key; returns the one it replaced.
+    pub fn put(&mut self, object: Arc<Object>) -> Option<Arc<Object>> {
+        self.advance(object.meta.resource_version);
+        let key: Box<str> = object.key().into();
+        let old =
+            self.kinds.entry(object.kind.resource).or_default().insert(key.clone(), object.clone());
+        if let Some(old) = &old {
+            self.unindex(old, &key);
+        }
+        for owner in &object.meta.owner_references {
+            self.owned
+                .entry(owner.uid.as_str().into())
+                .or_default()
+                .insert((object.kind.resource, key.clone()), object.clone());
+        }
+        if let Some(node) = &object.node_name {
+            self.pods_by_node.entry(node.clone()).or_default().insert(key, object.clone());
+        }
+        old
+    }
+
+    /// Takes an object away at `revision`; returns it.
+    pub fn remove(
+        &mut self,
+        kind: &Kind,
+        namespace: &str,
+        name: &str,
+        revision: u64,
+    ) -> Option<Arc<Object>> {
+        self.advance(revision);
+        let key = key(namespace, name);
+        let old = self.kinds.get_mut(kind.resource)?.remove(key.as_str())?;
+        self.unindex(&old, &key);
+        Some(old)
+    }
+
+    fn unindex(&mut self, old: &Object, key: &str) {
+        for owner in &old.meta.owner_references {
+            if let Some(owned) = self.owned.get_mut(owner.uid.as_str()) {
+                owned.remove(&(old.kind.resource, Box::from(key)));
+                if owned.is_empty() {
+                    self.owned.remove(owner.uid.as_str());
+                }
+            }
+        }
+        if let Some(node) = &old.node_name
+            && let Some(pods) = self.pods_by_node.get_mut(node)
+        {
+            pods.remove(key);
+            if pods.is_empty() {
+                self.pods_by_node.remove(node);
+            }
+        }
+    }
+}
