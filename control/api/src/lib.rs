@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod kinds;
 pub mod object;
 pub mod plan;
+pub mod schema;
 pub mod status;
 
 pub use cluster::{Change, Cluster};
