@@ -5,13 +5,18 @@
 
 pub mod cluster;
 pub mod kinds;
+pub mod names;
 pub mod object;
 pub mod plan;
+pub mod quantity;
 pub mod schema;
+pub mod selector;
 pub mod status;
 
 pub use cluster::{Change, Cluster};
 pub use kinds::Kind;
 pub use object::{Meta, Object, OwnerRef};
 pub use plan::{Plan, Write};
+pub use quantity::Quantity;
+pub use selector::{FieldSelector, LabelSelector};
 pub use status::{ApiError, FieldError};

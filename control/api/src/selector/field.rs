@@ -1,0 +1,138 @@
+//! Field selectors: `metadata.name=x,status.phase!=Running`, on the fields that a kind declares.
+
+use super::SelectorError;
+use crate::kinds::Kind;
+use crate::object::Object;
+
+/// All of some comparisons of fields with values.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct FieldSelector {
+    terms: Vec<Term>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Term {
+    path: String,
+    value: String,
+    equal: bool,
+}
+
+impl FieldSelector {
+    /// Reads `?fieldSelector=` for a kind.
+    ///
+    /// # Errors
+    /// Bad syntax, or a field that the kind does not select by.
+    pub fn parse(text: &str, kind: &Kind) -> Result<Self, SelectorError> {
+        let mut terms = Vec::new();
+        for part in split(text).into_iter().filter(|p| !p.is_empty()) {
+            let (at, op) = part
+                .char_indices()
+                .find_map(|(i, _)| {
+                    ["!=", "==", "="]
+                        .iter()
+                        .find(|op| part[i..].starts_with(**op))
+                        .map(|op| (i, op))
+                })
+                .ok_or_else(|| {
+                    SelectorError(format!("invalid selector: '{text}'; can't understand '{part}'"))
+                })?;
+            let path = &part[..at];
+            supported(kind, path)?;
+            terms.push(Term {
+                path: path.to_owned(),
+                value: unescape(&part[at + op.len()..])?,
+                equal: *op != "!=",
+            });
+        }
+        Ok(Self { terms })
+    }
+
+    /// Whether an object, of the kind that the selector was read for, is selected.
+    pub fn matches(&self, object: &Object) -> bool {
+        self.terms.iter().all(|term| (read(object, &term.path) == term.value) == term.equal)
+    }
+
+    /// Selects every object.
+    pub fn is_everything(&self) -> bool {
+        self.terms.is_empty()
+    }
+
+    /// The one value that it allows for a path, if it asks for one: what an index can look up.
+    pub fn exact(&self, path: &str) -> Option<&str> {
+        self.terms.iter().find(|t| t.equal && t.path == path).map(|t| t.value.as_str())
+    }
+}
+
+fn supported(kind: &Kind, path: &str) -> Result<(), SelectorError> {
+    if path == "metadata.name"
+        || (path == "metadata.namespace" && (kind.namespaced || kind.fields.is_empty()))
+        || kind.fields.iter().any(|f| f.path == path)
+    {
+        return Ok(());
+    }
+    Err(SelectorError(if kind.fields.is_empty() {
+        format!(
+            "\"{path}\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
+        )
+    } else {
+        format!("field label not supported: {path}")
+    }))
+}
+
+fn read(object: &Object, path: &str) -> String {
+    match path {
+        "metadata.name" => object.meta.name.clone(),
+        "metadata.namespace" => object.meta.namespace.clone(),
+        _ => object
+            .kind
+            .fields
+            .iter()
+            .find(|f| f.path == path)
+            .map_or_else(String::new, |f| (f.read)(object)),
+    }
+}
+
+/// Parts between commas; a backslash takes the meaning from the next character.
+fn split(text: &str) -> Vec<&str> {
+    let mut parts = Vec::new();
+    let mut start = 0;
+    let mut escaped = false;
+    for (i, c) in text.char_indices() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            ',' => {
+                parts.push(&text[start..i]);
+                start = i + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(&text[start..]);
+    parts
+}
+
+fn unescape(value: &str) -> Result<String, SelectorError> {
+    let mut out = String::with_capacity(value.len());
+    let mut chars = value.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => match chars.next() {
+                Some(c @ ('\\' | ',' | '=')) => out.push(c),
+                other => {
+                    let escape: String = ['\\'].into_iter().chain(other).collect();
+                    return Err(SelectorError(format!(
+                        "invalid field selector: invalid escape sequence: {escape}"
+                    )));
+                }
+            },
+            ',' | '=' => {
+                return Err(SelectorError(format!(
+                    "invalid field selector: unescaped character in value: {c}"
+                )));
+            }
+            _ => out.push(c),
+        }
+    }
+    Ok(out)
+}
