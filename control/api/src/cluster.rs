@@ -38,8 +38,10 @@ type Objects = BTreeMap<Box<str>, Arc<Object>>;
 pub struct Cluster {
     /// The time that controllers see.
     pub now: Timestamp,
+    since: Timestamp,
     revision: u64,
     kinds: HashMap<&'static str, Objects>,
+    orphans: HashMap<&'static str, Objects>,
     owned: HashMap<Box<str>, BTreeMap<(&'static str, Box<str>), Arc<Object>>>,
     pods_by_node: HashMap<Box<str>, Objects>,
 }
@@ -47,7 +49,12 @@ pub struct Cluster {
 impl Cluster {
     /// An empty cluster.
     pub fn new(now: Timestamp) -> Self {
-        Self { now, ..Self::default() }
+        Self { now, since: now, ..Self::default() }
+    }
+
+    /// When this view began: nobody can have been heard of before, so silence is measured from here.
+    pub fn since(&self) -> Timestamp {
+        self.since
     }
 
     /// The newest revision applied.
@@ -122,6 +129,24 @@ impl Cluster {
         self.owned_by(uid).filter(move |object| object.kind.resource == resource)
     }
 
+    /// Objects of a namespace that no controller manages and one could adopt (Pods and ReplicaSets only), so that
+    /// looking for some does not cost a walk over the namespace.
+    pub fn orphans_in(
+        &self,
+        kind: &Kind,
+        namespace: &str,
+    ) -> impl Iterator<Item = &Arc<Object>> + use<'_> {
+        let start = format!("{namespace}/");
+        let prefix = start.clone();
+        self.orphans.get(kind.resource).into_iter().flat_map(move |objects| {
+            objects
+                .range::<str, _>((Bound::Included(start.as_str()), Bound::Unbounded))
+                .take_while(|(key, _)| key.starts_with(&prefix))
+                .map(|(_, object)| object)
+                .collect::<Vec<_>>()
+        })
+    }
+
     /// Pods bound to a node.
     pub fn pods_on(&self, node: &str) -> impl Iterator<Item = &Arc<Object>> + use<'_> {
         self.pods_by_node.get(node).into_iter().flat_map(|pods| pods.values())
@@ -141,6 +166,12 @@ impl Cluster {
                 .entry(owner.uid.as_str().into())
                 .or_default()
                 .insert((object.kind.resource, key.clone()), object.clone());
+        }
+        if is_adoptable(object.kind) && object.controller().is_none() {
+            self.orphans
+                .entry(object.kind.resource)
+                .or_default()
+                .insert(key.clone(), object.clone());
         }
         if let Some(node) = &object.node_name {
             self.pods_by_node.entry(node.clone()).or_default().insert(key, object.clone());
@@ -172,6 +203,11 @@ impl Cluster {
                 }
             }
         }
+        if is_adoptable(old.kind)
+            && let Some(orphans) = self.orphans.get_mut(old.kind.resource)
+        {
+            orphans.remove(key);
+        }
         if let Some(node) = &old.node_name
             && let Some(pods) = self.pods_by_node.get_mut(node)
         {
@@ -181,4 +217,8 @@ impl Cluster {
             }
         }
     }
+}
+
+fn is_adoptable(kind: &Kind) -> bool {
+    matches!(kind.resource, "pods" | "replicasets.apps")
 }

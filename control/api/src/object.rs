@@ -8,7 +8,7 @@
 //! `metadata.resourceVersion`, because the store assigns it at commit; [`Object::from_stored`] splices it in as the first
 //! field of `metadata`. See [`crate::cluster`] for where objects go next.
 
-use std::any::{Any, TypeId};
+use std::any::Any;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -31,7 +31,8 @@ pub struct Object {
     /// `spec.nodeName` of a Pod, once bound.
     pub node_name: Option<Box<str>>,
     json: Bytes,
-    typed: OnceLock<(TypeId, Box<dyn Any + Send + Sync>)>,
+    /// Two forms at most: the whole typed struct, and the few fields that controllers keep for many objects.
+    typed: [OnceLock<Box<dyn Any + Send + Sync>>; 2],
 }
 
 /// The part of `metadata` that the control plane itself reads.
@@ -150,7 +151,7 @@ impl Object {
             let head: Head = serde_json::from_slice(&json).map_err(fail)?;
             (head.metadata, None)
         };
-        Ok(Self { kind, meta, node_name, json, typed: OnceLock::new() })
+        Ok(Self { kind, meta, node_name, json, typed: Default::default() })
     }
 
     /// The object that `value` describes, as if it were stored at the `resourceVersion` in it.
@@ -170,7 +171,7 @@ impl Object {
         serde_json::from_slice(&self.json).unwrap_or_default()
     }
 
-    /// The typed form, decoded at most once for the first type asked for (callers use one type a kind).
+    /// The typed form, decoded at most once for each of the first two types asked for.
     ///
     /// # Errors
     /// The object does not fit `T`; what passed validation does.
@@ -178,25 +179,23 @@ impl Object {
     where
         T: DeserializeOwned + Clone + Send + Sync + 'static,
     {
-        if let Some((id, typed)) = self.typed.get()
-            && *id == TypeId::of::<T>()
-            && let Some(typed) = typed.downcast_ref::<T>()
-        {
-            return Ok(Cow::Borrowed(typed));
+        for cell in &self.typed {
+            let known = match cell.get() {
+                Some(known) => known,
+                None => {
+                    let typed: T = serde_json::from_slice(&self.json)
+                        .map_err(|source| ParseError { kind: self.kind.kind, source })?;
+                    cell.get_or_init(|| Box::new(typed))
+                }
+            };
+            // Another thread may have been first, with another type.
+            if let Some(typed) = known.downcast_ref::<T>() {
+                return Ok(Cow::Borrowed(typed));
+            }
         }
-        let typed: T = serde_json::from_slice(&self.json)
-            .map_err(|source| ParseError { kind: self.kind.kind, source })?;
-        if self.typed.get().is_some() {
-            return Ok(Cow::Owned(typed));
-        }
-        let (_, typed) = self.typed.get_or_init(|| (TypeId::of::<T>(), Box::new(typed)));
-        match typed.downcast_ref::<T>() {
-            Some(typed) => Ok(Cow::Borrowed(typed)),
-            // Another thread was first, with another type.
-            None => serde_json::from_slice(&self.json)
-                .map(Cow::Owned)
-                .map_err(|source| ParseError { kind: self.kind.kind, source }),
-        }
+        serde_json::from_slice(&self.json)
+            .map(Cow::Owned)
+            .map_err(|source| ParseError { kind: self.kind.kind, source })
     }
 
     /// `namespace/name`, or `/name` for cluster-scoped objects: the order and key of [`crate::Cluster`].
