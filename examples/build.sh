@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# Rebuilds examples/prebuilt/*.wasm from examples/components.
+#
+# Rust components are built for wasm32-wasip2 where the toolchain has that target
+# (`rustup target add wasm32-wasip2`). Where it has not and cannot get it, as on a machine with
+# Debian's packages only, the standard library is built from Debian's sources by Debian's rustc,
+# for wasm32-unknown-unknown: the components call WASI through their bindings, never through std,
+# so both targets give the same component. Nothing is installed: packages are unpacked into
+# ${XDG_CACHE_HOME:-~/.cache}/coracle-guests.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+cache="${XDG_CACHE_HOME:-$HOME/.cache}/coracle-guests"
+prebuilt="$PWD/prebuilt"
+export CARGO_TARGET_DIR="$cache/target"
+mkdir -p "$cache" "$prebuilt"
+
+say() { echo "build.sh: $*" >&2; }
+die() { say "$*"; exit 1; }
+
+sysroot="$(rustc --print sysroot)"
+host="$(rustc -vV | sed -n 's/^host: //p')"
+tools="$sysroot/lib/rustlib/$host/bin" # wasm-component-ld and wasm-ld come with Rust.
+[ -x "$tools/wasm-component-ld" ] || die "no wasm-component-ld in $tools: use a Rust toolchain from rustup"
+
+# Debian's rustc, standard library sources and LLVM: 137 MB to download, 700 MB unpacked.
+unpack_debian_rust() {
+    debian="$cache/debian"
+    [ -e "$debian/.complete" ] && return
+    command -v dpkg >/dev/null && command -v apt-get >/dev/null ||
+        die "this toolchain lacks wasm32-wasip2: run \`rustup target add wasm32-wasip2\`"
+    say "no wasm32-wasip2 target here: unpacking Debian's Rust into $debian"
+    rm -rf "$debian" && mkdir -p "$debian/packages" && cd "$debian/packages"
+    # The newest standard library and the LLVM that rustc-web was built with, by its own account.
+    local rustc_depends std llvm
+    depends() { apt-cache depends --important "$1" | sed -n 's/^ *Depends: \([^<]*\)$/\1/p'; }
+    std="$(depends libstd-rust-web-dev | grep '^libstd-rust-web-[0-9]' || true)"
+    [ -n "$std" ] || die "apt knows no libstd-rust-web-dev: run \`apt-get update\` as root first"
+    llvm="$(depends "$std" | grep '^libllvm')"
+    apt-get download rustc-web rust-web-src libstd-rust-web-dev "$std" "$llvm"
+    for package in *.deb; do dpkg -x "$package" "$debian"; done
+    cd - >/dev/null
+    rm -rf "$debian/packages" && touch "$debian/.complete"
+}
+
+# Paths of this machine do not belong into a component.
+remap="--remap-path-prefix=$PWD/components=components --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=cargo"
+
+# build_rust CRATE NAME [VARIABLE=VALUE…]: builds CRATE as prebuilt/NAME.wasm.
+build_rust() {
+    local crate="$1" name="$2" target=wasm32-wasip2
+    shift 2
+    if [ -d "$sysroot/lib/rustlib/wasm32-wasip2" ]; then
+        (cd components && env "$@" RUSTFLAGS="$remap" \
+            cargo build --quiet --locked --release --target $target -p "$crate")
+    else
+        unpack_debian_rust
+        target=wasm32-unknown-unknown
+        (cd components && env "$@" \
+            RUSTC="$debian/usr/bin/rustc" RUSTC_BOOTSTRAP=1 \
+            LD_LIBRARY_PATH="$debian/usr/lib/$(uname -m)-linux-gnu" \
+            PATH="$tools/gcc-ld:$PATH" \
+            CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER="$tools/wasm-component-ld" \
+            RUSTFLAGS="$remap -Zlocation-detail=none -Zunstable-options -Cpanic=immediate-abort" \
+            cargo build --quiet --locked --release --target $target -p "$crate" \
+            -Zbuild-std=std,panic_abort -Zbuild-std-features=optimize_for_size)
+    fi
+    cp "$CARGO_TARGET_DIR/$target/release/${crate//-/_}.wasm" "$prebuilt/$name.wasm"
+}
+
+build_rust hello-http hello-v1 HELLO_VERSION=v1
+build_rust hello-http hello-v2 HELLO_VERSION=v2
+build_rust hello-command hello-command
+build_rust probe-http probe-http
+
+ls -l "$prebuilt"

@@ -1,0 +1,79 @@
+//! A command as a Wasm component: what a Pod's `args`, `env`, logs and exit code look like from
+//! inside. It exports `wasi:cli/run`; the node runs it once per container start.
+//!
+//! ```text
+//! --lines N     print N numbered lines
+//! --read PATH   print a file of a mounted volume
+//! --sleep S     wait for S seconds, using no CPU
+//! --exit N      end with exit code N
+//! ```
+//! Options are followed in order; other arguments are only printed.
+
+use std::io::{Read, Write};
+
+use wasip2::cli::{environment, exit, stderr, stdout};
+use wasip2::clocks::monotonic_clock;
+use wasip2::exports::cli::run::Guest;
+use wasip2::filesystem::preopens::get_directories;
+use wasip2::filesystem::types::{DescriptorFlags, OpenFlags, PathFlags};
+
+struct Hello;
+
+wasip2::cli::command::export!(Hello);
+
+impl Guest for Hello {
+    fn run() -> Result<(), ()> {
+        run().map_err(|message| {
+            let _ = writeln!(stderr::get_stderr(), "hello-command: {message}");
+        })
+    }
+}
+
+fn run() -> Result<(), String> {
+    let arguments = environment::get_arguments();
+    print(&format!("Hello from Coracle. Arguments: {arguments:?}"))?;
+    for (name, value) in environment::get_environment() {
+        print(&format!("{name}={value}"))?;
+    }
+
+    let mut arguments = arguments.iter().skip(1);
+    while let Some(option) = arguments.next() {
+        if !matches!(&option[..], "--lines" | "--read" | "--sleep" | "--exit") {
+            continue;
+        }
+        let value = arguments.next().ok_or(format!("{option} needs a value"))?;
+        let number = || value.parse::<u64>().map_err(|e| format!("{option} {value}: {e}"));
+        match &option[..] {
+            "--lines" => (1..=number()?).try_for_each(|n| print(&format!("line {n}")))?,
+            "--read" => print(&read(value)?)?,
+            "--sleep" => monotonic_clock::subscribe_duration(number()? * 1_000_000_000).block(),
+            _ => exit::exit_with_code(number()?.try_into().map_err(|_| "--exit takes 0 to 255")?),
+        }
+    }
+    Ok(())
+}
+
+fn print(line: &str) -> Result<(), String> {
+    let mut stdout = stdout::get_stdout();
+    stdout.write_all(format!("{line}\n").as_bytes()).map_err(|e| format!("stdout: {e}"))?;
+    stdout.blocking_flush().map_err(|e| format!("stdout: {e}"))
+}
+
+/// Reads a file below one of the directories that the Pod mounts.
+fn read(path: &str) -> Result<String, String> {
+    let failed = |error: &dyn std::fmt::Debug| format!("{path}: {error:?}");
+    let mounts = get_directories();
+    let (directory, name) = mounts
+        .iter()
+        .filter_map(|(directory, mount)| Some((directory, path.strip_prefix(&mount[..])?)))
+        .map(|(directory, name)| (directory, name.trim_start_matches('/')))
+        .min_by_key(|(_, name)| name.len()) // The innermost mount.
+        .ok_or(format!("{path}: no volume is mounted there"))?;
+    let file = directory
+        .open_at(PathFlags::SYMLINK_FOLLOW, name, OpenFlags::empty(), DescriptorFlags::READ)
+        .map_err(|error| failed(&error))?;
+    let mut text = String::new();
+    let mut stream = file.read_via_stream(0).map_err(|error| failed(&error))?;
+    stream.read_to_string(&mut text).map_err(|error| failed(&error))?;
+    Ok(text)
+}

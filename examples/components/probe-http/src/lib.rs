@@ -1,0 +1,211 @@
+//! A fixture for tests, not an example: an HTTP service that misbehaves on request, so that the
+//! end-to-end suite and the benchmarks can show that it harms nobody else. See `hello-http` for
+//! an example worth copying.
+//!
+//! | path                                | what it does                                              |
+//! |-------------------------------------|-----------------------------------------------------------|
+//! | `/health`                           | status `$HEALTH_STATUS`, 200 if unset                     |
+//! | `/echo`                             | streams the request body back as it comes                 |
+//! | `/status/NNN`                       | that status                                               |
+//! | `/count`                            | how many requests this instance has served, this included |
+//! | `/sleep?ms=N`                       | answers after N ms, using no CPU                          |
+//! | `/busy?ms=N`                        | spins for N ms; without `ms`, for ever                    |
+//! | `/grow?mib=N&ms=M`                  | touches N MiB, keeps them, answers M ms later             |
+//! | `/trap`                             | executes `unreachable`                                    |
+//! | `/silent`                           | returns without setting a response                        |
+//! | `/log?lines=N`                      | N lines on stdout and N on stderr                         |
+//! | `/stream?chunks=N&ms=M`             | N lines, M ms apart                                       |
+//! | `/fetch?url=URL`                    | GETs URL (the rest of the query, not encoded); its status, |
+//! |                                     | then its body; 502 and the error if it could not be had   |
+
+use std::fmt::Debug;
+use std::hint::black_box;
+use std::io::{Read, Write};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use wasip2::cli::{environment, stderr, stdout};
+use wasip2::clocks::monotonic_clock;
+use wasip2::exports::http::incoming_handler::Guest;
+use wasip2::http::outgoing_handler;
+use wasip2::http::types::{
+    Fields, IncomingRequest, OutgoingBody, OutgoingRequest, OutgoingResponse, ResponseOutparam,
+    Scheme,
+};
+use wasip2::io::streams::{OutputStream, StreamError};
+
+static SERVED: AtomicU32 = AtomicU32::new(0);
+
+struct Probe;
+
+wasip2::http::proxy::export!(Probe);
+
+impl Guest for Probe {
+    fn handle(request: IncomingRequest, out: ResponseOutparam) {
+        let served = SERVED.fetch_add(1, Relaxed) + 1;
+        let target = request.path_with_query().unwrap_or_default();
+        let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+        let number = |name| parameter(query, name).unwrap_or(0);
+        let text = |status, body: String| (status, body);
+        let (status, body) = match path {
+            "/" => text(200, "probe-http: a test fixture\n".into()),
+            "/health" => text(health_status(), "health\n".into()),
+            "/count" => text(200, format!("{served}\n")),
+            "/sleep" => {
+                sleep(number("ms"));
+                text(200, "slept\n".into())
+            }
+            "/busy" => {
+                spin(parameter(query, "ms"));
+                text(200, "spun\n".into())
+            }
+            "/grow" => {
+                grow(number("mib"));
+                sleep(number("ms"));
+                text(200, format!("{} MiB\n", number("mib")))
+            }
+            "/trap" => trap(),
+            "/silent" => return,
+            "/log" => {
+                log(number("lines"));
+                text(200, "logged\n".into())
+            }
+            "/fetch" => fetch(query.strip_prefix("url=").unwrap_or_default()),
+            "/echo" => return respond(out, 200, |stream| echo(&request, stream)),
+            "/stream" => {
+                return respond(out, 200, |stream| {
+                    for n in 1..=number("chunks") {
+                        stream.write_all(format!("chunk {n}\n").as_bytes()).ok()?;
+                        stream.blocking_flush().ok()?;
+                        sleep(number("ms"));
+                    }
+                    Some(())
+                });
+            }
+            _ => match path.strip_prefix("/status/").map(str::parse) {
+                Some(Ok(status)) => text(status, format!("{status}\n")),
+                _ => text(404, format!("no such path: {path}\n")),
+            },
+        };
+        respond(out, status, |stream| stream.write_all(body.as_bytes()).ok());
+    }
+}
+
+/// Sends what `write` writes. Where it fails (None), the body is left unfinished, which the
+/// client sees as a broken answer.
+fn respond(
+    out: ResponseOutparam,
+    status: u16,
+    write: impl FnOnce(&mut OutputStream) -> Option<()>,
+) {
+    let response = OutgoingResponse::new(Fields::new());
+    if response.set_status_code(status).is_err() {
+        let _ = response.set_status_code(400);
+    }
+    let body = response.body().expect("taken once");
+    ResponseOutparam::set(out, Ok(response));
+    let mut stream = body.write().expect("taken once");
+    let written = write(&mut stream).and_then(|()| stream.blocking_flush().ok());
+    drop(stream);
+    if written.is_some() {
+        let _ = OutgoingBody::finish(body, None);
+    }
+}
+
+fn parameter(query: &str, name: &str) -> Option<u64> {
+    let values = query.split('&').filter_map(|pair| pair.split_once('='));
+    values.filter(|(key, _)| *key == name).find_map(|(_, value)| value.parse().ok())
+}
+
+fn health_status() -> u16 {
+    let variables = environment::get_environment();
+    let status = variables.iter().find(|(name, _)| name == "HEALTH_STATUS");
+    status.and_then(|(_, value)| value.parse().ok()).unwrap_or(200)
+}
+
+fn sleep(ms: u64) {
+    if ms > 0 {
+        monotonic_clock::subscribe_duration(ms * 1_000_000).block();
+    }
+}
+
+/// Loops in pure guest code between looks at the clock, so that only epochs can interrupt it.
+fn spin(ms: Option<u64>) {
+    let end = ms.map(|ms| monotonic_clock::now() + ms * 1_000_000);
+    while end.is_none_or(|end| monotonic_clock::now() < end) {
+        for n in 0..100_000_u32 {
+            black_box(n);
+        }
+    }
+}
+
+/// Fills memory that stays allocated for as long as the instance lives. Refused memory traps.
+fn grow(mib: u64) {
+    for n in 0..mib {
+        black_box(vec![n as u8 | 1; 1 << 20].leak());
+    }
+}
+
+#[cfg(target_arch = "wasm32")]
+fn trap() -> ! {
+    core::arch::wasm32::unreachable()
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+fn trap() -> ! {
+    std::process::abort()
+}
+
+fn log(lines: u64) {
+    let (mut out, mut err) = (stdout::get_stdout(), stderr::get_stderr());
+    for n in 1..=lines {
+        let _ = out.write_all(format!("stdout line {n}\n").as_bytes());
+        let _ = err.write_all(format!("stderr line {n}\n").as_bytes());
+    }
+    let _ = (out.blocking_flush(), err.blocking_flush());
+}
+
+fn echo(request: &IncomingRequest, out: &mut OutputStream) -> Option<()> {
+    let body = request.consume().ok()?;
+    let input = body.stream().ok()?;
+    loop {
+        match out.blocking_splice(&input, 64 << 10) {
+            Ok(_) => out.blocking_flush().ok()?,
+            Err(StreamError::Closed) => return Some(()),
+            Err(StreamError::LastOperationFailed(_)) => return None,
+        }
+    }
+}
+
+fn fetch(url: &str) -> (u16, String) {
+    match try_fetch(url) {
+        Ok((status, body)) => (200, format!("{status}\n{body}")),
+        Err(error) => (502, format!("{url}: {error}\n")),
+    }
+}
+
+fn try_fetch(url: &str) -> Result<(u16, String), String> {
+    fn text(error: impl Debug) -> String {
+        format!("{error:?}")
+    }
+    let (scheme, rest) = url.split_once("://").ok_or("the URL has no scheme")?;
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let scheme = match scheme {
+        "http" => Scheme::Http,
+        "https" => Scheme::Https,
+        other => Scheme::Other(other.to_string()),
+    };
+    let request = OutgoingRequest::new(Fields::new());
+    let refused = |()| "the URL is malformed";
+    request.set_scheme(Some(&scheme)).map_err(refused)?;
+    request.set_authority(Some(authority)).map_err(refused)?;
+    request.set_path_with_query(Some(if path.is_empty() { "/" } else { path })).map_err(refused)?;
+
+    let pending = outgoing_handler::handle(request, None).map_err(text)?;
+    pending.subscribe().block();
+    let response = pending.get().ok_or("no answer")?.map_err(text)?.map_err(text)?;
+    let body = response.consume().map_err(|()| "the body was taken")?;
+    let mut stream = body.stream().map_err(|()| "the body was taken")?;
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).map_err(text)?;
+    Ok((response.status(), String::from_utf8_lossy(&bytes).into_owned()))
+}
