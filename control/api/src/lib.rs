@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod kinds;
 pub mod names;
 pub mod object;
+pub mod patch;
 pub mod plan;
 pub mod quantity;
 pub mod schema;

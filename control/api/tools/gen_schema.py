@@ -206,7 +206,9 @@ class Generator:
         type_ = self.type_of(prop)
         marks = (pb or embedded or dict(markers={}))["markers"]
         flags = ["r"] if required else []
-        go = self.go.get((item["name"], json_name), "")
+        # Fields newer than the binary that go_types.txt was read from: optional ones are pointers by convention.
+        optional = "*" if not required and type_[0] not in "[{" else ""
+        go = self.go.get(item["name"], {}).get(json_name, optional)
         if go.startswith("*"): flags.append("p")
         list_type = (marks.get("listType") or [None])[0]
         merged = item["merge"].get(squash(json_name))
@@ -226,7 +228,7 @@ class Generator:
         default = REFS.get(default, default)
         if default: json.loads(default)
         return "\t".join(["F", json_name, str(pb["tag"]) if pb else "0", type_, ",".join(flags),
-                          go.lstrip("*") if "." in go else "", default, self.describe(prop.get("description"))])
+                          go.split(":")[1] if ":" in go else "", default, self.describe(prop.get("description"))])
 
     def check_wire(self, item, module, json_name, type_, pb):
         base = type_.replace("[]", "").replace("{}", "")
@@ -237,13 +239,13 @@ class Generator:
             warn(f"{item['name']}.{json_name}: JSON type {type_}, on the wire {kind} {pb['type']}")
 
 def read_go_types():
-    path = os.path.join(HERE, "go_types.txt")
+    """{message: {field: its mark}}, the mark being `*`, `:NAME`, both or nothing."""
     out = {}
-    if os.path.exists(path):
-        for line in open(path):
-            if line.startswith("#") or not line.strip(): continue
-            message, field, type_ = line.split()
-            out[(message, field)] = type_
+    for line in open(os.path.join(HERE, "go_types.txt")):
+        if line.startswith("#"): continue
+        message, *fields = line.split()
+        parts = [re.match(r"([^*:]+)(.*)", f) for f in fields]
+        out[message] = {m[1]: m[2] for m in parts}
     return out
 
 def main():

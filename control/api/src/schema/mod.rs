@@ -70,7 +70,8 @@ impl Schemas {
         &self.messages[id.0 as usize]
     }
 
-    fn schema(&self, id: MessageId) -> Schema<'_> {
+    /// The message with this id, as a handle.
+    pub fn schema(&self, id: MessageId) -> Schema<'_> {
         Schema { set: self, message: self.get(id) }
     }
 }
