@@ -3,12 +3,17 @@
 //! Read in this order: an [`Object`] is one stored thing of a [`Kind`]; a [`Cluster`] is an indexed set of
 //! them; a [`Plan`] is what a controller wants written. [`status`] holds the errors that clients see.
 
+pub mod age;
 pub mod cluster;
+pub mod json;
 pub mod kinds;
+pub mod meta;
 pub mod names;
 pub mod object;
 pub mod patch;
+pub mod path;
 pub mod plan;
+pub mod pod;
 pub mod quantity;
 pub mod schema;
 pub mod selector;
