@@ -122,6 +122,7 @@ pub enum Prepare<'a> {
 }
 
 /// A column of a Table.
+#[derive(Clone, Copy)]
 pub struct Column {
     /// Header.
     pub name: &'static str,
@@ -185,6 +186,9 @@ impl std::fmt::Debug for Kind {
         f.write_str(self.resource)
     }
 }
+
+mod common;
+mod workload;
 
 macro_rules! table {
     ($($module:ident $name:ident;)*) => {

@@ -1,0 +1,109 @@
+//! Pod. Its spec is also that of every Pod template: [`defaults`] and [`validate`] are shared with the workloads.
+
+pub(super) mod defaults;
+mod print;
+
+use serde_json::json;
+
+use super::common::{only_status, text, wide};
+use super::*;
+use crate::json::{Json, keep, object_or_new, set_default};
+use crate::pod::qos_class;
+
+/// `pods`.
+pub static KIND: Kind = Kind {
+    kind: "Pod",
+    plural: "pods",
+    singular: "pod",
+    resource: "pods",
+    short_names: &["po"],
+    categories: &["all"],
+    subresources: &[Subresource::Status, Subresource::Log, Subresource::Binding],
+    generation: Generation::Spec,
+    default: defaults::pod,
+    prepare,
+    columns: &[
+        common::NAME,
+        text("Ready", "The aggregate readiness state of this pod for accepting traffic."),
+        text("Status", "The aggregate status of the containers in this pod."),
+        text("Restarts", "The number of times the containers in this pod have been restarted and when the last container in this pod has restarted."),
+        common::AGE,
+        wide("IP", "IP address allocated to the pod."),
+        wide("Node", "The node that the pod is bound to."),
+        wide("Nominated Node", "The node that the pod may be bound to once preemption has made room."),
+        wide("Readiness Gates", "How many of the pod's readiness gates are met."),
+    ],
+    cells: print::cells,
+    fields: FIELDS,
+    ..Kind::BASE
+};
+
+static FIELDS: &[SelectableField] = &[
+    SelectableField { path: "spec.nodeName", read: |o| o.node_name.as_deref().unwrap_or("").into() },
+    SelectableField { path: "spec.hostNetwork", read: |o| bool_text(o, "spec.hostNetwork") },
+    SelectableField { path: "spec.restartPolicy", read: |o| peek(o, "spec.restartPolicy") },
+    SelectableField { path: "spec.schedulerName", read: |o| peek(o, "spec.schedulerName") },
+    SelectableField { path: "spec.serviceAccountName", read: |o| peek(o, "spec.serviceAccountName") },
+    SelectableField { path: "status.phase", read: |o| peek(o, "status.phase") },
+    SelectableField { path: "status.podIP", read: |o| peek(o, "status.podIP") },
+    SelectableField { path: "status.nominatedNodeName", read: |o| peek(o, "status.nominatedNodeName") },
+];
+
+fn peek(object: &Object, path: &str) -> String {
+    crate::json::peek(object.json(), path)
+}
+
+/// A boolean that is absent reads as `false`.
+pub(super) fn bool_text(object: &Object, path: &str) -> String {
+    let value = peek(object, path);
+    if value.is_empty() { "false".into() } else { value }
+}
+
+fn prepare(prepare: Prepare<'_>) {
+    match prepare {
+        Prepare::Create(new) => {
+            let qos = qos_class(new.at(&["spec"]).unwrap_or(&Value::Null));
+            let Some(new) = new.as_object_mut() else { return };
+            new.insert("status".into(), json!({"phase": "Pending", "qosClass": qos}));
+            if let Some(spec) = object_or_new(new, "spec") {
+                service_account(spec, "default");
+            }
+        }
+        Prepare::Update { new, old } => {
+            let Some(new) = new.as_object_mut() else { return };
+            keep(new, old, "status");
+            let Some(spec) = object_or_new(new, "spec") else { return };
+            // What the server filled in when the Pod was created: a client that replaces the Pod with the manifest it
+            // started from means no change of these.
+            for field in ["priority", "preemptionPolicy"] {
+                if !spec.has(&[field])
+                    && let Some(value) = old.at(&["spec", field])
+                {
+                    spec.insert(field.into(), value.clone());
+                }
+            }
+            service_account(spec, old.text(&["spec", "serviceAccountName"]));
+        }
+        Prepare::Status { new, old } => {
+            only_status(new, old);
+            // The quality of service is computed once and for all.
+            if let Some(qos) = old.at(&["status", "qosClass"])
+                && let Some(status) = new.get_mut("status").and_then(Value::as_object_mut)
+            {
+                set_default(status, "qosClass", || qos.clone());
+            }
+        }
+    }
+}
+
+/// Fills in the account, under its name of today and under its old one.
+fn service_account(spec: &mut crate::json::Fields, name: &str) {
+    if spec.text(&["serviceAccountName"]).is_empty() && !name.is_empty() {
+        for field in ["serviceAccountName", "serviceAccount"] {
+            spec.insert(field.into(), name.into());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
