@@ -7,6 +7,7 @@
 //! Built-in kinds are data, written by `tools/gen_schema.py` and parsed once ([`builtin`]).
 
 mod parse;
+pub mod protobuf;
 mod validate;
 
 #[cfg(test)]
@@ -15,6 +16,8 @@ mod tests;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::LazyLock;
+
+use serde_json::{Map, Value};
 
 pub use validate::{DecodeError, Decoded, MAX_DEPTH, cannot_be_handled, check, decode_json};
 
@@ -271,6 +274,30 @@ pub enum Type {
     List(Box<Type>),
     /// A map from text to these
     Map(Box<Type>),
+}
+
+impl Type {
+    /// Go's zero value, which `null` stands for as a list's or map's element.
+    fn zero(&self) -> Value {
+        match self {
+            Type::Bool => false.into(),
+            Type::Int32 | Type::Int64 | Type::Double | Type::IntOrString => 0.into(),
+            Type::String | Type::Bytes => "".into(),
+            Type::Quantity => "0".into(),
+            Type::Message(_) => Value::Object(Map::new()),
+            Type::Time | Type::MicroTime | Type::Any | Type::List(_) | Type::Map(_) => Value::Null,
+        }
+    }
+}
+
+/// RFC 3339 in UTC with this many digits of fraction, 0 or 6: how Kubernetes writes times.
+fn time_string(time: jiff::Timestamp, digits: usize) -> String {
+    let fraction = if digits == 0 {
+        String::new()
+    } else {
+        format!(".{:06}", time.subsec_nanosecond() / 1000)
+    };
+    format!("{}{fraction}Z", time.strftime("%Y-%m-%dT%H:%M:%S"))
 }
 
 /// A description: a line of the generated file, looked up when asked for, or owned text.

@@ -1,5 +1,6 @@
 use serde_json::{Value, json};
 
+use super::protobuf::{Envelope, ProtobufError};
 use super::*;
 
 fn schema(group: &str, version: &str, kind: &str) -> Schema<'static> {
@@ -194,4 +195,110 @@ fn deep_documents_are_refused() {
     };
     assert!(decode_json(deep(100).as_bytes(), crd).is_ok());
     refuses(crd, &deep(119), "exceeded max depth of 120");
+}
+
+/// Bodies that kubectl 1.33 sent (`create configmap`, `create deployment --replicas=0`, …), beside what they mean.
+#[test]
+fn protobuf_bodies_of_kubectl() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/schema/testdata");
+    let mut seen = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|e| e != "bin") {
+            continue;
+        }
+        let body = std::fs::read(&path).unwrap();
+        let envelope = Envelope::parse(&body).unwrap();
+        let (group, version) =
+            envelope.api_version.rsplit_once('/').unwrap_or(("", envelope.api_version));
+        let decoded = envelope.decode(schema(group, version, envelope.kind)).unwrap();
+        if std::env::var_os("UPDATE_TESTDATA").is_some() {
+            std::fs::write(
+                path.with_extension("json"),
+                serde_json::to_string_pretty(&decoded).unwrap() + "\n",
+            )
+            .unwrap();
+        }
+        let expected = std::fs::read_to_string(path.with_extension("json")).unwrap_or_default();
+        assert_eq!(
+            serde_json::to_string_pretty(&decoded).unwrap() + "\n",
+            expected,
+            "{}",
+            path.display()
+        );
+        let again = check(decoded.clone(), schema(group, version, envelope.kind)).unwrap();
+        assert_eq!((again.value, again.strict), (decoded, vec![]), "{}", path.display());
+        for end in 0..body.len() {
+            let cut = Envelope::parse(&body[..end]).and_then(|e| e.decode(pod()));
+            assert!(end >= 4 || cut == Err(ProtobufError::NoMagic), "a cut body must not panic");
+        }
+        seen += 1;
+    }
+    assert!(seen >= 10, "the captured bodies are missing");
+}
+
+/// `tag` and a length-delimited payload.
+fn lengthed(tag: u8, payload: &[u8]) -> Vec<u8> {
+    [&[tag << 3 | 2, payload.len() as u8], payload].concat()
+}
+
+fn body(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
+    let meta = [lengthed(1, api_version.as_bytes()), lengthed(2, kind.as_bytes())].concat();
+    [b"k8s\0".to_vec(), lengthed(1, &meta), lengthed(2, raw)].concat()
+}
+
+fn decode_pod(raw: &[u8]) -> Result<Value, ProtobufError> {
+    let body = body("v1", "Pod", raw);
+    Envelope::parse(&body)?.decode(pod())
+}
+
+#[test]
+fn protobuf_forms() {
+    // A volume's source is embedded (tag 2), its emptyDir (tag 2) a pointer to nothing; spec.nodeName is empty.
+    let volume = [lengthed(1, b"v"), lengthed(2, &lengthed(2, b""))].concat();
+    let spec = [lengthed(1, &volume), lengthed(10, b""), vec![4 << 3, 0]].concat();
+    assert_eq!(
+        decode_pod(&lengthed(2, &spec)),
+        Ok(json!({"apiVersion": "v1", "kind": "Pod",
+            "spec": {"volumes": [{"name": "v", "emptyDir": {}}], "terminationGracePeriodSeconds": 0}}))
+    );
+    // securityContext.supplementalGroups (tag 4 of tag 14), packed and not.
+    let groups = [lengthed(4, &[1, 0x80, 1]), vec![4 << 3, 7]].concat();
+    assert_eq!(
+        decode_pod(&lengthed(2, &lengthed(14, &groups))).unwrap()["spec"],
+        json!({"securityContext": {"supplementalGroups": [1, 128, 7]}})
+    );
+    // A probe's port by name, a quantity, a time.
+    let port = [vec![1 << 3, 1], lengthed(3, b"web")].concat();
+    let probe = lengthed(1, &lengthed(2, &lengthed(2, &port)));
+    let limit = [lengthed(1, b"cpu"), lengthed(2, &lengthed(1, b"500m"))].concat();
+    let container =
+        [lengthed(1, b"c"), lengthed(8, &lengthed(1, &limit)), lengthed(10, &probe)].concat();
+    let raw = [lengthed(2, &lengthed(2, &container)), lengthed(3, &lengthed(7, &[8, 60]))].concat();
+    assert_eq!(
+        decode_pod(&raw),
+        Ok(
+            json!({"apiVersion": "v1", "kind": "Pod", "status": {"startTime": "1970-01-01T00:01:00Z"}, "spec": {"containers": [
+            {"name": "c", "resources": {"limits": {"cpu": "500m"}}, "livenessProbe": {"httpGet": {"port": "web"}}}]}})
+        )
+    );
+}
+
+#[test]
+fn bad_protobuf_is_refused() {
+    assert_eq!(Envelope::parse(b"{}").unwrap_err(), ProtobufError::NoMagic);
+    let error = |raw: &[u8]| decode_pod(raw).unwrap_err().to_string();
+    assert_eq!(
+        error(&lengthed(2, &lengthed(10, b"\xff"))),
+        "invalid protobuf message at spec.nodeName: text that is not UTF-8"
+    );
+    assert_eq!(
+        error(&lengthed(2, &[10 << 3, 1])),
+        "invalid protobuf message at spec.nodeName: expected text, bytes or a message"
+    );
+    assert_eq!(
+        error(&lengthed(2, &[10 << 3 | 2, 9])),
+        "invalid protobuf message at spec: truncated"
+    );
+    assert_eq!(error(&[0]), "invalid protobuf message: an invalid field number");
 }

@@ -243,18 +243,6 @@ impl<'a> Walk<'a> {
             .map(|text| Some(Value::String(text)))
             .map_err(|error| self.fail(DecodeError::Type(error)))
     }
-
-    /// What `null` is as a list's or map's element: Go's zero value.
-    fn zero(&self, ty: &Type) -> Value {
-        match ty {
-            Type::Bool => false.into(),
-            Type::Int32 | Type::Int64 | Type::Double | Type::IntOrString => 0.into(),
-            Type::String | Type::Bytes => "".into(),
-            Type::Quantity => "0".into(),
-            Type::Message(_) => Value::Object(Map::new()),
-            Type::Time | Type::MicroTime | Type::Any | Type::List(_) | Type::Map(_) => Value::Null,
-        }
-    }
 }
 
 fn push_name(path: &mut String, name: &str) {
@@ -332,7 +320,7 @@ impl<'de> Visitor<'de> for Slot<'_, '_, '_> {
         let mut out = Vec::with_capacity(seq.size_hint().unwrap_or(0).min(1024));
         self.walk.path.push(Step::Index(0));
         while let Some(value) = seq.next_element_seed(Slot { walk: &mut *self.walk, ty: item })? {
-            out.push(value.unwrap_or_else(|| self.walk.zero(item)));
+            out.push(value.unwrap_or_else(|| item.zero()));
             if let Some(Step::Index(i)) = self.walk.path.last_mut() {
                 *i = out.len();
             }
@@ -397,7 +385,7 @@ fn read_map<'de, A: MapAccess<'de>>(
         if deep {
             walk.path.pop();
         }
-        let value = value.unwrap_or_else(|| walk.zero(item));
+        let value = value.unwrap_or_else(|| item.zero());
         if out.contains_key(&key) && *item != Type::Any {
             walk.complain("duplicate", Some(&key));
         }
@@ -491,10 +479,5 @@ fn time_text(text: String, digits: usize) -> Result<String, String> {
     if canonical {
         return Ok(text);
     }
-    let fraction = if digits == 0 {
-        String::new()
-    } else {
-        format!(".{:06}", time.subsec_nanosecond() / 1000)
-    };
-    Ok(format!("{}{fraction}Z", time.strftime("%Y-%m-%dT%H:%M:%S")))
+    Ok(super::time_string(time, digits))
 }

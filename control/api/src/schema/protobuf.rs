@@ -1,0 +1,429 @@
+//! Kubernetes protobuf bodies, read by schema into the JSON form that everything else works on.
+//!
+//! Clients built on client-go 0.32 or later send them for typed calls. A body is `k8s\0` and an envelope
+//! (`runtime.Unknown`) that names the kind; in it is the object. One decoder reads every kind: a schema's fields know
+//! their tags. Go writes every field that is not a pointer, empty or not; those that are empty are dropped,
+//! as Go's `omitempty` drops them in JSON.
+
+use std::fmt;
+
+use base64::Engine as _;
+use serde_json::{Map, Value};
+
+use super::{Field, MAX_DEPTH, Schema, TagRef, Type};
+
+/// What a protobuf body begins with.
+pub const MAGIC: &[u8; 4] = b"k8s\0";
+/// The media type of such bodies.
+pub const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
+
+/// Why a body is no protobuf object.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProtobufError {
+    /// The magic number is missing.
+    #[error(
+        "provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]"
+    )]
+    NoMagic,
+    /// The bytes do not follow the encoding or the schema.
+    #[error("invalid protobuf message{}: {problem}", At(path))]
+    Malformed {
+        /// Fields from the outermost; empty for the envelope.
+        path: String,
+        /// What is wrong there.
+        problem: String,
+    },
+    /// Nested too deeply.
+    #[error("exceeded max depth of {MAX_DEPTH}")]
+    Depth,
+}
+
+struct At<'a>(&'a str);
+
+impl fmt::Display for At<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() { Ok(()) } else { write!(f, " at {}", self.0) }
+    }
+}
+
+impl ProtobufError {
+    fn new(problem: impl Into<String>) -> Self {
+        Self::Malformed { path: String::new(), problem: problem.into() }
+    }
+
+    /// The same error, seen from one field further out.
+    fn within(self, field: &str) -> Self {
+        match self {
+            Self::Malformed { path, problem } if path.is_empty() => {
+                Self::Malformed { path: field.into(), problem }
+            }
+            Self::Malformed { path, problem } => {
+                Self::Malformed { path: format!("{field}.{path}"), problem }
+            }
+            other => other,
+        }
+    }
+}
+
+/// The envelope of a body: what it holds, and the object's own bytes.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Envelope<'a> {
+    /// Group and version, such as `apps/v1`; empty if the client leaves them to the URL.
+    pub api_version: &'a str,
+    /// Kind; empty if the client leaves it to the URL.
+    pub kind: &'a str,
+    /// Encoding of the object within; empty means protobuf.
+    pub content_type: &'a str,
+    raw: &'a [u8],
+}
+
+impl<'a> Envelope<'a> {
+    /// Reads the envelope only.
+    pub fn parse(body: &'a [u8]) -> Result<Self, ProtobufError> {
+        let mut reader = Reader(body.strip_prefix(MAGIC).ok_or(ProtobufError::NoMagic)?);
+        let mut envelope = Envelope { api_version: "", kind: "", content_type: "", raw: &[] };
+        while let Some((tag, wire)) = reader.field()? {
+            match tag {
+                1 => {
+                    let mut meta = Reader(wire.bytes()?);
+                    while let Some((tag, wire)) = meta.field()? {
+                        match tag {
+                            1 => envelope.api_version = wire.text()?,
+                            2 => envelope.kind = wire.text()?,
+                            _ => {}
+                        }
+                    }
+                }
+                2 => envelope.raw = wire.bytes()?,
+                3 if !wire.bytes()?.is_empty() => {
+                    return Err(ProtobufError::new(
+                        "a compressed object; send it without contentEncoding",
+                    ));
+                }
+                4 => envelope.content_type = wire.text()?,
+                _ => {}
+            }
+        }
+        Ok(envelope)
+    }
+
+    /// The object within, with its `apiVersion` and `kind`, in JSON form.
+    pub fn decode(&self, schema: Schema<'_>) -> Result<Value, ProtobufError> {
+        let mut out = match self.content_type {
+            "" | MEDIA_TYPE => {
+                let mut out = Map::new();
+                message(self.raw, schema, &mut out, 0)?;
+                out
+            }
+            "application/json" => match serde_json::from_slice(self.raw) {
+                Ok(Value::Object(map)) => map,
+                _ => {
+                    return Err(ProtobufError::new("the object is not JSON, as the envelope says"));
+                }
+            },
+            other => {
+                return Err(ProtobufError::new(format!(
+                    "the object is encoded as {other:?}; send JSON"
+                )));
+            }
+        };
+        for (name, value) in [("apiVersion", self.api_version), ("kind", self.kind)] {
+            if !value.is_empty() {
+                out.insert(name.into(), value.into());
+            }
+        }
+        Ok(Value::Object(out))
+    }
+}
+
+/// Reads a message's fields into `out`. Fields that the schema does not know are skipped, as protobuf has it.
+fn message(
+    bytes: &[u8],
+    schema: Schema<'_>,
+    out: &mut Map<String, Value>,
+    depth: usize,
+) -> Result<(), ProtobufError> {
+    if depth > MAX_DEPTH {
+        return Err(ProtobufError::Depth);
+    }
+    let mut reader = Reader(bytes);
+    while let Some((tag, wire)) = reader.field()? {
+        match schema.message.tag(tag) {
+            Some(TagRef::Field(field)) => {
+                read_field(field, wire, schema, out, depth).map_err(|e| e.within(&field.name))?;
+            }
+            Some(TagRef::Embedded(id)) => {
+                message(wire.bytes()?, schema.set.schema(id), out, depth + 1)?
+            }
+            None => {}
+        }
+    }
+    Ok(())
+}
+
+fn read_field(
+    field: &Field,
+    wire: Wire<'_>,
+    schema: Schema<'_>,
+    out: &mut Map<String, Value>,
+    depth: usize,
+) -> Result<(), ProtobufError> {
+    match &field.ty {
+        Type::List(item) => {
+            let slot = out.entry(&*field.name).or_insert_with(|| Value::Array(Vec::new()));
+            let Value::Array(list) = slot else { return Err(ProtobufError::new("not a list")) };
+            if field.wrapped {
+                unwrap_list(wire, item, schema, list, depth)
+            } else {
+                items(wire, item, schema, list, depth)
+            }
+        }
+        Type::Map(item) => {
+            let slot = out.entry(&*field.name).or_insert_with(|| Value::Object(Map::new()));
+            let Value::Object(map) = slot else { return Err(ProtobufError::new("not a map")) };
+            let (key, value) = map_entry(wire, item, schema, depth)?;
+            map.insert(key, value);
+            Ok(())
+        }
+        ty => {
+            let value = value(wire, ty, schema, depth)?;
+            if value.is_null() || (!field.pointer && is_empty(&value)) {
+                out.remove(&*field.name);
+            } else {
+                out.insert(field.name.to_string(), value);
+            }
+            Ok(())
+        }
+    }
+}
+
+/// One item of a repeated field, or many packed numbers.
+fn items(
+    wire: Wire<'_>,
+    ty: &Type,
+    schema: Schema<'_>,
+    list: &mut Vec<Value>,
+    depth: usize,
+) -> Result<(), ProtobufError> {
+    match (wire, ty) {
+        (Wire::Bytes(packed), Type::Bool | Type::Int32 | Type::Int64) => {
+            let mut reader = Reader(packed);
+            while !reader.0.is_empty() {
+                list.push(value(Wire::Varint(reader.varint()?), ty, schema, depth)?);
+            }
+        }
+        (wire, ty) => list.push(value(wire, ty, schema, depth)?),
+    }
+    Ok(())
+}
+
+/// A list that Go declares as a type of its own is a message with the items in field 1.
+fn unwrap_list(
+    wire: Wire<'_>,
+    ty: &Type,
+    schema: Schema<'_>,
+    list: &mut Vec<Value>,
+    depth: usize,
+) -> Result<(), ProtobufError> {
+    let mut reader = Reader(wire.bytes()?);
+    while let Some((tag, wire)) = reader.field()? {
+        if tag == 1 {
+            items(wire, ty, schema, list, depth)?;
+        }
+    }
+    Ok(())
+}
+
+fn map_entry(
+    wire: Wire<'_>,
+    ty: &Type,
+    schema: Schema<'_>,
+    depth: usize,
+) -> Result<(String, Value), ProtobufError> {
+    let mut reader = Reader(wire.bytes()?);
+    let (mut key, mut found) = ("", None);
+    while let Some((tag, wire)) = reader.field()? {
+        match (tag, ty) {
+            (1, _) => key = wire.text()?,
+            (2, Type::List(item)) => {
+                let mut list = Vec::new();
+                unwrap_list(wire, item, schema, &mut list, depth)?;
+                found = Some(Value::Array(list));
+            }
+            (2, ty) => found = Some(value(wire, ty, schema, depth).map_err(|e| e.within(key))?),
+            _ => {}
+        }
+    }
+    Ok((key.to_owned(), found.unwrap_or_else(|| ty.zero())))
+}
+
+/// A single value; null if it stands for absence.
+fn value(
+    wire: Wire<'_>,
+    ty: &Type,
+    schema: Schema<'_>,
+    depth: usize,
+) -> Result<Value, ProtobufError> {
+    Ok(match ty {
+        Type::Bool => (wire.varint()? != 0).into(),
+        Type::Int32 => (wire.varint()? as i32).into(),
+        Type::Int64 => (wire.varint()? as i64).into(),
+        Type::Double => match wire {
+            Wire::Fixed64(bits) => f64::from_bits(bits).into(),
+            _ => return Err(ProtobufError::new("expected a double")),
+        },
+        Type::String => wire.text()?.into(),
+        Type::Bytes => base64::engine::general_purpose::STANDARD.encode(wire.bytes()?).into(),
+        Type::IntOrString => int_or_string(wire.bytes()?)?,
+        Type::Quantity => wire.inner()?.map_or(Ok(""), Wire::text)?.into(),
+        Type::Time => time(wire.bytes()?, 0)?,
+        Type::MicroTime => time(wire.bytes()?, 6)?,
+        Type::Any => match wire.inner()?.map_or(Ok(&[][..]), Wire::bytes)? {
+            [] => Value::Null,
+            json => serde_json::from_slice(json).map_err(|_| {
+                ProtobufError::new("this field cannot be read from protobuf; send JSON")
+            })?,
+        },
+        Type::Message(id) => {
+            let mut out = Map::new();
+            message(wire.bytes()?, schema.set.schema(*id), &mut out, depth + 1)?;
+            Value::Object(out)
+        }
+        Type::List(_) | Type::Map(_) => return Err(ProtobufError::new("a list within a list")),
+    })
+}
+
+fn int_or_string(bytes: &[u8]) -> Result<Value, ProtobufError> {
+    let (mut is_text, mut number, mut text) = (false, 0, "");
+    let mut reader = Reader(bytes);
+    while let Some((tag, wire)) = reader.field()? {
+        match tag {
+            1 => is_text = wire.varint()? == 1,
+            2 => number = wire.varint()? as i32,
+            3 => text = wire.text()?,
+            _ => {}
+        }
+    }
+    Ok(if is_text { text.into() } else { number.into() })
+}
+
+fn time(bytes: &[u8], digits: usize) -> Result<Value, ProtobufError> {
+    let (mut seconds, mut nanos) = (0, 0);
+    if bytes.is_empty() {
+        return Ok(Value::Null);
+    }
+    let mut reader = Reader(bytes);
+    while let Some((tag, wire)) = reader.field()? {
+        match tag {
+            1 => seconds = wire.varint()? as i64,
+            2 => nanos = wire.varint()? as i32,
+            _ => {}
+        }
+    }
+    let time = jiff::Timestamp::new(seconds, nanos)
+        .map_err(|_| ProtobufError::new("a time out of range"))?;
+    Ok(super::time_string(time, digits).into())
+}
+
+/// What Go's `omitempty` leaves out, and empty objects, which say nothing where there is no pointer.
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(b) => !b,
+        Value::Number(n) => n.as_f64() == Some(0.0),
+        Value::String(s) => s.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(map) => map.is_empty(),
+    }
+}
+
+/// The wire format: tags and values, one after the other.
+struct Reader<'a>(&'a [u8]);
+
+#[derive(Clone, Copy)]
+enum Wire<'a> {
+    Varint(u64),
+    Fixed64(u64),
+    Bytes(&'a [u8]),
+    Fixed32,
+}
+
+impl<'a> Reader<'a> {
+    fn field(&mut self) -> Result<Option<(u32, Wire<'a>)>, ProtobufError> {
+        if self.0.is_empty() {
+            return Ok(None);
+        }
+        let key = self.varint()?;
+        let tag = u32::try_from(key >> 3).ok().filter(|tag| *tag != 0);
+        let tag = tag.ok_or_else(|| ProtobufError::new("an invalid field number"))?;
+        let wire = match key & 7 {
+            0 => Wire::Varint(self.varint()?),
+            1 => {
+                let mut bits = [0; 8];
+                bits.copy_from_slice(self.take(8)?);
+                Wire::Fixed64(u64::from_le_bytes(bits))
+            }
+            2 => {
+                let length = self.varint()?;
+                Wire::Bytes(self.take(length)?)
+            }
+            5 => {
+                self.take(4)?;
+                Wire::Fixed32
+            }
+            other => return Err(ProtobufError::new(format!("unknown wire type {other}"))),
+        };
+        Ok(Some((tag, wire)))
+    }
+
+    fn varint(&mut self) -> Result<u64, ProtobufError> {
+        let mut out = 0u64;
+        for (i, byte) in self.0.iter().take(10).enumerate() {
+            out |= u64::from(byte & 0x7f) << (7 * i);
+            if byte & 0x80 == 0 {
+                self.0 = &self.0[i + 1..];
+                return Ok(out);
+            }
+        }
+        Err(ProtobufError::new("a truncated or overlong number"))
+    }
+
+    fn take(&mut self, length: u64) -> Result<&'a [u8], ProtobufError> {
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        let (head, rest) =
+            self.0.split_at_checked(length).ok_or_else(|| ProtobufError::new("truncated"))?;
+        self.0 = rest;
+        Ok(head)
+    }
+}
+
+impl<'a> Wire<'a> {
+    fn varint(self) -> Result<u64, ProtobufError> {
+        match self {
+            Wire::Varint(n) => Ok(n),
+            _ => Err(ProtobufError::new("expected a number")),
+        }
+    }
+
+    fn bytes(self) -> Result<&'a [u8], ProtobufError> {
+        match self {
+            Wire::Bytes(bytes) => Ok(bytes),
+            _ => Err(ProtobufError::new("expected text, bytes or a message")),
+        }
+    }
+
+    fn text(self) -> Result<&'a str, ProtobufError> {
+        std::str::from_utf8(self.bytes()?).map_err(|_| ProtobufError::new("text that is not UTF-8"))
+    }
+
+    /// Field 1 of a message that wraps a single value.
+    fn inner(self) -> Result<Option<Wire<'a>>, ProtobufError> {
+        let mut reader = Reader(self.bytes()?);
+        while let Some((tag, wire)) = reader.field()? {
+            if tag == 1 {
+                return Ok(Some(wire));
+            }
+        }
+        Ok(None)
+    }
+}
