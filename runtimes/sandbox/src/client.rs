@@ -1,0 +1,327 @@
+//! The agent's handle on a host.
+//!
+//! Each call opens a connection of its own: on a unix socket that costs microseconds, and a host
+//! that was restarted in between is simply the one that answers next. Only the stream of events
+//! holds a connection; it reconnects by itself and says so.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures::Stream;
+use futures::stream::{self, BoxStream, StreamExt};
+use http::{Method, Request};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::types::*;
+
+/// Compiling a large component takes many seconds; nothing takes this long.
+const TIMEOUT: Duration = Duration::from_secs(180);
+/// A restarted host should be noticed within the second that its Pods may take to return.
+const RECONNECT: Duration = Duration::from_millis(50);
+/// Longest line of the event stream that is believed.
+const MAX_LINE: usize = 1 << 20;
+
+/// Why a call brought no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody serves the socket: the host is not running (yet, or any more).
+    #[error("sandbox host at {socket} cannot be reached: {source}")]
+    Unreachable {
+        /// The socket.
+        socket: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The connection broke before the answer: the host ended. The call may have taken effect; all
+    /// calls are idempotent, so ask again.
+    #[error("sandbox host at {socket} broke off: {message}")]
+    Interrupted {
+        /// The socket.
+        socket: PathBuf,
+        /// What happened.
+        message: String,
+    },
+    /// The host refused, and says why.
+    #[error(transparent)]
+    Problem(#[from] Problem),
+}
+
+impl ClientError {
+    /// The host's refusal, if it is one.
+    pub fn problem(&self) -> Option<&Problem> {
+        match self {
+            ClientError::Problem(problem) => Some(problem),
+            _ => None,
+        }
+    }
+}
+
+/// An item of [`Client::events`].
+#[derive(Debug)]
+pub enum HostEvent {
+    /// The stream is (again) connected to a host.
+    Connected {
+        /// [`Info::instance`] of that host.
+        instance: String,
+        /// What was known may be out of date: list the sandboxes. What happens from now on follows
+        /// as events, so a list made after this item misses nothing.
+        relist: bool,
+    },
+    /// A container changed.
+    Event(Event),
+    /// The connection was lost; the stream keeps trying.
+    Disconnected(ClientError),
+}
+
+/// A handle on the host at a socket; cheap to clone, needs no host to exist yet.
+#[derive(Clone)]
+pub struct Client {
+    socket: Arc<Path>,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Client({})", self.socket.display())
+    }
+}
+
+impl Client {
+    /// A handle on the host that serves (or will serve) this socket.
+    pub fn new(socket: impl Into<PathBuf>) -> Client {
+        Client { socket: socket.into().into() }
+    }
+
+    /// The socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Who answers.
+    pub async fn info(&self) -> Result<Info, ClientError> {
+        self.call(Method::GET, "/v1/info", &()).await
+    }
+
+    /// Waits until a host answers; the last error once `patience` is over.
+    pub async fn wait_ready(&self, patience: Duration) -> Result<Info, ClientError> {
+        let deadline = tokio::time::Instant::now() + patience;
+        loop {
+            match self.info().await {
+                Ok(info) => return Ok(info),
+                Err(error) if tokio::time::Instant::now() >= deadline => return Err(error),
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    }
+
+    /// See [`crate::Runtime::prepare_image`].
+    pub async fn prepare_image(&self, image: &Image) -> Result<ImageInfo, ClientError> {
+        self.call(Method::POST, "/v1/images", image).await
+    }
+
+    /// See [`crate::Runtime::put_sandbox`].
+    pub async fn put_sandbox(&self, spec: &SandboxSpec) -> Result<SandboxStatus, ClientError> {
+        self.call(Method::PUT, &format!("/v1/sandboxes/{}", spec.id), spec).await
+    }
+
+    /// Every sandbox of the host.
+    pub async fn sandboxes(&self) -> Result<Vec<SandboxStatus>, ClientError> {
+        self.call(Method::GET, "/v1/sandboxes", &()).await
+    }
+
+    /// One sandbox.
+    pub async fn sandbox(&self, id: &str) -> Result<SandboxStatus, ClientError> {
+        self.call(Method::GET, &format!("/v1/sandboxes/{id}"), &()).await
+    }
+
+    /// See [`crate::Runtime::delete_sandbox`].
+    pub async fn delete_sandbox(&self, id: &str) -> Result<(), ClientError> {
+        self.call(Method::DELETE, &format!("/v1/sandboxes/{id}"), &()).await
+    }
+
+    /// See [`crate::Runtime::start_container`].
+    pub async fn start_container(
+        &self,
+        sandbox: &str,
+        spec: &ContainerSpec,
+    ) -> Result<ContainerStatus, ClientError> {
+        let path = format!("/v1/sandboxes/{sandbox}/containers/{}", spec.name);
+        self.call(Method::PUT, &path, spec).await
+    }
+
+    /// See [`crate::Runtime::stop_container`].
+    pub async fn stop_container(
+        &self,
+        sandbox: &str,
+        name: &str,
+        stop: Stop,
+    ) -> Result<(), ClientError> {
+        let path = format!("/v1/sandboxes/{sandbox}/containers/{name}/stop");
+        self.call(Method::POST, &path, &stop).await
+    }
+
+    /// See [`crate::Runtime::put_routes`].
+    pub async fn put_routes(&self, routes: &Routes) -> Result<RoutesStatus, ClientError> {
+        self.call(Method::PUT, "/v1/routes", routes).await
+    }
+
+    /// Ends the host and all its workloads.
+    pub async fn shutdown(&self) -> Result<(), ClientError> {
+        self.call(Method::POST, "/v1/shutdown", &()).await
+    }
+
+    /// Events after `after` (0: from the start), for ever: when the host goes away the stream says
+    /// so, reconnects, and goes on behind the last event it gave, or says that a list is needed.
+    pub fn events(&self, after: u64) -> impl Stream<Item = HostEvent> + Send + Unpin + 'static {
+        let (send, receive) = tokio::sync::mpsc::channel(256);
+        let client = self.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = client.follow(after, &send) => {}
+                () = send.closed() => {}
+            }
+        });
+        ReceiverStream::new(receive)
+    }
+
+    async fn follow(&self, mut after: u64, send: &tokio::sync::mpsc::Sender<HostEvent>) {
+        let mut known: Option<String> = None;
+        let mut connected = true;
+        loop {
+            let error = match self.lines(after).await {
+                Err(error) => error,
+                Ok(mut lines) => loop {
+                    match lines.next().await {
+                        Some(Ok(EventLine::Start { instance, last, gap })) => {
+                            connected = true;
+                            let other = known.as_ref().is_some_and(|k| *k != instance);
+                            if other || gap {
+                                after = last;
+                            }
+                            known = Some(instance.clone());
+                            let item = HostEvent::Connected { instance, relist: other || gap };
+                            if send.send(item).await.is_err() {
+                                return;
+                            }
+                        }
+                        Some(Ok(EventLine::Event(event))) => {
+                            after = event.seq;
+                            if send.send(HostEvent::Event(event)).await.is_err() {
+                                return;
+                            }
+                        }
+                        Some(Err(error)) => break error,
+                        None => break self.interrupted("the stream of events ended"),
+                    }
+                },
+            };
+            // Say once that it is gone, not at every attempt.
+            if std::mem::take(&mut connected)
+                && send.send(HostEvent::Disconnected(error)).await.is_err()
+            {
+                return;
+            }
+            tokio::time::sleep(RECONNECT).await;
+        }
+    }
+
+    async fn lines(
+        &self,
+        after: u64,
+    ) -> Result<BoxStream<'static, Result<EventLine, ClientError>>, ClientError> {
+        let body = self.send(Method::GET, &format!("/v1/events?after={after}"), &()).await?;
+        let client = self.clone();
+        let lines = stream::unfold((body, BytesMut::new()), move |(mut body, mut buffer)| {
+            let client = client.clone();
+            async move {
+                loop {
+                    if let Some(end) = buffer.iter().position(|b| *b == b'\n') {
+                        let line = buffer.split_to(end + 1);
+                        let event = serde_json::from_slice(&line)
+                            .map_err(|e| client.interrupted(format!("unreadable event: {e}")));
+                        return Some((event, (body, buffer)));
+                    }
+                    if buffer.len() > MAX_LINE {
+                        return Some((Err(client.interrupted("endless line")), (body, buffer)));
+                    }
+                    match body.frame().await? {
+                        Ok(frame) => buffer.extend_from_slice(frame.data_ref()?),
+                        Err(e) => return Some((Err(client.interrupted(e)), (body, buffer))),
+                    }
+                }
+            }
+        });
+        Ok(lines.boxed())
+    }
+
+    async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        let work = async {
+            let body = self.send(method, path, body).await?.collect().await;
+            let body = body.map_err(|e| self.interrupted(e))?.to_bytes();
+            serde_json::from_slice(&body)
+                .map_err(|e| self.interrupted(format!("unreadable answer to {path}: {e}")))
+        };
+        tokio::time::timeout(TIMEOUT, work).await.unwrap_or_else(|_| {
+            Err(self.interrupted(format!("no answer to {path} in {} s", TIMEOUT.as_secs())))
+        })
+    }
+
+    /// Sends a request; the body of a 2xx answer, or the problem that it tells of.
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<Incoming, ClientError> {
+        let stream = UnixStream::connect(&self.socket).await.map_err(|source| {
+            ClientError::Unreachable { socket: self.socket.to_path_buf(), source }
+        })?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|e| self.interrupted(e))?;
+        tokio::spawn(connection);
+        let body = match method {
+            Method::GET | Method::DELETE => Vec::new(),
+            _ => serde_json::to_vec(body).map_err(|e| self.interrupted(e))?,
+        };
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(http::header::HOST, "sandbox")
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .body(Full::new(Bytes::from(body)))
+            .map_err(|e| self.interrupted(e))?;
+        let answer = sender.send_request(request).await.map_err(|e| self.interrupted(e))?;
+        let status = answer.status();
+        let body = answer.into_body();
+        if status.is_success() {
+            return Ok(body);
+        }
+        let body = body.collect().await.map_err(|e| self.interrupted(e))?.to_bytes();
+        Err(match serde_json::from_slice::<Problem>(&body) {
+            Ok(problem) => ClientError::Problem(problem),
+            Err(_) => self.interrupted(format!("{status}: {}", String::from_utf8_lossy(&body))),
+        })
+    }
+
+    fn interrupted(&self, message: impl fmt::Display) -> ClientError {
+        ClientError::Interrupted { socket: self.socket.to_path_buf(), message: message.to_string() }
+    }
+}
+
+#[cfg(test)]
+mod tests;

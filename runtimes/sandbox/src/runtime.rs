@@ -1,0 +1,54 @@
+//! What a sandbox host can do. One implementation per runtime; [`crate::serve`] puts it on a socket.
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+
+use crate::types::*;
+
+/// The lines of `GET /v1/events`, for one reader. Ends when the host shuts down.
+pub type EventStream = BoxStream<'static, EventLine>;
+
+/// A sandbox host. All methods are idempotent: an agent that lost an answer asks again.
+#[async_trait]
+pub trait Runtime: Send + Sync + 'static {
+    /// Who this is.
+    async fn info(&self) -> Info;
+
+    /// Makes an image ready to start (compiles it, unless compiled code is in the cache).
+    async fn prepare_image(&self, image: Image) -> Result<ImageInfo, Problem>;
+
+    /// Makes a sandbox. The same id with the same spec changes nothing; another spec under the same
+    /// id is a [`ProblemCode::Conflict`].
+    async fn put_sandbox(&self, spec: SandboxSpec) -> Result<SandboxStatus, Problem>;
+
+    /// Every sandbox: what an agent that returns adopts.
+    async fn sandboxes(&self) -> Vec<SandboxStatus>;
+
+    /// One sandbox.
+    async fn sandbox(&self, id: &str) -> Result<SandboxStatus, Problem>;
+
+    /// Ends what still runs in it, by force, and forgets it. Unknown ids are a success.
+    async fn delete_sandbox(&self, id: &str) -> Result<(), Problem>;
+
+    /// Starts an attempt; returns once it runs (an HTTP workload: once it is being served). The
+    /// same attempt again returns its status.
+    async fn start_container(
+        &self,
+        sandbox: &str,
+        spec: ContainerSpec,
+    ) -> Result<ContainerStatus, Problem>;
+
+    /// Begins to end a container and returns at once; its exit is an event. A second stop with less
+    /// grace shortens the first.
+    async fn stop_container(&self, sandbox: &str, name: &str, stop: Stop) -> Result<(), Problem>;
+
+    /// Replaces the table of Services. Connections that are open stay so.
+    async fn put_routes(&self, routes: Routes) -> Result<RoutesStatus, Problem>;
+
+    /// Events after `after`, then as they happen. Events are held in a bounded ring: see
+    /// [`EventLine::Start`].
+    fn events(&self, after: u64) -> EventStream;
+
+    /// Ends every workload. The process exits once this was answered.
+    async fn shutdown(&self);
+}

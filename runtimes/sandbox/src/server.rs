@@ -1,0 +1,203 @@
+//! Puts a [`Runtime`] on a unix socket.
+
+use std::future::Future;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{DefaultBodyLimit, FromRequest, Path as UrlPath, Query, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post, put};
+use bytes::Bytes;
+use futures::StreamExt;
+use serde::{Deserialize, Serialize};
+use tokio::net::UnixListener;
+use tokio::sync::Notify;
+
+use crate::runtime::Runtime;
+use crate::types::*;
+
+/// A table of routes for a very large cluster is tens of megabytes.
+const MAX_BODY: usize = 64 << 20;
+
+/// Opens a socket at `path` with mode 0600, taking the place of one that nobody serves any more.
+/// The name appears only once the mode is right.
+pub fn listen(path: &Path) -> io::Result<UnixListener> {
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            format!("another host is already serving {}", path.display()),
+        ));
+    }
+    let mut fresh = path.as_os_str().to_owned();
+    fresh.push(format!(".{}", std::process::id()));
+    let fresh = Path::new(&fresh);
+    let _ = std::fs::remove_file(fresh);
+    let name = |e: io::Error| io::Error::new(e.kind(), format!("socket {}: {e}", path.display()));
+    let listener = UnixListener::bind(fresh).map_err(name)?;
+    std::fs::set_permissions(fresh, PermissionsExt::from_mode(0o600)).map_err(name)?;
+    std::fs::rename(fresh, path).map_err(name)?;
+    Ok(listener)
+}
+
+/// Serves until a shutdown was asked for and answered.
+pub async fn serve(listener: UnixListener, runtime: Arc<dyn Runtime>) -> io::Result<()> {
+    let host = Host { runtime, stopped: Arc::new(Notify::new()) };
+    let stopped = host.stopped.clone();
+    let (begin, mut begun) = tokio::sync::watch::channel(false);
+    let server = axum::serve(listener, router(host)).with_graceful_shutdown(async move {
+        stopped.notified().await;
+        let _ = begin.send(true);
+    });
+    // Event streams may be held open by agents for ever; a short while is enough for answers.
+    tokio::select! {
+        done = async { server.await } => done,
+        () = async {
+            let _ = begun.wait_for(|b| *b).await;
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        } => Ok(()),
+    }
+}
+
+#[derive(Clone)]
+struct Host {
+    runtime: Arc<dyn Runtime>,
+    stopped: Arc<Notify>,
+}
+
+fn router(host: Host) -> Router {
+    Router::new()
+        .route("/v1/info", get(info))
+        .route("/v1/images", post(prepare_image))
+        .route("/v1/sandboxes", get(sandboxes))
+        .route("/v1/sandboxes/{id}", get(sandbox).put(put_sandbox).delete(delete_sandbox))
+        .route("/v1/sandboxes/{id}/containers/{name}", put(start_container))
+        .route("/v1/sandboxes/{id}/containers/{name}/stop", post(stop_container))
+        .route("/v1/routes", put(put_routes))
+        .route("/v1/events", get(events))
+        .route("/v1/shutdown", post(shutdown))
+        .fallback(|| async {
+            Problem::new(ProblemCode::NotFound, "no such path in the sandbox protocol, version 1")
+                .into_response()
+        })
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(host)
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        (self.code.status(), axum::Json(self)).into_response()
+    }
+}
+
+/// JSON in, whatever the content type says; a refusal is a [`Problem`].
+struct Json<T>(T);
+
+impl<T, S> FromRequest<S> for Json<T>
+where
+    T: for<'de> Deserialize<'de>,
+    S: Send + Sync,
+{
+    type Rejection = Problem;
+
+    async fn from_request(request: axum::extract::Request, state: &S) -> Result<Self, Problem> {
+        let invalid = |e: String| Problem::new(ProblemCode::InvalidSpec, e);
+        let body = Bytes::from_request(request, state).await.map_err(|e| invalid(e.to_string()))?;
+        axum::Json::<T>::from_bytes(&body)
+            .map(|axum::Json(value)| Json(value))
+            .map_err(|e: JsonRejection| invalid(e.body_text()))
+    }
+}
+
+async fn json<T: Serialize>(work: impl Future<Output = Result<T, Problem>>) -> Response {
+    match work.await {
+        Ok(value) => axum::Json(value).into_response(),
+        Err(problem) => problem.into_response(),
+    }
+}
+
+async fn info(State(host): State<Host>) -> Response {
+    axum::Json(host.runtime.info().await).into_response()
+}
+
+async fn prepare_image(State(host): State<Host>, Json(image): Json<Image>) -> Response {
+    json(host.runtime.prepare_image(image)).await
+}
+
+async fn put_sandbox(
+    State(host): State<Host>,
+    UrlPath(id): UrlPath<String>,
+    Json(spec): Json<SandboxSpec>,
+) -> Response {
+    if spec.id != id {
+        let message = format!("the path says sandbox {id}, the body says {}", spec.id);
+        return Problem::new(ProblemCode::InvalidSpec, message).into_response();
+    }
+    json(host.runtime.put_sandbox(spec)).await
+}
+
+async fn sandboxes(State(host): State<Host>) -> Response {
+    axum::Json(host.runtime.sandboxes().await).into_response()
+}
+
+async fn sandbox(State(host): State<Host>, UrlPath(id): UrlPath<String>) -> Response {
+    json(host.runtime.sandbox(&id)).await
+}
+
+async fn delete_sandbox(State(host): State<Host>, UrlPath(id): UrlPath<String>) -> Response {
+    json(host.runtime.delete_sandbox(&id)).await
+}
+
+async fn start_container(
+    State(host): State<Host>,
+    UrlPath((id, name)): UrlPath<(String, String)>,
+    Json(spec): Json<ContainerSpec>,
+) -> Response {
+    if spec.name != name {
+        let message = format!("the path says container {name}, the body says {}", spec.name);
+        return Problem::new(ProblemCode::InvalidSpec, message).into_response();
+    }
+    json(host.runtime.start_container(&id, spec)).await
+}
+
+async fn stop_container(
+    State(host): State<Host>,
+    UrlPath((id, name)): UrlPath<(String, String)>,
+    Json(stop): Json<Stop>,
+) -> Response {
+    match host.runtime.stop_container(&id, &name, stop).await {
+        Ok(()) => (http::StatusCode::ACCEPTED, axum::Json(())).into_response(),
+        Err(problem) => problem.into_response(),
+    }
+}
+
+async fn put_routes(State(host): State<Host>, Json(routes): Json<Routes>) -> Response {
+    json(host.runtime.put_routes(routes)).await
+}
+
+#[derive(Deserialize)]
+struct After {
+    #[serde(default)]
+    after: u64,
+}
+
+async fn events(State(host): State<Host>, Query(query): Query<After>) -> Response {
+    let lines = host.runtime.events(query.after).map(|line| {
+        let mut text = serde_json::to_vec(&line).map_err(io::Error::other)?;
+        text.push(b'\n');
+        Ok::<_, io::Error>(Bytes::from(text))
+    });
+    let kind = [(http::header::CONTENT_TYPE, "application/x-ndjson")];
+    (kind, Body::from_stream(lines)).into_response()
+}
+
+async fn shutdown(State(host): State<Host>) -> Response {
+    host.runtime.shutdown().await;
+    host.stopped.notify_one();
+    axum::Json(()).into_response()
+}
