@@ -1,0 +1,274 @@
+//! The fixed part of a Service table: its sets, chains and rules. What changes lives in the sets alone.
+//!
+//! ```text
+//! services      address . protocol . port             → chain "pick-N" (address 0.0.0.0: a NodePort)
+//! backends      address . protocol . port . number    → address . port
+//! refused       address . protocol . port             Services without backends
+//!
+//! prerouting, output   → dispatch: look the destination up in `services`; then, if it is local, as a NodePort
+//! pick-N               → number = random below N; look up in `backends`; translate
+//! postrouting          → masquerade what could not find its way back
+//! forward, input, local → refuse: `refused`, and whatever else of the Service range was not translated
+//! ```
+//! There is one `pick` chain per number of backends, not per Service, so a changed endpoint rewrites two or three
+//! elements, whatever the number of Services and of backends.
+
+use std::net::Ipv4Addr;
+
+use super::expr::{Expr, Field, R0, R1, R2, R3, SCRATCH, Test, Verdict, link_name};
+use super::rules::{Class, RulesConfig, Scope};
+use super::wire::{APPEND, Batch, CREATE, Verb};
+use crate::cidr::Cidr;
+
+pub(super) const SERVICES: &str = "services";
+pub(super) const BACKENDS: &str = "backends";
+pub(super) const REFUSED: &str = "refused";
+const DISPATCH: &str = "dispatch";
+const REFUSE: &str = "refuse";
+const REJECT: &str = "reject";
+/// `IPS_DST_NAT`: the connection's destination is translated.
+const DESTINATION_TRANSLATED: u32 = 1 << 5;
+/// `RTN_LOCAL`.
+const LOCAL: u32 = 2;
+const TCP: u8 = 6;
+
+/// Where a chain is hooked in (`enum nf_inet_hooks`).
+#[derive(Clone, Copy)]
+enum Hook {
+    Prerouting = 0,
+    Input = 1,
+    Forward = 2,
+    Output = 3,
+    Postrouting = 4,
+}
+
+/// Priorities (`enum nf_ip_hook_priorities`).
+const RAW: i32 = -300;
+const DESTINATION: i32 = -100;
+const FILTER: i32 = 0;
+const SOURCE: i32 = 100;
+
+/// Writes the table, replacing one of the same name in the same transaction.
+pub(super) fn create(batch: &mut Batch, config: &RulesConfig) {
+    delete(batch, config);
+    batch.message(Verb::NewTable, CREATE, |out| out.string(1, &config.table));
+    let mut table = Table { batch, config };
+    table.set(SERVICES, 1, 12, SetData::Verdict);
+    table.set(BACKENDS, 2, 16, SetData::Value(8));
+    table.set(REFUSED, 3, 12, SetData::None);
+    table.chain(DISPATCH, None);
+    table.rule(DISPATCH, key(false).into_iter().chain([Expr::Dispatch { map: SERVICES, key: R0 }]));
+    let dispatch = || Expr::Verdict(Verdict::Jump(DISPATCH.to_owned()));
+    table.chain("output", Some(("nat", Hook::Output, DESTINATION)));
+    table.rule("output", [dispatch()]);
+    if config.scope == Scope::Host {
+        table.chain("prerouting", Some(("nat", Hook::Prerouting, DESTINATION)));
+        table.rule("prerouting", [dispatch()]);
+        let local = [
+            Expr::LoadAddressType(Field::DestinationAddress, R0),
+            Expr::Compare(R0, Test::Equal, LOCAL.to_ne_bytes().to_vec()),
+        ];
+        table.rule(
+            DISPATCH,
+            local.into_iter().chain(key(true)).chain([Expr::Dispatch { map: SERVICES, key: R0 }]),
+        );
+        table.guard();
+        table.masquerade();
+        table.refuse();
+    }
+}
+
+/// Deletes the table, whether or not it exists.
+pub(super) fn delete(batch: &mut Batch, config: &RulesConfig) {
+    batch.message(Verb::NewTable, CREATE, |out| out.string(1, &config.table));
+    batch.message(Verb::DelTable, 0, |out| out.string(1, &config.table));
+}
+
+/// Writes the chain that picks one of a number of backends.
+pub(super) fn add_pick(batch: &mut Batch, config: &RulesConfig, class: Class) {
+    let name = class.chain();
+    let mut table = Table { batch, config };
+    table.chain(&name, None);
+    let mut rule = key(class.node_port);
+    if class.sticky {
+        rule.push(Expr::Load(Field::SourceAddress, SCRATCH));
+        rule.push(Expr::Hash { of: SCRATCH, value: R3, modulus: class.backends });
+    } else {
+        rule.push(Expr::Random { value: R3, modulus: class.backends });
+    }
+    rule.push(Expr::Find { map: BACKENDS, key: R0, value: R0 });
+    rule.push(Expr::DestinationNat { address: R0, port: R1 });
+    table.rule(&name, rule);
+}
+
+/// Removes such a chain; nothing may lead to it any more.
+pub(super) fn remove_pick(batch: &mut Batch, config: &RulesConfig, class: Class) {
+    let name = class.chain();
+    batch.message(Verb::DelRule, 0, |out| {
+        out.string(1, &config.table);
+        out.string(2, &name);
+    });
+    batch.message(Verb::DelChain, 0, |out| {
+        out.string(1, &config.table);
+        out.string(3, &name);
+    });
+}
+
+/// Loads the packet's key: destination address (none for NodePorts), protocol and port.
+fn key(node_port: bool) -> Vec<Expr> {
+    let address = if node_port {
+        Expr::Constant(R0, [0; 4])
+    } else {
+        Expr::Load(Field::DestinationAddress, R0)
+    };
+    vec![address, Expr::LoadProtocol(R1), Expr::Load(Field::DestinationPort, R2)]
+}
+
+/// Goes on if the field is (or is not) in the range.
+fn within(field: Field, range: Cidr, test: Test) -> [Expr; 3] {
+    [
+        Expr::Load(field, SCRATCH),
+        Expr::Mask(SCRATCH, range.mask().to_be_bytes()),
+        Expr::Compare(SCRATCH, test, range.base().octets().to_vec()),
+    ]
+}
+
+fn output_link(name: &str, test: Test) -> [Expr; 2] {
+    [Expr::LoadOutputLink, Expr::Compare(SCRATCH, test, link_name(name))]
+}
+
+fn input_link(name: &str) -> [Expr; 2] {
+    [Expr::LoadInputLink, Expr::Compare(SCRATCH, Test::Equal, link_name(name))]
+}
+
+fn translated() -> [Expr; 3] {
+    [
+        Expr::LoadConnectionStatus(SCRATCH),
+        Expr::Mask(SCRATCH, DESTINATION_TRANSLATED.to_ne_bytes()),
+        Expr::Compare(SCRATCH, Test::Differs, vec![0; 4]),
+    ]
+}
+
+enum SetData {
+    None,
+    Verdict,
+    Value(u32),
+}
+
+struct Table<'a> {
+    batch: &'a mut Batch,
+    config: &'a RulesConfig,
+}
+
+impl Table<'_> {
+    /// A set (or map) of keys of `key_length` bytes. `id` tells sets of one transaction apart.
+    fn set(&mut self, name: &str, id: u32, key_length: u32, data: SetData) {
+        // Types only matter to those who list the table: address 7, protocol 12, port 13, number 4, joined by 6 bits.
+        let address_protocol_port = (7 << 6 | 12) << 6 | 13;
+        let key_type =
+            if key_length == 16 { address_protocol_port << 6 | 4 } else { address_protocol_port };
+        self.batch.message(Verb::NewSet, CREATE, |out| {
+            out.string(1, &self.config.table);
+            out.string(2, name);
+            out.number(3, if matches!(data, SetData::None) { 0 } else { 8 });
+            out.number(4, key_type);
+            out.number(5, key_length);
+            match data {
+                SetData::None => {}
+                SetData::Verdict => out.number(6, 0xffff_ff00),
+                SetData::Value(length) => {
+                    out.number(6, 7 << 6 | 13);
+                    out.number(7, length);
+                }
+            }
+            out.number(10, id);
+        });
+    }
+
+    fn chain(&mut self, name: &str, hook: Option<(&str, Hook, i32)>) {
+        self.batch.message(Verb::NewChain, CREATE, |out| {
+            out.string(1, &self.config.table);
+            out.string(3, name);
+            if let Some((kind, hook, priority)) = hook {
+                out.nest(4, |out| {
+                    out.number(1, hook as u32);
+                    out.number(2, priority as u32);
+                });
+                out.number(5, 1);
+                out.string(7, kind);
+            }
+        });
+    }
+
+    fn rule(&mut self, chain: &str, expressions: impl IntoIterator<Item = Expr>) {
+        self.batch.message(Verb::NewRule, APPEND, |out| {
+            out.string(1, &self.config.table);
+            out.string(2, chain);
+            out.nest(4, |out| expressions.into_iter().for_each(|expression| expression.put(out)));
+        });
+    }
+
+    /// `route_localnet` on the veth lets answers to 127.0.0.1 in; nothing else from there may reach loopback
+    /// (CVE-2020-8558). Answers still carry the veth's address at this point.
+    fn guard(&mut self) {
+        self.chain("guard", Some(("filter", Hook::Prerouting, RAW)));
+        let loopback = Cidr::new(Ipv4Addr::LOCALHOST, 8);
+        let rule = input_link(&self.config.link).into_iter();
+        let rule = rule.chain(within(Field::DestinationAddress, loopback, Test::Equal));
+        self.rule("guard", rule.chain([Expr::Verdict(Verdict::Drop)]));
+    }
+
+    /// A caller's address is kept wherever the answer comes back this way by itself.
+    fn masquerade(&mut self) {
+        let (link, pods) = (self.config.link.clone(), self.config.pods);
+        let loopback = Cidr::new(Ipv4Addr::LOCALHOST, 8);
+        self.chain("postrouting", Some(("nat", Hook::Postrouting, SOURCE)));
+        let mut masquerade = |conditions: &[&[Expr]]| {
+            let conditions = conditions.iter().flat_map(|expressions| expressions.iter().cloned());
+            self.rule("postrouting", conditions.chain([Expr::Masquerade]));
+        };
+        // A NodePort called through 127.0.0.1.
+        masquerade(&[
+            &output_link("lo", Test::Differs),
+            &within(Field::SourceAddress, loopback, Test::Equal),
+        ]);
+        // A Pod that reaches its own namespace again through this machine.
+        masquerade(&[&input_link(&link), &output_link(&link, Test::Equal)]);
+        // A Pod that calls the world outside.
+        masquerade(&[
+            &output_link(&link, Test::Differs),
+            &within(Field::SourceAddress, pods, Test::Equal),
+            &within(Field::DestinationAddress, pods, Test::Differs),
+        ]);
+        // The world outside that is led on to another machine's Pod.
+        masquerade(&[
+            &translated(),
+            &within(Field::DestinationAddress, pods, Test::Differs),
+            &[
+                Expr::LoadAddressType(Field::SourceAddress, SCRATCH),
+                Expr::Compare(SCRATCH, Test::Differs, LOCAL.to_ne_bytes().to_vec()),
+            ],
+        ]);
+    }
+
+    /// Callers of a Service without backends, or of no Service, are told at once.
+    fn refuse(&mut self) {
+        self.chain(REJECT, None);
+        let tcp =
+            [Expr::LoadProtocol(R0), Expr::Compare(R0, Test::Equal, vec![TCP]), Expr::RejectTcp];
+        self.rule(REJECT, tcp);
+        self.rule(REJECT, [Expr::RejectIcmp]);
+        let reject = || Expr::Verdict(Verdict::Goto(REJECT.to_owned()));
+        let refused = || [Expr::Member { set: REFUSED, key: R0 }, reject()];
+        self.chain(REFUSE, None);
+        self.rule(REFUSE, key(false).into_iter().chain(refused()));
+        let range = within(Field::DestinationAddress, self.config.services, Test::Equal);
+        self.rule(REFUSE, range.into_iter().chain([reject()]));
+        for (name, hook) in [("forward", Hook::Forward), ("local", Hook::Output)] {
+            self.chain(name, Some(("filter", hook, FILTER)));
+            self.rule(name, [Expr::Verdict(Verdict::Jump(REFUSE.to_owned()))]);
+        }
+        self.chain("input", Some(("filter", Hook::Input, FILTER)));
+        self.rule("input", key(true).into_iter().chain(refused()));
+    }
+}

@@ -1,0 +1,308 @@
+//! The namespace that all Wasm Pods of a node share, and the Service tables on both sides of it.
+//!
+//! ```text
+//!   this machine                          the Pods' namespace
+//!   link (BASE+1) ──────── veth ───────── eth0 (BASE+2)
+//!   PODS, SERVICES via BASE+2             default via BASE+1
+//!                                         every address of PODS is local (AnyIP)
+//! ```
+//! The first part of the Pod range is left out of the local addresses, for the veth's two ends. Everything is made
+//! idempotently: an agent that comes back finds its namespace with the sockets of running Pods in it, and keeps it.
+//!
+//! A Pod that has a namespace of its own (a container) will take addresses out of the same range by more specific
+//! routes in the local table, which win over the AnyIP ones.
+
+#[cfg(test)]
+mod tests;
+
+use std::fs;
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::netns::{NetNs, NetNsError};
+use super::nft::{NftError, Rules, RulesConfig, Scope};
+use super::rtnl::{self, Rtnl, RtnlError};
+use crate::address::reserved_prefix;
+use crate::cidr::Cidr;
+use crate::routes::{RouteChange, ServiceRoute};
+
+/// The link's name inside the Pods' namespace.
+const INNER: &str = "eth0";
+
+/// What the Pods' network of one node is made of.
+#[derive(Clone, Debug)]
+pub struct PodNetworkConfig {
+    /// Tells clusters on one machine apart: up to 11 letters, digits and dashes.
+    pub id: String,
+    /// The file that the namespace is mounted on, for instance `/run/netns/coracle-ID`.
+    pub netns: PathBuf,
+    /// This node's Pod range; /28 or larger.
+    pub pods: Cidr,
+    /// The cluster's Service range.
+    pub services: Cidr,
+}
+
+/// Why the Pods' network could not be set up or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum PodNetworkError {
+    /// The configuration cannot work.
+    #[error("network configuration: {0}")]
+    Config(String),
+    /// Somebody else uses the addresses.
+    #[error(
+        "the cluster's range {range} overlaps the route {route} of link {link}; remove that route, or choose other ranges for this cluster"
+    )]
+    Overlap {
+        /// The cluster's range.
+        range: Cidr,
+        /// The other route.
+        route: Cidr,
+        /// The link that it belongs to.
+        link: String,
+    },
+    /// The namespace.
+    #[error(transparent)]
+    Namespace(#[from] NetNsError),
+    /// Links, addresses and routes.
+    #[error(transparent)]
+    Rtnl(#[from] RtnlError),
+    /// The Service tables.
+    #[error(transparent)]
+    Nft(#[from] NftError),
+    /// A kernel setting.
+    #[error("cannot set {name} to {value}: {source}; /proc/sys must be writable")]
+    Sysctl {
+        /// The setting, as a path below /proc/sys.
+        name: String,
+        /// The value.
+        value: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// The Pods' network of one node, set up.
+#[derive(Debug)]
+pub struct PodNetwork {
+    config: PodNetworkConfig,
+    namespace: NetNs,
+    host: Rules,
+    pods: Rules,
+}
+
+impl PodNetworkConfig {
+    /// The name of the link on this machine.
+    #[must_use]
+    pub fn link(&self) -> String {
+        format!("cor-{}", self.id)
+    }
+
+    /// The name of the Service tables.
+    #[must_use]
+    pub fn table(&self) -> String {
+        format!("coracle-{}", self.id)
+    }
+
+    /// This machine's address on the link: how Pods reach it.
+    #[must_use]
+    pub fn gateway(&self) -> Ipv4Addr {
+        end(self.pods, 1)
+    }
+
+    fn check(&self) -> Result<(), PodNetworkError> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        if self.id.is_empty() || self.id.len() > 11 || !self.id.chars().all(plain) {
+            let message = format!("id {:?} must be 1 to 11 letters, digits and dashes", self.id);
+            return Err(PodNetworkError::Config(message));
+        }
+        if self.pods.prefix() > 28 {
+            let message = format!("the Pod range {} is too small; /28 is the smallest", self.pods);
+            return Err(PodNetworkError::Config(message));
+        }
+        if self.pods.overlaps(self.services) {
+            let message = format!(
+                "the Pod range {} and the Service range {} overlap",
+                self.pods, self.services
+            );
+            return Err(PodNetworkError::Config(message));
+        }
+        Ok(())
+    }
+
+    fn rules(&self, scope: Scope) -> RulesConfig {
+        RulesConfig {
+            table: self.table(),
+            scope,
+            link: self.link(),
+            pods: self.pods,
+            services: self.services,
+        }
+    }
+}
+
+impl PodNetwork {
+    /// Sets the network up around the calling thread's namespace, or finds it as an earlier agent left it. Service
+    /// tables of that time go on working until routes are given to [`PodNetwork::replace`].
+    ///
+    /// # Errors
+    /// When the ranges are somebody else's, or the kernel refuses a step.
+    pub fn ensure(config: PodNetworkConfig) -> Result<Self, PodNetworkError> {
+        config.check()?;
+        let namespace = NetNs::ensure(&config.netns)?;
+        let link = config.link();
+        check_overlap(&config, &link)?;
+        connect(&config, &namespace, &link)?;
+        set_sysctl("net/ipv4/ip_forward", "1")?;
+        set_sysctl(&format!("net/ipv4/conf/{link}/route_localnet"), "1")?;
+        // Sockets for low ports need no privilege in there: only the cluster's own hosts can enter.
+        namespace.run(|| set_sysctl("net/ipv4/ip_unprivileged_port_start", "0"))??;
+        let host = Rules::open(config.rules(Scope::Host))?;
+        let pods = namespace.run(|| Rules::open(config.rules(Scope::Pods)))??;
+        Ok(PodNetwork { config, namespace, host, pods })
+    }
+
+    /// The configuration it was made from.
+    #[must_use]
+    pub fn config(&self) -> &PodNetworkConfig {
+        &self.config
+    }
+
+    /// The file that the Pods' namespace is mounted on.
+    #[must_use]
+    pub fn namespace(&self) -> &Path {
+        self.namespace.path()
+    }
+
+    /// Makes the Service tables hold exactly these routes.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn replace(&mut self, routes: &[Arc<ServiceRoute>]) -> Result<(), PodNetworkError> {
+        // The Pods' side first: the machine's side is what says that a Service is there.
+        self.pods.replace(routes.iter().cloned())?;
+        Ok(self.host.replace(routes.iter().cloned())?)
+    }
+
+    /// Takes changes into the Service tables.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn apply(&mut self, changes: &[RouteChange]) -> Result<(), PodNetworkError> {
+        self.pods.apply(changes)?;
+        Ok(self.host.apply(changes)?)
+    }
+
+    /// Puts back Service tables that somebody removed.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn restore(&mut self) -> Result<(), PodNetworkError> {
+        self.pods.restore()?;
+        Ok(self.host.restore()?)
+    }
+
+    /// Removes everything that [`PodNetwork::ensure`] made, but for `ip_forward`, which others may rely on by now.
+    ///
+    /// # Errors
+    /// When the kernel refuses a step; it can be called again.
+    pub fn teardown(mut self) -> Result<(), PodNetworkError> {
+        self.host.delete()?;
+        let link = self.config.link();
+        // Routes and the other end go with the link, the inner table with the namespace.
+        rtnl::with(async |rtnl: &Rtnl| rtnl.delete_link(&link).await)?;
+        Ok(self.namespace.remove()?)
+    }
+}
+
+/// Connects the namespace with this machine. An existing pair is kept, half a pair is replaced.
+fn connect(
+    config: &PodNetworkConfig,
+    namespace: &NetNs,
+    link: &str,
+) -> Result<(), PodNetworkError> {
+    let file = namespace.open()?;
+    let has_inner =
+        namespace.run(|| rtnl::with(async |rtnl: &Rtnl| rtnl.link(INNER).await))??.is_some();
+    let prefix = reserved_prefix(config.pods);
+    let (host_end, inner_end) = (end(config.pods, 1), end(config.pods, 2));
+    rtnl::with(async |rtnl: &Rtnl| {
+        if !(has_inner && rtnl.link(link).await?.is_some()) {
+            rtnl.delete_link(link).await?;
+            rtnl.add_veth(link, INNER, &file).await?;
+        }
+        let index = expect_link(rtnl, link).await?;
+        rtnl.add_address(index, host_end, prefix).await?;
+        rtnl.up(index).await
+    })?;
+    namespace.run(|| {
+        rtnl::with(async |rtnl: &Rtnl| {
+            let lo = expect_link(rtnl, "lo").await?;
+            rtnl.up(lo).await?;
+            let eth = expect_link(rtnl, INNER).await?;
+            rtnl.add_address(eth, inner_end, prefix).await?;
+            rtnl.up(eth).await?;
+            for range in config.pods.without_first(prefix) {
+                rtnl.add_local(lo, range).await?;
+            }
+            rtnl.add_via(eth, Cidr::new(Ipv4Addr::UNSPECIFIED, 0), host_end).await
+        })
+    })??;
+    rtnl::with(async |rtnl: &Rtnl| {
+        let index = expect_link(rtnl, link).await?;
+        rtnl.add_via(index, config.pods, inner_end).await?;
+        // Never followed to its end: it gives callers on this machine a source address before the translation.
+        rtnl.add_via(index, config.services, inner_end).await
+    })?;
+    Ok(())
+}
+
+/// Refuses ranges of which another link already has routes. A wider route is no obstacle: ours are more specific.
+fn check_overlap(config: &PodNetworkConfig, link: &str) -> Result<(), PodNetworkError> {
+    let conflict = rtnl::with(async |rtnl: &Rtnl| {
+        let own = rtnl.link(link).await?;
+        for route in rtnl
+            .routes()
+            .await?
+            .into_iter()
+            .filter(|route| route.link.is_some() && route.link != own)
+        {
+            for range in [config.pods, config.services] {
+                if range.prefix() <= route.destination.prefix() && range.overlaps(route.destination)
+                {
+                    let link = rtnl::link_name(rtnl, route.link.unwrap_or_default()).await;
+                    return Ok(Some(PodNetworkError::Overlap {
+                        range,
+                        route: route.destination,
+                        link,
+                    }));
+                }
+            }
+        }
+        Ok(None)
+    })?;
+    conflict.map_or(Ok(()), Err)
+}
+
+async fn expect_link(rtnl: &Rtnl, name: &str) -> Result<u32, RtnlError> {
+    rtnl.link(name).await?.ok_or_else(|| RtnlError::missing_link(name))
+}
+
+/// The `number`-th address of a Pod range.
+fn end(pods: Cidr, number: u32) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(pods.base()) + number)
+}
+
+/// Writes a kernel setting of the current thread's network namespace, unless it has that value.
+fn set_sysctl(name: &str, value: &'static str) -> Result<(), PodNetworkError> {
+    let path = Path::new("/proc/sys").join(name);
+    if fs::read_to_string(&path).is_ok_and(|current| current.trim() == value) {
+        return Ok(());
+    }
+    fs::write(&path, value).map_err(|source| PodNetworkError::Sysctl {
+        name: name.to_owned(),
+        value,
+        source,
+    })
+}

@@ -1,0 +1,254 @@
+//! Links, addresses and routes of the current thread's network namespace, through rtnetlink.
+//!
+//! Each call opens a connection, works and closes it: this happens when the agent starts and stops, never per Pod.
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, AsRawFd};
+
+use futures::TryStreamExt;
+use rtnetlink::packet_core::ErrorMessage;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::address::AddressAttribute;
+use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteMessage, RouteScope, RouteType,
+};
+use rtnetlink::{Error, Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+
+use super::netns::on_thread;
+use crate::cidr::Cidr;
+
+/// A step on links, addresses or routes that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {step}: {reason}")]
+pub struct RtnlError {
+    step: String,
+    reason: String,
+}
+
+impl RtnlError {
+    pub(crate) fn missing_link(name: &str) -> Self {
+        RtnlError { step: format!("find link {name}"), reason: "it is gone".to_owned() }
+    }
+}
+
+/// A connection to the routing tables of one namespace.
+pub(crate) struct Rtnl {
+    handle: Handle,
+}
+
+/// One route, as far as conflicts are concerned.
+#[derive(Debug, Clone)]
+pub(crate) struct RouteEntry {
+    pub(crate) destination: Cidr,
+    pub(crate) link: Option<u32>,
+}
+
+/// What of this machine's IPv4 space is in use: the destinations of its routes and its addresses' networks. Default
+/// routes are left out: they lead everywhere.
+///
+/// # Errors
+/// When the kernel refuses to list them.
+pub fn taken_ranges() -> Result<Vec<Cidr>, RtnlError> {
+    with(async |rtnl| {
+        let mut taken: Vec<Cidr> =
+            rtnl.routes().await?.into_iter().map(|route| route.destination).collect();
+        taken.extend(rtnl.addresses().await?);
+        taken.retain(|range| range.prefix() > 0);
+        Ok(taken)
+    })
+}
+
+/// Runs `work` with a connection to the namespace of the calling thread.
+pub(crate) fn with<T: Send>(
+    work: impl AsyncFnOnce(&Rtnl) -> Result<T, RtnlError> + Send,
+) -> Result<T, RtnlError> {
+    // A thread of its own: callers may be inside a tokio runtime, where another cannot be started.
+    on_thread(|| {
+        let open = |error: io::Error| RtnlError {
+            step: "open a netlink socket".to_owned(),
+            reason: error.to_string(),
+        };
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(open)?;
+        runtime.block_on(async {
+            let (connection, handle, _) = rtnetlink::new_connection().map_err(open)?;
+            tokio::spawn(connection);
+            work(&Rtnl { handle }).await
+        })
+    })
+}
+
+impl Rtnl {
+    /// The index of the link called `name`.
+    pub(crate) async fn link(&self, name: &str) -> Result<Option<u32>, RtnlError> {
+        let mut links = self.handle.link().get().match_name(name.to_owned()).execute();
+        match links.try_next().await {
+            Ok(link) => Ok(link.map(|link| link.header.index)),
+            Err(Error::NetlinkError(error)) if is(&error, libc::ENODEV) => Ok(None),
+            Err(error) => Err(failed(format!("look for link {name}"), error)),
+        }
+    }
+
+    /// Creates a veth pair: `host` here, `inner` in the namespace that `namespace` refers to.
+    pub(crate) async fn add_veth(
+        &self,
+        host: &str,
+        inner: &str,
+        namespace: impl AsFd,
+    ) -> Result<(), RtnlError> {
+        let peer = LinkMessageBuilder::<LinkUnspec>::new()
+            .name(inner.to_owned())
+            .setns_by_fd(namespace.as_fd().as_raw_fd())
+            .build();
+        let pair = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
+            .name(host.to_owned())
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
+            .build();
+        let result = self.handle.link().add(pair).execute().await;
+        result.map_err(|error| failed(format!("create the veth pair {host}"), error))
+    }
+
+    /// Deletes a link; one that is gone already is no error.
+    pub(crate) async fn delete_link(&self, name: &str) -> Result<(), RtnlError> {
+        let Some(index) = self.link(name).await? else { return Ok(()) };
+        match self.handle.link().del(index).execute().await {
+            Err(Error::NetlinkError(error)) if is(&error, libc::ENODEV) => Ok(()),
+            result => result.map_err(|error| failed(format!("delete link {name}"), error)),
+        }
+    }
+
+    /// Sets a link up.
+    pub(crate) async fn up(&self, link: u32) -> Result<(), RtnlError> {
+        let message = LinkUnspec::new_with_index(link).up().build();
+        let result = self.handle.link().change(message).execute().await;
+        result.map_err(|error| failed(format!("set link {link} up"), error))
+    }
+
+    /// Gives a link an address, unless it has it.
+    pub(crate) async fn add_address(
+        &self,
+        link: u32,
+        address: Ipv4Addr,
+        prefix: u8,
+    ) -> Result<(), RtnlError> {
+        let result =
+            self.handle.address().add(link, address.into(), prefix).replace().execute().await;
+        result.map_err(|error| {
+            failed(format!("add address {address}/{prefix} to link {link}"), error)
+        })
+    }
+
+    /// Makes every address of `range` this namespace's own (AnyIP).
+    pub(crate) async fn add_local(&self, link: u32, range: Cidr) -> Result<(), RtnlError> {
+        let route = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(range.base(), range.prefix())
+            .output_interface(link)
+            .table_id(libc::RT_TABLE_LOCAL.into())
+            .kind(RouteType::Local)
+            .scope(RouteScope::Host)
+            .build();
+        self.add_route(route, || format!("make {range} local")).await
+    }
+
+    /// Leads `range` to `gateway`.
+    pub(crate) async fn add_via(
+        &self,
+        link: u32,
+        range: Cidr,
+        gateway: Ipv4Addr,
+    ) -> Result<(), RtnlError> {
+        let route = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(range.base(), range.prefix())
+            .output_interface(link)
+            .gateway(gateway)
+            .build();
+        self.add_route(route, || format!("route {range} via {gateway}")).await
+    }
+
+    /// All IPv4 routes of all tables.
+    pub(crate) async fn routes(&self) -> Result<Vec<RouteEntry>, RtnlError> {
+        let all = self.handle.route().get(RouteMessageBuilder::<Ipv4Addr>::new().build()).execute();
+        let all: Vec<RouteMessage> =
+            all.try_collect().await.map_err(|error| failed("list routes".to_owned(), error))?;
+        Ok(all.iter().filter_map(entry).collect())
+    }
+
+    /// The networks of all IPv4 addresses.
+    async fn addresses(&self) -> Result<Vec<Cidr>, RtnlError> {
+        let all: Vec<_> = self
+            .handle
+            .address()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(|error| failed("list addresses".to_owned(), error))?;
+        let networks = all
+            .iter()
+            .filter(|message| message.header.family == AddressFamily::Inet)
+            .filter_map(|message| {
+                message.attributes.iter().find_map(|attribute| match attribute {
+                    AddressAttribute::Address(std::net::IpAddr::V4(ip)) => {
+                        Some(Cidr::new(*ip, message.header.prefix_len))
+                    }
+                    _ => None,
+                })
+            });
+        Ok(networks.collect())
+    }
+
+    async fn add_route(
+        &self,
+        route: RouteMessage,
+        step: impl FnOnce() -> String,
+    ) -> Result<(), RtnlError> {
+        let result = self.handle.route().add(route).replace().execute().await;
+        result.map_err(|error| failed(step(), error))
+    }
+}
+
+/// The name of the link `index`, for messages.
+pub(crate) async fn link_name(rtnl: &Rtnl, index: u32) -> String {
+    let mut links = rtnl.handle.link().get().match_index(index).execute();
+    let link = links.try_next().await.ok().flatten();
+    let name = link.and_then(|link| {
+        link.attributes.into_iter().find_map(|attribute| match attribute {
+            LinkAttribute::IfName(name) => Some(name),
+            _ => None,
+        })
+    });
+    name.unwrap_or_else(|| format!("number {index}"))
+}
+
+fn entry(route: &RouteMessage) -> Option<RouteEntry> {
+    if route.header.address_family != AddressFamily::Inet {
+        return None;
+    }
+    let destination = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(RouteAddress::Inet(ip)) => Some(*ip),
+        _ => None,
+    });
+    let link = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => Some(*index),
+        _ => None,
+    });
+    let destination = destination.unwrap_or(Ipv4Addr::UNSPECIFIED);
+    Some(RouteEntry {
+        destination: Cidr::new(destination, route.header.destination_prefix_length),
+        link,
+    })
+}
+
+fn is(error: &ErrorMessage, errno: i32) -> bool {
+    error.code.is_some_and(|code| code.get() == -errno)
+}
+
+fn failed(step: String, error: Error) -> RtnlError {
+    let reason = match error {
+        Error::NetlinkError(error) => error.to_io().to_string(),
+        other => other.to_string(),
+    };
+    RtnlError { step, reason }
+}

@@ -1,0 +1,331 @@
+//! What the agent holds: addresses for Pods and routes for Services, whichever way they are made.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use crate::address::{AddressError, PodAddresses, listen_port};
+use crate::cidr::Cidr;
+use crate::linux::{self, PodNetwork, PodNetworkConfig, PodNetworkError, RtnlError};
+use crate::listen::{Listen, Loopback};
+use crate::ranges::{self, ClusterRanges, NoFreeRange};
+use crate::routes::{Protocol, RouteChange, ServiceKey, ServiceRoute};
+
+/// A port of the claim address that nothing else uses.
+const CLAIM_PORT: u16 = 10_255;
+
+/// How Pods and Services get their addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// A namespace for Pods, nftables for Services.
+    Root,
+    /// Loopback addresses, a proxy for Services.
+    Rootless,
+}
+
+impl Mode {
+    /// What this process may do.
+    #[must_use]
+    pub fn detect() -> Self {
+        if linux::may_administer_network() { Mode::Root } else { Mode::Rootless }
+    }
+}
+
+/// A node's network, as configured.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// How addresses are made.
+    pub mode: Mode,
+    /// Tells clusters on one machine apart: up to 11 letters, digits and dashes.
+    pub id: String,
+    /// This node's Pod range.
+    pub pods: Cidr,
+    /// The cluster's Service range.
+    pub services: Cidr,
+}
+
+/// Why a node has no network.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    /// No free ranges for a new cluster.
+    #[error(transparent)]
+    NoFreeRange(#[from] NoFreeRange),
+    /// The machine's routes could not be read.
+    #[error(transparent)]
+    Routes(#[from] RtnlError),
+    /// The Pods' network as root.
+    #[error(transparent)]
+    Pods(#[from] PodNetworkError),
+    /// The work was cut off, as happens when the process ends.
+    #[error("the network's work was cut off: {0}")]
+    Interrupted(#[from] tokio::task::JoinError),
+}
+
+/// All routes at one moment, as a sandbox host wants them.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Grows with every change, also over restarts of this process.
+    pub generation: u64,
+    /// Every Service, by namespace and name.
+    pub services: Vec<Arc<ServiceRoute>>,
+    /// The sockets that the host's proxy is to open; none as root, where the kernel translates.
+    pub listen: Vec<Listen>,
+}
+
+/// The ranges of a new cluster on this machine, to be kept by the caller. `seed_text` (the data directory's path)
+/// makes clusters that do not run at the same time choose differently.
+///
+/// # Errors
+/// When no range is free, or the machine's routes cannot be read.
+pub fn choose_ranges(mode: Mode, seed_text: &str) -> Result<ClusterRanges, NetworkError> {
+    let seed = ranges::seed(seed_text.as_bytes());
+    Ok(match mode {
+        Mode::Root => ClusterRanges::choose_root(seed, &linux::taken_ranges()?)?,
+        Mode::Rootless => {
+            ClusterRanges::choose_rootless(seed, |ranges| claim(ranges.claim_address()).is_ok())?
+        }
+    })
+}
+
+/// A node's network. Cheap to clone; all clones are one.
+#[derive(Clone, Debug)]
+pub struct Network {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    config: Config,
+    unprivileged_start: u16,
+    netns: Option<PathBuf>,
+    // Two locks, each held for a moment or for one transaction with the kernel: Pods that start must not wait for
+    // a large Service change.
+    addresses: Mutex<PodAddresses>,
+    services: Mutex<Services>,
+    /// Keeps other clusters from choosing the same loopback ranges.
+    _claim: Option<TcpListener>,
+}
+
+#[derive(Debug)]
+struct Services {
+    generation: u64,
+    routes: BTreeMap<ServiceKey, Arc<ServiceRoute>>,
+    pods: Option<PodNetwork>,
+}
+
+impl Network {
+    /// Sets the network up, or finds it as an earlier agent left it.
+    ///
+    /// # Errors
+    /// As root, when the kernel refuses or the ranges are somebody else's.
+    pub async fn start(config: Config) -> Result<Self, NetworkError> {
+        let (pods, claim) = match config.mode {
+            Mode::Root => {
+                let id = config.id.clone();
+                let netns = Path::new("/run/netns").join(format!("coracle-{id}"));
+                let pods =
+                    PodNetworkConfig { id, netns, pods: config.pods, services: config.services };
+                (Some(tokio::task::spawn_blocking(move || PodNetwork::ensure(pods)).await??), None)
+            }
+            Mode::Rootless => {
+                let ranges = ClusterRanges { pods: config.pods, services: config.services };
+                let claim = claim(ranges.claim_address());
+                if let Err(error) = &claim {
+                    tracing::warn!(range = %config.pods, %error, "another cluster seems to use this loopback range");
+                }
+                (None, claim.ok())
+            }
+        };
+        let unprivileged_start = if config.mode == Mode::Root { 0 } else { unprivileged_start() };
+        let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let netns = pods.as_ref().map(|pods| pods.namespace().to_owned());
+        let addresses = Mutex::new(PodAddresses::new(config.pods));
+        // Microseconds: a later process starts above whatever this one counts up to.
+        let generation = started.as_micros() as u64;
+        let services = Mutex::new(Services { generation, routes: BTreeMap::new(), pods });
+        Ok(Network {
+            shared: Arc::new(Shared {
+                config,
+                unprivileged_start,
+                netns,
+                addresses,
+                services,
+                _claim: claim,
+            }),
+        })
+    }
+
+    /// How addresses are made.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.shared.config.mode
+    }
+
+    /// The namespace that Pods' sockets belong in; none without root.
+    #[must_use]
+    pub fn pod_netns(&self) -> Option<&Path> {
+        self.shared.netns.as_deref()
+    }
+
+    /// The machine's address that Pods can reach: the gateway of their namespace, or loopback without root.
+    #[must_use]
+    pub fn host_address(&self) -> Ipv4Addr {
+        match self.mode() {
+            Mode::Root => Ipv4Addr::from(u32::from(self.shared.config.pods.base()) + 1),
+            Mode::Rootless => Ipv4Addr::LOCALHOST,
+        }
+    }
+
+    /// The port that is really bound for `port` of a Pod or Service (see [`listen_port`]).
+    #[must_use]
+    pub fn listen_port(&self, port: u16) -> u16 {
+        listen_port(port, self.shared.unprivileged_start)
+    }
+
+    /// The address of Pod `uid`: the one it has, or a free one.
+    ///
+    /// # Errors
+    /// When the node's range is full.
+    pub fn allocate_pod_ip(&self, uid: &str) -> Result<Ipv4Addr, AddressError> {
+        self.addresses().allocate(uid)
+    }
+
+    /// Records that Pod `uid`, which ran before this process did, has `address`. To be called for all such Pods
+    /// before the first [`Network::allocate_pod_ip`].
+    ///
+    /// # Errors
+    /// When the address is not of this node's range, or another Pod's.
+    pub fn adopt(&self, uid: &str, address: Ipv4Addr) -> Result<(), AddressError> {
+        self.addresses().adopt(uid, address)
+    }
+
+    /// Frees the address of Pod `uid`, which may have none.
+    pub fn release(&self, uid: &str) {
+        self.addresses().release(uid);
+    }
+
+    /// Makes `routes` all there is, as after a fresh list.
+    ///
+    /// # Errors
+    /// As root, when the kernel refuses.
+    pub async fn replace(&self, routes: Vec<Arc<ServiceRoute>>) -> Result<(), NetworkError> {
+        self.with_services(move |services| {
+            services.generation += 1;
+            services.routes =
+                routes.iter().map(|route| (route.key.clone(), Arc::clone(route))).collect();
+            services.pods.as_mut().map_or(Ok(()), |pods| pods.replace(&routes))
+        })
+        .await
+    }
+
+    /// Takes changes in. As root the kernel follows before this returns; [`Network::snapshot`] is what sandbox hosts
+    /// are to be told.
+    ///
+    /// # Errors
+    /// As root, when the kernel refuses; the changes are kept, and the next call tries again.
+    pub async fn apply(&self, changes: Vec<RouteChange>) -> Result<(), NetworkError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        self.with_services(move |services| {
+            services.generation += 1;
+            for change in &changes {
+                match change {
+                    RouteChange::Set(route) => {
+                        services.routes.insert(route.key.clone(), Arc::clone(route))
+                    }
+                    RouteChange::Gone(key) => services.routes.remove(key),
+                };
+            }
+            services.pods.as_mut().map_or(Ok(()), |pods| pods.apply(&changes))
+        })
+        .await
+    }
+
+    /// Puts back what somebody else removed from the kernel, such as a firewall that restarts. To be called now and
+    /// then.
+    ///
+    /// # Errors
+    /// As root, when the kernel refuses.
+    pub async fn restore(&self) -> Result<(), NetworkError> {
+        self.with_services(|services| services.pods.as_mut().map_or(Ok(()), PodNetwork::restore))
+            .await
+    }
+
+    /// All routes as they are now.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let services = lock(&self.shared.services);
+        let routes: Vec<Arc<ServiceRoute>> = services.routes.values().cloned().collect();
+        let listen = match self.mode() {
+            Mode::Root => Vec::new(),
+            Mode::Rootless => self.loopback().listens(routes.iter().map(AsRef::as_ref)),
+        };
+        Snapshot { generation: services.generation, services: routes, listen }
+    }
+
+    /// For each TCP port of a NodePort or LoadBalancer Service, a URL that a browser on this machine can open.
+    #[must_use]
+    pub fn urls(&self, route: &ServiceRoute) -> Vec<String> {
+        let ports = route.ports.iter().filter(|port| port.protocol == Protocol::Tcp);
+        let url = |port: &crate::routes::PortRoute| {
+            let number = self.listen_port(port.node_port?);
+            let scheme = if port.name == "https" || port.port == 443 { "https" } else { "http" };
+            Some(format!("{scheme}://127.0.0.1:{number}"))
+        };
+        ports.filter_map(url).collect()
+    }
+
+    /// Removes everything from the kernel. Running Pods lose their network.
+    ///
+    /// # Errors
+    /// As root, when the kernel refuses.
+    pub async fn teardown(&self) -> Result<(), NetworkError> {
+        self.with_services(|services| services.pods.take().map_or(Ok(()), PodNetwork::teardown))
+            .await
+    }
+
+    fn addresses(&self) -> MutexGuard<'_, PodAddresses> {
+        lock(&self.shared.addresses)
+    }
+
+    fn loopback(&self) -> Loopback {
+        Loopback {
+            pods: self.shared.config.pods,
+            unprivileged_start: self.shared.unprivileged_start,
+        }
+    }
+
+    /// A transaction of thousands of Services keeps the kernel busy for a while: not on a thread of the runtime.
+    async fn with_services(
+        &self,
+        work: impl FnOnce(&mut Services) -> Result<(), PodNetworkError> + Send + 'static,
+    ) -> Result<(), NetworkError> {
+        let shared = Arc::clone(&self.shared);
+        Ok(tokio::task::spawn_blocking(move || work(&mut lock(&shared.services))).await??)
+    }
+}
+
+/// Locks also after a panic elsewhere: every change to what these locks guard is repeatable.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn claim(address: Ipv4Addr) -> std::io::Result<TcpListener> {
+    TcpListener::bind((address, CLAIM_PORT))
+}
+
+fn unprivileged_start() -> u16 {
+    let text =
+        fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap_or_default();
+    text.trim().parse().unwrap_or(1024)
+}

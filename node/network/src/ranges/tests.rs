@@ -1,0 +1,51 @@
+use super::*;
+
+fn cidrs(texts: &[&str]) -> Vec<Cidr> {
+    texts.iter().map(|t| t.parse().unwrap()).collect()
+}
+
+#[test]
+fn root_ranges_avoid_what_is_taken() {
+    for (seed, taken, pods, services) in [
+        (0, &[][..], "10.8.0.0/16", "10.9.0.0/16"),
+        (0, &["0.0.0.0/0"], "10.8.0.0/16", "10.9.0.0/16"),
+        (1, &["10.10.3.0/24"], "10.9.0.0/16", "10.11.0.0/16"),
+        (246, &[], "10.254.0.0/16", "10.8.0.0/16"),
+        (5, &["10.0.0.0/8"], "172.16.0.0/16", "172.17.0.0/16"),
+        (5, &["10.0.0.0/8", "172.16.0.0/12"], "100.64.0.0/16", "100.65.0.0/16"),
+    ] {
+        let ranges = ClusterRanges::choose_root(seed, &cidrs(taken)).unwrap();
+        assert_eq!(
+            (ranges.pods.to_string().as_str(), ranges.services.to_string().as_str()),
+            (pods, services)
+        );
+    }
+    let all = cidrs(&["10.0.0.0/8", "172.16.0.0/12", "100.64.0.0/10"]);
+    assert!(ClusterRanges::choose_root(1, &all).is_err());
+}
+
+#[test]
+fn rootless_pairs_are_disjoint_and_avoid_claims() {
+    let mut claimed: Vec<ClusterRanges> = Vec::new();
+    for _ in 0..120 {
+        let ranges = ClusterRanges::choose_rootless(119, |r| !claimed.contains(r)).unwrap();
+        for other in &claimed {
+            for (a, b) in [
+                (ranges.pods, other.pods),
+                (ranges.services, other.services),
+                (ranges.pods, other.services),
+            ] {
+                assert!(!a.overlaps(b), "{a} {b}");
+            }
+        }
+        assert!(!ranges.pods.overlaps(ranges.services) && ranges.pods.base().is_loopback());
+        claimed.push(ranges);
+    }
+    assert!(ClusterRanges::choose_rootless(3, |_| false).is_err());
+}
+
+#[test]
+fn seeds_differ_and_stay() {
+    assert_eq!(seed(b"/var/lib/coracle"), seed(b"/var/lib/coracle"));
+    assert_ne!(seed(b"/var/lib/coracle"), seed(b"/var/lib/coracle2"));
+}
