@@ -6,6 +6,7 @@
 //!
 //! Built-in kinds are data, written by `tools/gen_schema.py` and parsed once ([`builtin`]).
 
+pub mod openapi;
 mod parse;
 pub mod protobuf;
 mod validate;
