@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Rebuilds examples/prebuilt/*.wasm from examples/components.
+# build.sh [rust] [c]: rebuilds examples/prebuilt/*.wasm from examples/components; by default all.
 #
 # Rust components are built for wasm32-wasip2 where the toolchain has that target
 # (`rustup target add wasm32-wasip2`). Where it has not and cannot get it, as on a machine with
 # Debian's packages only, the standard library is built from Debian's sources by Debian's rustc,
 # for wasm32-unknown-unknown: the components call WASI through their bindings, never through std,
-# so both targets give the same component. Nothing is installed: packages are unpacked into
-# ${XDG_CACHE_HOME:-~/.cache}/coracle-guests.
+# so both targets give the same component. The C component needs a clang for wasm32, for which
+# Zig is the smallest download, and wit-bindgen. Nothing is installed: whatever is missing is
+# put into ${XDG_CACHE_HOME:-~/.cache}/coracle-guests, and this script says so.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -68,9 +69,51 @@ build_rust() {
     cp "$CARGO_TARGET_DIR/$target/release/${crate//-/_}.wasm" "$prebuilt/$name.wasm"
 }
 
-build_rust hello-http hello-v1 HELLO_VERSION=v1
-build_rust hello-http hello-v2 HELLO_VERSION=v2
-build_rust hello-command hello-command
-build_rust probe-http probe-http
+# build_c NAME WORLD FOLDER: links components/FOLDER/*.c and the bindings of WORLD.
+build_c() {
+    local name="$1" world="$2" folder="$3" work="$cache/c/$1" bindings zig
+    bindings="$work/${world//-/_}"
+    rm -rf "$work" && mkdir -p "$work"
+
+    PATH="$PATH:$cache/bin"
+    command -v wit-bindgen >/dev/null || {
+        say "building wit-bindgen into $cache"
+        cargo install --quiet --locked --root "$cache" --no-default-features --features c \
+            wit-bindgen-cli --version 0.57.1
+    }
+    wit-bindgen c ../wit --world "$world" --out-dir "$work" >/dev/null
+
+    zig="zig"
+    command -v zig >/dev/null || {
+        [ -e "$cache/zig/ziglang" ] || {
+            say "downloading Zig (100 MB) into $cache"
+            python3 -m pip install --quiet --target "$cache/zig" ziglang==0.17.0
+        }
+        zig="env PYTHONPATH=$cache/zig python3 -m ziglang"
+    }
+    local objects=("${bindings}_component_type.o")
+    for source in "components/$folder"/*.c "$bindings.c"; do
+        local object="$work/$(basename "$source" .c).o"
+        $zig cc -target wasm32-wasi -mcpu=generic+bulk_memory -Oz -Wall -ffunction-sections \
+            -I"$work" -c "$source" -o "$object"
+        objects+=("$object")
+    done
+    PATH="$tools/gcc-ld:$PATH" "$tools/wasm-component-ld" --no-entry --gc-sections --strip-all \
+        -z stack-size=16384 -o "$prebuilt/$name.wasm" "${objects[@]}"
+}
+
+[ $# -gt 0 ] || set -- rust c
+for language in "$@"; do
+    case $language in
+    rust)
+        build_rust hello-http hello-v1 HELLO_VERSION=v1
+        build_rust hello-http hello-v2 HELLO_VERSION=v2
+        build_rust hello-command hello-command
+        build_rust probe-http probe-http
+        ;;
+    c) build_c hello-c http-service hello-c ;;
+    *) die "$language: not one of rust, c" ;;
+    esac
+done
 
 ls -l "$prebuilt"

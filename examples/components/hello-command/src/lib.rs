@@ -61,7 +61,6 @@ fn print(line: &str) -> Result<(), String> {
 
 /// Reads a file below one of the directories that the Pod mounts.
 fn read(path: &str) -> Result<String, String> {
-    let failed = |error: &dyn std::fmt::Debug| format!("{path}: {error:?}");
     let mounts = get_directories();
     let (directory, name) = mounts
         .iter()
@@ -71,9 +70,10 @@ fn read(path: &str) -> Result<String, String> {
         .ok_or(format!("{path}: no volume is mounted there"))?;
     let file = directory
         .open_at(PathFlags::SYMLINK_FOLLOW, name, OpenFlags::empty(), DescriptorFlags::READ)
-        .map_err(|error| failed(&error))?;
+        .map_err(|error| format!("{path}: {}", error.message()))?;
+    let mut stream =
+        file.read_via_stream(0).map_err(|error| format!("{path}: {}", error.message()))?;
     let mut text = String::new();
-    let mut stream = file.read_via_stream(0).map_err(|error| failed(&error))?;
-    stream.read_to_string(&mut text).map_err(|error| failed(&error))?;
+    stream.read_to_string(&mut text).map_err(|error| format!("{path}: {error}"))?;
     Ok(text)
 }
