@@ -44,15 +44,16 @@ unpack_debian_rust() {
     rm -rf "$debian/packages" && touch "$debian/.complete"
 }
 
+# RUSTFLAGS replaces those of components/.cargo/config.toml, so the stack size is given here again.
 # Paths of this machine do not belong into a component.
-remap="--remap-path-prefix=$PWD/components=components --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=cargo"
+flags="-Clink-arg=-zstack-size=65536 --remap-path-prefix=$PWD/components=components --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=cargo"
 
 # build_rust CRATE NAME [VARIABLE=VALUE…]: builds CRATE as prebuilt/NAME.wasm.
 build_rust() {
     local crate="$1" name="$2" target=wasm32-wasip2
     shift 2
     if [ -d "$sysroot/lib/rustlib/wasm32-wasip2" ]; then
-        (cd components && env "$@" RUSTFLAGS="$remap" \
+        (cd components && env "$@" RUSTFLAGS="$flags" \
             cargo build --quiet --locked --release --target $target -p "$crate")
     else
         unpack_debian_rust
@@ -62,7 +63,7 @@ build_rust() {
             LD_LIBRARY_PATH="$debian/usr/lib/$(uname -m)-linux-gnu" \
             PATH="$tools/gcc-ld:$PATH" \
             CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER="$tools/wasm-component-ld" \
-            RUSTFLAGS="$remap -Zlocation-detail=none -Zunstable-options -Cpanic=immediate-abort" \
+            RUSTFLAGS="$flags -Zlocation-detail=none -Zunstable-options -Cpanic=immediate-abort" \
             cargo build --quiet --locked --release --target $target -p "$crate" \
             -Zbuild-std=std,panic_abort -Zbuild-std-features=optimize_for_size)
     fi
