@@ -1,1 +1,217 @@
-//! coracle-agent
+//! The agent: makes this machine a node.
+//!
+//! It supervises; it runs no workload itself. Workloads live in sandbox hosts, separate processes that outlive the
+//! agent and are found again when it returns. In the order of an applied Deployment: [`sync`] sees a Pod bound to this
+//! node, [`pod::lifecycle`] decides, [`pod::worker`] acts through [`images`] and the sandbox protocol, and
+//! [`services`] puts the routes into force that make its Service answer.
+
+pub mod events;
+pub mod host;
+pub mod images;
+pub mod join;
+pub mod kubelet;
+pub mod logs;
+pub mod node;
+pub mod pod;
+pub mod services;
+pub mod sync;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use coracle_network::Network;
+use coracle_sandbox::Client as Host;
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use crate::host::HostCommand;
+use crate::images::Images;
+use crate::join::Identity;
+use crate::node::Machine;
+use crate::pod::worker::{Parts, Workers};
+
+/// What an agent is made of.
+pub struct Config {
+    /// Who it is.
+    pub identity: Identity,
+    /// Name of the node.
+    pub node_name: String,
+    /// Address under which the machine is reached.
+    pub node_ip: IpAddr,
+    /// Where the kubelet API listens; port 0 picks a free one.
+    pub listen: SocketAddr,
+    /// Its folder.
+    pub data: PathBuf,
+    /// The Wasm host's socket.
+    pub host_socket: PathBuf,
+    /// How to start the Wasm host.
+    pub host_command: HostCommand,
+    /// The node's network.
+    pub network: Network,
+    /// Range of its Pods' addresses, for the Node object.
+    pub pod_range: String,
+    /// Most Pods that it takes.
+    pub max_pods: u32,
+    /// Labels of the node.
+    pub labels: std::collections::BTreeMap<String, String>,
+}
+
+/// Why an agent could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The client could not be made.
+    #[error("the node's credentials are not usable: {0}")]
+    Client(#[source] kube::Error),
+    /// The API server refused or is away.
+    #[error("cannot register node {name}: {source}")]
+    Register {
+        /// The node.
+        name: String,
+        /// As the server said.
+        source: kube::Error,
+    },
+    /// The port is taken.
+    #[error("cannot listen on {address} for the kubelet API: {source}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// No sandbox host.
+    #[error(transparent)]
+    Host(#[from] host::HostError),
+    /// The data folder.
+    #[error("{path}: {source}")]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// A running agent. Dropping it stops the agent, not the workloads.
+pub struct Agent {
+    tasks: JoinSet<()>,
+    host: Host,
+    network: Network,
+}
+
+/// Starts the agent; it is registered, and its host answers, when this returns.
+pub async fn start(config: Config) -> Result<Agent, StartError> {
+    let client = kube::Client::try_from(config.identity.kube).map_err(StartError::Client)?;
+    let folder = |name: &str| {
+        let path = config.data.join(name);
+        std::fs::create_dir_all(&path)
+            .map_err(|source| StartError::Folder { path: path.clone(), source })?;
+        Ok::<_, StartError>(path)
+    };
+    let (images, logs, volumes) = (folder("images")?, folder("logs")?, folder("volumes")?);
+
+    let host = Host::new(&config.host_socket);
+    let (info, adopted) = host::ensure(&host, &config.host_command).await?;
+    let found = match adopted {
+        true => host.sandboxes().await.unwrap_or_default(),
+        false => Vec::new(),
+    };
+    for sandbox in &found {
+        if let Some(IpAddr::V4(ip)) = sandbox.spec.ips.first()
+            && let Err(error) = config.network.adopt(&sandbox.spec.id, *ip)
+        {
+            tracing::warn!(%error, sandbox = sandbox.spec.id, "address of a running Pod not taken over");
+        }
+    }
+
+    let listen_error = |source| StartError::Listen { address: config.listen, source };
+    let listener = TcpListener::bind(config.listen).await.map_err(listen_error)?;
+    let kubelet_port = listener.local_addr().map_err(listen_error)?.port();
+    let (cpus, memory) = Machine::measure();
+    let machine = Machine {
+        name: config.node_name.clone(),
+        ip: config.node_ip.to_string(),
+        kubelet_port,
+        max_pods: config.max_pods,
+        pod_range: config.pod_range,
+        labels: config.labels,
+        cpus,
+        memory,
+    };
+    let services = services::Services::default();
+    let workers = Workers::start(Parts {
+        client: client.clone(),
+        host: host.clone(),
+        images: Images::new(images, client.clone()),
+        network: config.network.clone(),
+        services: services.clone(),
+        recorder: events::Recorder::start(client.clone(), config.node_name.clone()),
+        host_ip: machine.ip.clone(),
+        logs,
+        volumes,
+        allocatable: (u64::from(cpus) * 1000, machine.allocatable_memory()),
+    });
+    node::register(&client, &machine)
+        .await
+        .map_err(|source| StartError::Register { name: machine.name.clone(), source })?;
+
+    let mut tasks = JoinSet::new();
+    let host_changed = Arc::new(Notify::new());
+    // The host may be new and know no route, or have an older agent's.
+    host_changed.notify_one();
+    tasks.spawn(node::heartbeat(client.clone(), machine));
+    tasks.spawn(kubelet::serve(
+        listener,
+        config.identity.serving,
+        kubelet::router(workers.clone()),
+    ));
+    let notice = {
+        let workers = workers.clone();
+        move || workers.services_changed()
+    };
+    let watching = services.clone();
+    let services_client = client.clone();
+    tasks.spawn(async move { watching.watch(services_client, notice).await });
+    let (network, enforcer) = (config.network.clone(), host.clone());
+    let changed = host_changed.clone();
+    tasks.spawn(async move { services.enforce(network, enforcer, changed).await });
+    tasks.spawn(sync::host(
+        host.clone(),
+        config.host_command,
+        workers.clone(),
+        config.network.clone(),
+        info.instance,
+        host_changed,
+    ));
+    tasks.spawn(sync::pods(client, config.node_name, workers, host.clone(), found));
+    Ok(Agent { tasks, host, network: config.network })
+}
+
+impl Agent {
+    /// Ends the workloads and removes their network, then the agent. For `up`, whose Ctrl-C ends everything.
+    pub async fn end_workloads(mut self) {
+        // First nobody may start what is being ended.
+        self.tasks.shutdown().await;
+        if let Err(error) = self.host.shutdown().await {
+            tracing::warn!(%error, "the sandbox host did not end");
+        }
+        if let Err(error) = self.network.teardown().await {
+            tracing::warn!(%error, "the Pods' network was not removed");
+        }
+    }
+
+    /// Waits for ever: a part that ends does so by a defect.
+    pub async fn run(&mut self) {
+        while let Some(result) = self.tasks.join_next().await {
+            if let Err(error) = result {
+                tracing::error!(%error, "a part of the agent ended");
+            }
+        }
+    }
+}
+
+/// The built-in registry, for those who push.
+pub fn registry(client: kube::Client) -> images::registry::Builtin {
+    images::registry::Builtin::new(client)
+}

@@ -1,0 +1,133 @@
+//! Events about Pods, as `kubectl describe` and `kubectl events` show them.
+//!
+//! Recording never waits: a full queue drops the event, since what happened is in the Pod's status too. The same event
+//! about the same object within ten minutes raises its count instead of adding another.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use kube::Api;
+use kube::api::{Patch, PatchParams, PostParams};
+use serde_json::json;
+use tokio::sync::mpsc;
+
+/// Events that wait to be written.
+const QUEUE: usize = 4096;
+/// Events that are remembered for counting.
+const REMEMBERED: usize = 4096;
+/// How long the same event is the same.
+const WINDOW: Duration = Duration::from_secs(600);
+
+/// Writes events; cheap to clone.
+#[derive(Clone)]
+pub struct Recorder {
+    queue: mpsc::Sender<Entry>,
+}
+
+struct Entry {
+    about: ObjectReference,
+    warning: bool,
+    reason: &'static str,
+    message: String,
+    at: Timestamp,
+}
+
+impl Recorder {
+    /// Records as `kubelet` on `node`, through `client`, until the recorder is dropped.
+    pub fn start(client: kube::Client, node: String) -> Self {
+        let (queue, entries) = mpsc::channel(QUEUE);
+        tokio::spawn(write(client, node, entries));
+        Self { queue }
+    }
+
+    /// Records something about a Pod, or about one of its containers.
+    pub fn pod(
+        &self,
+        pod: &Pod,
+        container: Option<&str>,
+        warning: bool,
+        reason: &'static str,
+        message: String,
+    ) {
+        let about = ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Pod".to_owned()),
+            namespace: pod.metadata.namespace.clone(),
+            name: pod.metadata.name.clone(),
+            uid: pod.metadata.uid.clone(),
+            resource_version: pod.metadata.resource_version.clone(),
+            field_path: container.map(|c| format!("spec.containers{{{c}}}")),
+        };
+        let _ =
+            self.queue.try_send(Entry { about, warning, reason, message, at: Timestamp::now() });
+    }
+}
+
+async fn write(client: kube::Client, node: String, mut entries: mpsc::Receiver<Entry>) {
+    // What was written lately: name of the event and its count.
+    let mut known: HashMap<
+        (Option<String>, Option<String>, &'static str, String),
+        (String, i32, Instant),
+    > = HashMap::new();
+    while let Some(entry) = entries.recv().await {
+        let namespace = entry.about.namespace.clone().unwrap_or_default();
+        let api: Api<Event> = Api::namespaced(client.clone(), &namespace);
+        let key = (
+            entry.about.uid.clone(),
+            entry.about.field_path.clone(),
+            entry.reason,
+            entry.message.clone(),
+        );
+        if known.len() > REMEMBERED {
+            known.retain(|_, (_, _, at)| at.elapsed() < WINDOW);
+            if known.len() > REMEMBERED {
+                known.clear();
+            }
+        }
+        if let Some((name, count, at)) = known.get_mut(&key)
+            && at.elapsed() < WINDOW
+        {
+            *count += 1;
+            *at = Instant::now();
+            let patch = json!({"count": *count, "lastTimestamp": Time(entry.at)});
+            if api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.is_ok() {
+                continue;
+            }
+        }
+        let name = format!(
+            "{}.{:x}",
+            entry.about.name.as_deref().unwrap_or_default(),
+            entry.at.as_nanosecond()
+        );
+        let event = Event {
+            metadata: ObjectMeta {
+                name: Some(name.clone()),
+                namespace: Some(namespace),
+                ..ObjectMeta::default()
+            },
+            involved_object: entry.about,
+            type_: Some(if entry.warning { "Warning" } else { "Normal" }.to_owned()),
+            reason: Some(entry.reason.to_owned()),
+            message: Some(entry.message),
+            count: Some(1),
+            first_timestamp: Some(Time(entry.at)),
+            last_timestamp: Some(Time(entry.at)),
+            source: Some(EventSource {
+                component: Some("kubelet".to_owned()),
+                host: Some(node.clone()),
+            }),
+            reporting_component: Some("kubelet".to_owned()),
+            reporting_instance: Some(node.clone()),
+            ..Event::default()
+        };
+        match api.create(&PostParams::default(), &event).await {
+            Ok(_) => {
+                known.insert(key, (name, 1, Instant::now()));
+            }
+            Err(error) => tracing::debug!(%error, reason = entry.reason, "event not recorded"),
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! The kubelet API: what the API server asks of this node, over TLS and only with a certificate of the cluster's CA that
+//! belongs to the API server or an administrator.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, Query, Request, State};
+use axum::http::StatusCode;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use futures::StreamExt;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_rustls::TlsAcceptor;
+
+use crate::logs::{self, LogOptions};
+use crate::pod::worker::Workers;
+
+/// How long a client may take over its handshake.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// The API, to be merged into a server.
+pub fn router(workers: Workers) -> Router {
+    Router::new()
+        .route("/healthz", get(|| async { "ok" }))
+        .route("/containerLogs/{namespace}/{pod}/{container}", get(container_logs))
+        .with_state(workers)
+}
+
+async fn container_logs(
+    State(workers): State<Workers>,
+    Path((namespace, pod, container)): Path<(String, String, String)>,
+    Query(options): Query<LogOptions>,
+) -> Response {
+    let source = workers.log(&namespace, &pod, &container, options.previous);
+    let Some(source) = source else {
+        let what = if options.previous { "previous terminated container" } else { "container" };
+        let message = format!("{what} \"{container}\" in pod \"{pod}\" not found");
+        return (StatusCode::NOT_FOUND, message).into_response();
+    };
+    let (out, lines) = mpsc::channel(16);
+    let is_running = move || workers.is_running(&namespace, &pod, &container, source.attempt);
+    tokio::spawn(logs::read(source.path, options, out, is_running));
+    let lines = futures::stream::unfold(lines, |mut lines| async {
+        lines.recv().await.map(|line| (Ok::<_, std::convert::Infallible>(line), lines))
+    });
+    Response::new(Body::from_stream(lines.boxed()))
+}
+
+/// Serves for ever.
+pub async fn serve(listener: TcpListener, tls: Arc<rustls::ServerConfig>, router: Router) {
+    let router = router.layer(axum::middleware::from_fn(allowed));
+    let acceptor = TlsAcceptor::from(tls);
+    loop {
+        let Ok((stream, peer)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let (acceptor, router) = (acceptor.clone(), router.clone());
+        tokio::spawn(async move {
+            let handshake = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await;
+            let Ok(Ok(stream)) = handshake else { return };
+            let caller = stream
+                .get_ref()
+                .1
+                .peer_certificates()
+                .and_then(|c| c.first())
+                .is_some_and(may_call);
+            let router = router.layer(axum::Extension(Caller { allowed: caller, peer }));
+            let service = TowerToHyperService::new(router);
+            // A connection that breaks is the caller's business.
+            let _ = auto::Builder::new(TokioExecutor::new())
+                .serve_connection_with_upgrades(TokioIo::new(stream), service)
+                .await;
+        });
+    }
+}
+
+#[derive(Clone)]
+struct Caller {
+    allowed: bool,
+    peer: SocketAddr,
+}
+
+async fn allowed(request: Request, next: Next) -> Response {
+    match request.extensions().get::<Caller>() {
+        Some(caller) if caller.allowed => next.run(request).await,
+        caller => {
+            tracing::warn!(peer = ?caller.map(|c| c.peer), "kubelet API refused a caller");
+            (StatusCode::FORBIDDEN, "only the API server may call").into_response()
+        }
+    }
+}
+
+/// Certificates of nodes and users come from the same CA: only `system:masters` may call.
+fn may_call(certificate: &rustls::pki_types::CertificateDer<'static>) -> bool {
+    let Ok((_, certificate)) = x509_parser::parse_x509_certificate(certificate) else {
+        return false;
+    };
+    certificate
+        .subject()
+        .iter_organization()
+        .any(|o| o.as_str().is_ok_and(|o| o == "system:masters"))
+}

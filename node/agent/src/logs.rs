@@ -1,0 +1,309 @@
+//! Container logs, as the sandbox hosts write them and as `kubectl logs` reads them.
+//!
+//! CRI format, a line a record: `2026-01-02T03:04:05.678901234Z stdout F text`; tag `P` marks a partial line. One file an
+//! attempt, `CONTAINER/ATTEMPT.log` in the Pod's folder; rotated files carry a suffix and are read first.
+
+use std::collections::VecDeque;
+use std::io::SeekFrom;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use tokio::fs::File;
+use tokio::io::{AsyncBufReadExt, AsyncSeekExt, BufReader};
+use tokio::sync::mpsc;
+
+/// How often a followed file is looked at for more.
+const FOLLOW_INTERVAL: Duration = Duration::from_millis(100);
+/// Longest record that is believed; hosts split lines at 16 KiB.
+const MAX_RECORD: usize = 64 << 10;
+
+/// `PodLogOptions`.
+#[derive(Debug, Clone, Default, serde::Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LogOptions {
+    /// Stay, and send what comes.
+    pub follow: bool,
+    /// Only the last so many lines.
+    pub tail_lines: Option<usize>,
+    /// Only what is younger, in seconds.
+    pub since_seconds: Option<i64>,
+    /// Only what is younger.
+    pub since_time: Option<Timestamp>,
+    /// Begin each line with its time.
+    pub timestamps: bool,
+    /// Stop after so many bytes.
+    pub limit_bytes: Option<usize>,
+    /// The attempt before.
+    pub previous: bool,
+}
+
+/// Folder of a Pod's logs.
+pub fn pod_dir(logs: &Path, namespace: &str, name: &str, uid: &str) -> PathBuf {
+    logs.join(format!("{namespace}_{name}_{uid}"))
+}
+
+/// File of one attempt.
+pub fn attempt_path(pod_dir: &Path, container: &str, attempt: u32) -> PathBuf {
+    pod_dir.join(container).join(format!("{attempt}.log"))
+}
+
+/// Sends the log to `out` until its end, or, when following, until `is_running` says no and all is read, or nobody
+/// listens any more.
+pub async fn read(
+    path: PathBuf,
+    options: LogOptions,
+    out: mpsc::Sender<Bytes>,
+    is_running: impl Fn() -> bool,
+) {
+    let since = options.since_time.or_else(|| {
+        let seconds = options.since_seconds?;
+        Timestamp::now().checked_sub(Duration::from_secs(seconds.max(0) as u64)).ok()
+    });
+    let mut left = options.limit_bytes.unwrap_or(usize::MAX);
+    let mut position = 0;
+    let mut tail: Option<VecDeque<Bytes>> = options.tail_lines.map(VecDeque::with_capacity_for);
+    let mut joined = Vec::new();
+    let mut current = None;
+    for rotated in rotated(&path) {
+        if let Ok(file) = File::open(&rotated).await {
+            let mut sink = Sink {
+                since,
+                options: &options,
+                tail: &mut tail,
+                out: &out,
+                left: &mut left,
+                joined: &mut joined,
+            };
+            if !sink.records(&mut BufReader::new(file), &mut 0).await {
+                return;
+            }
+        }
+    }
+    loop {
+        let running = is_running();
+        if current.is_none() {
+            current = File::open(&path).await.ok();
+            position = 0;
+        } else if rotated_away(current.as_ref(), &path).await {
+            // The old file is read to its end below; then the new one from its start.
+            if let Some(file) = current.take() {
+                let mut sink = Sink {
+                    since,
+                    options: &options,
+                    tail: &mut tail,
+                    out: &out,
+                    left: &mut left,
+                    joined: &mut joined,
+                };
+                if !sink.from(file, &mut position).await {
+                    return;
+                }
+            }
+            continue;
+        }
+        if let Some(file) = &current
+            && let Ok(file) = file.try_clone().await
+        {
+            let mut sink = Sink {
+                since,
+                options: &options,
+                tail: &mut tail,
+                out: &out,
+                left: &mut left,
+                joined: &mut joined,
+            };
+            if !sink.from(file, &mut position).await {
+                return;
+            }
+        }
+        for line in tail.take().into_iter().flatten() {
+            if !send(&out, &mut left, line).await {
+                return;
+            }
+        }
+        if !options.follow || !running || out.is_closed() {
+            return;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(FOLLOW_INTERVAL) => {}
+            () = out.closed() => return,
+        }
+    }
+}
+
+trait WithCapacityFor {
+    fn with_capacity_for(lines: usize) -> Self;
+}
+
+impl WithCapacityFor for VecDeque<Bytes> {
+    /// A client's number is no reason to allocate.
+    fn with_capacity_for(lines: usize) -> Self {
+        VecDeque::with_capacity(lines.min(1024))
+    }
+}
+
+/// What a record passes through on its way out.
+struct Sink<'a> {
+    since: Option<Timestamp>,
+    options: &'a LogOptions,
+    tail: &'a mut Option<VecDeque<Bytes>>,
+    out: &'a mpsc::Sender<Bytes>,
+    left: &'a mut usize,
+    joined: &'a mut Vec<u8>,
+}
+
+impl Sink<'_> {
+    async fn from(&mut self, mut file: File, position: &mut u64) -> bool {
+        if file.seek(SeekFrom::Start(*position)).await.is_err() {
+            return true;
+        }
+        self.records(&mut BufReader::new(file), position).await
+    }
+
+    /// All complete records; false once nothing more is wanted.
+    async fn records(&mut self, reader: &mut BufReader<File>, position: &mut u64) -> bool {
+        let mut record = Vec::new();
+        loop {
+            record.clear();
+            match reader.read_until(b'\n', &mut record).await {
+                Ok(read) if read > 0 && record.ends_with(b"\n") => {
+                    *position += read as u64;
+                    if record.len() <= MAX_RECORD && !self.record(&record).await {
+                        return false;
+                    }
+                }
+                // An incomplete record is read again when it is complete.
+                _ => return true,
+            }
+        }
+    }
+
+    async fn record(&mut self, record: &[u8]) -> bool {
+        let Some((time, partial, text)) = parse(record) else { return true };
+        if let Some(since) = self.since
+            && std::str::from_utf8(time)
+                .ok()
+                .and_then(|t| t.parse::<Timestamp>().ok())
+                .is_some_and(|t| t < since)
+        {
+            return true;
+        }
+        if self.joined.is_empty() && self.options.timestamps {
+            self.joined.extend_from_slice(time);
+            self.joined.push(b' ');
+        }
+        self.joined.extend_from_slice(text);
+        if partial && self.joined.len() < MAX_RECORD {
+            return true;
+        }
+        if !partial {
+            self.joined.push(b'\n');
+        }
+        let line = Bytes::from(std::mem::take(self.joined));
+        match &mut self.tail {
+            Some(_) if self.options.tail_lines == Some(0) => true,
+            Some(tail) => {
+                if Some(tail.len()) == self.options.tail_lines {
+                    tail.pop_front();
+                }
+                tail.push_back(line);
+                true
+            }
+            None => send(self.out, self.left, line).await,
+        }
+    }
+}
+
+async fn send(out: &mpsc::Sender<Bytes>, left: &mut usize, mut line: Bytes) -> bool {
+    line.truncate(*left);
+    *left -= line.len();
+    out.send(line).await.is_ok() && *left > 0
+}
+
+/// Time, whether the line goes on in the next record, and the text without its line end.
+fn parse(record: &[u8]) -> Option<(&[u8], bool, &[u8])> {
+    let mut parts = record.strip_suffix(b"\n")?.splitn(4, |b| *b == b' ');
+    let (time, _stream, tag, text) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    Some((time, tag.first() == Some(&b'P'), text))
+}
+
+/// Files that `path` was rotated to (`0.log.1` is the youngest), oldest first.
+fn rotated(path: &Path) -> Vec<PathBuf> {
+    let numbered = |n: u32| PathBuf::from(format!("{}.{n}", path.display()));
+    let mut files: Vec<PathBuf> = (1..=32).map(numbered).take_while(|p| p.exists()).collect();
+    files.reverse();
+    files
+}
+
+async fn rotated_away(open: Option<&File>, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let (Some(open), Ok(there)) = (open, tokio::fs::metadata(path).await) else { return false };
+    open.metadata().await.is_ok_and(|m| m.ino() != there.ino())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOG: &str = "2026-01-01T00:00:01.000000000Z stdout F one\n\
+        2026-01-01T00:00:02.000000000Z stderr P two \n\
+        2026-01-01T00:00:02.100000000Z stderr F and a half\n\
+        2026-01-01T00:00:03.000000000Z stdout F \n\
+        2026-01-01T00:00:04.000000000Z stdout F last\n\
+        2026-01-01T00:00:05.0";
+
+    async fn lines(options: LogOptions) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        std::fs::write(&path, LOG).unwrap();
+        let (send, mut receive) = mpsc::channel(1);
+        let reading = tokio::spawn(read(path, options, send, || false));
+        let mut out = Vec::new();
+        while let Some(bytes) = receive.recv().await {
+            out.extend_from_slice(&bytes);
+        }
+        reading.await.unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[tokio::test]
+    async fn options_choose_what_is_shown() {
+        let all = LogOptions::default();
+        assert_eq!(lines(all.clone()).await, "one\ntwo and a half\n\nlast\n");
+        let options = LogOptions { tail_lines: Some(2), ..all.clone() };
+        assert_eq!(lines(options).await, "\nlast\n");
+        assert_eq!(lines(LogOptions { tail_lines: Some(0), ..all.clone() }).await, "");
+        let since_time = "2026-01-01T00:00:03Z".parse().ok();
+        let options = LogOptions { since_time, timestamps: true, ..all.clone() };
+        assert_eq!(
+            lines(options).await,
+            "2026-01-01T00:00:03.000000000Z \n2026-01-01T00:00:04.000000000Z last\n"
+        );
+        assert_eq!(lines(LogOptions { limit_bytes: Some(6), ..all }).await, "one\ntw");
+    }
+
+    #[tokio::test]
+    async fn following_goes_on_through_rotation_and_ends_with_the_container() {
+        use std::sync::Arc;
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        let line = |n: u32| format!("2026-01-01T00:00:0{n}.0Z stdout F line {n}\n");
+        std::fs::write(&path, line(1)).unwrap();
+        let running = Arc::new(AtomicBool::new(true));
+        let (send, mut receive) = mpsc::channel(8);
+        let options = LogOptions { follow: true, ..LogOptions::default() };
+        let flag = running.clone();
+        let reading =
+            tokio::spawn(read(path.clone(), options, send, move || flag.load(Ordering::SeqCst)));
+        assert_eq!(receive.recv().await.unwrap(), "line 1\n");
+        std::fs::rename(&path, dir.path().join("0.log.1")).unwrap();
+        std::fs::write(&path, line(2)).unwrap();
+        assert_eq!(receive.recv().await.unwrap(), "line 2\n");
+        running.store(false, Ordering::SeqCst);
+        assert_eq!(receive.recv().await, None);
+        reading.await.unwrap();
+    }
+}

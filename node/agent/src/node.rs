@@ -1,0 +1,251 @@
+//! The Node object and its Lease: how the control plane knows that this machine is here and what it can take.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::api::core::v1::{
+    DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeStatus,
+    NodeSystemInfo,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Time};
+use kube::Api;
+use kube::api::{Patch, PatchParams, PostParams};
+use serde_json::json;
+
+/// How often the Lease is renewed (`nodeLeaseDurationSeconds` / 4, as the kubelet does).
+const RENEW: Duration = Duration::from_secs(10);
+/// How long the Lease lasts.
+const LEASE_SECONDS: i32 = 40;
+/// How often the whole status is refreshed.
+const REFRESH: Duration = Duration::from_secs(300);
+
+/// What this machine is and offers.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    /// Name of the node.
+    pub name: String,
+    /// Address under which it is reached.
+    pub ip: String,
+    /// Port of the kubelet API.
+    pub kubelet_port: u16,
+    /// Most Pods that it takes.
+    pub max_pods: u32,
+    /// Range of its Pods' addresses.
+    pub pod_range: String,
+    /// Labels given by whoever started the agent.
+    pub labels: BTreeMap<String, String>,
+    /// Logical CPUs.
+    pub cpus: u32,
+    /// Memory, in bytes.
+    pub memory: u64,
+}
+
+impl Machine {
+    /// CPUs and memory of this machine.
+    pub fn measure() -> (u32, u64) {
+        let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+        let memory = std::fs::read_to_string("/proc/meminfo")
+            .ok()
+            .and_then(|text| {
+                let line = text.lines().find(|l| l.starts_with("MemTotal:"))?;
+                line.split_whitespace().nth(1)?.parse::<u64>().ok()
+            })
+            .map_or(1 << 30, |kib| kib << 10);
+        (cpus, memory)
+    }
+
+    /// What Pods may have of the memory, in bytes: all but 1/20, at most 512 MiB, for the node itself.
+    pub fn allocatable_memory(&self) -> u64 {
+        self.memory - (self.memory / 20).min(512 << 20)
+    }
+
+    fn labels(&self) -> BTreeMap<String, String> {
+        let arch = match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        };
+        let mut labels = self.labels.clone();
+        for (key, value) in [
+            ("kubernetes.io/hostname", self.name.as_str()),
+            ("kubernetes.io/os", "linux"),
+            ("kubernetes.io/arch", arch),
+            ("coracle.dev/runtime-wasm", "true"),
+        ] {
+            labels.insert(key.to_owned(), value.to_owned());
+        }
+        labels
+    }
+
+    fn status(&self, now: Timestamp) -> NodeStatus {
+        let resources = |memory: u64| {
+            [
+                ("cpu", self.cpus.to_string()),
+                ("memory", format!("{}Ki", memory >> 10)),
+                ("pods", self.max_pods.to_string()),
+            ]
+            .map(|(name, amount)| (name.to_owned(), Quantity(amount)))
+            .into()
+        };
+        let address = |type_: &str, address: &str| NodeAddress {
+            type_: type_.to_owned(),
+            address: address.to_owned(),
+        };
+        let condition =
+            |type_: &str, ok: bool, good: bool, reason: &str, message: &str| NodeCondition {
+                type_: type_.to_owned(),
+                status: if ok == good { "True" } else { "False" }.to_owned(),
+                reason: Some(reason.to_owned()),
+                message: Some(message.to_owned()),
+                last_heartbeat_time: Some(Time(now)),
+                last_transition_time: Some(Time(now)),
+            };
+        let read = |path: &str| {
+            std::fs::read_to_string(path).map(|s| s.trim().to_owned()).unwrap_or_default()
+        };
+        let version = concat!("v1.36.0+coracle-", env!("CARGO_PKG_VERSION")).to_owned();
+        NodeStatus {
+            capacity: Some(resources(self.memory)),
+            allocatable: Some(resources(self.allocatable_memory())),
+            addresses: Some(vec![address("InternalIP", &self.ip), address("Hostname", &self.name)]),
+            conditions: Some(vec![
+                condition(
+                    "MemoryPressure",
+                    true,
+                    false,
+                    "KubeletHasSufficientMemory",
+                    "node has sufficient memory available",
+                ),
+                condition(
+                    "DiskPressure",
+                    true,
+                    false,
+                    "KubeletHasNoDiskPressure",
+                    "node has no disk pressure",
+                ),
+                condition(
+                    "PIDPressure",
+                    true,
+                    false,
+                    "KubeletHasSufficientPID",
+                    "node has sufficient PID available",
+                ),
+                condition("Ready", true, true, "KubeletReady", "coracle agent is ready"),
+            ]),
+            daemon_endpoints: Some(NodeDaemonEndpoints {
+                kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(self.kubelet_port) }),
+            }),
+            node_info: Some(NodeSystemInfo {
+                architecture: std::env::consts::ARCH
+                    .replace("x86_64", "amd64")
+                    .replace("aarch64", "arm64"),
+                boot_id: read("/proc/sys/kernel/random/boot_id"),
+                container_runtime_version: concat!("coracle://", env!("CARGO_PKG_VERSION"))
+                    .to_owned(),
+                kernel_version: read("/proc/sys/kernel/osrelease"),
+                kubelet_version: version,
+                machine_id: read("/etc/machine-id"),
+                operating_system: "linux".to_owned(),
+                os_image: os_name(&read("/etc/os-release")),
+                ..NodeSystemInfo::default()
+            }),
+            ..NodeStatus::default()
+        }
+    }
+}
+
+fn os_name(release: &str) -> String {
+    let name = release.lines().find_map(|l| l.strip_prefix("PRETTY_NAME="));
+    name.map_or_else(|| "Linux".to_owned(), |n| n.trim_matches('"').to_owned())
+}
+
+/// Makes the Node object, or brings it up to date.
+pub async fn register(client: &kube::Client, machine: &Machine) -> Result<(), kube::Error> {
+    let nodes: Api<Node> = Api::all(client.clone());
+    let node = Node {
+        metadata: ObjectMeta {
+            name: Some(machine.name.clone()),
+            labels: Some(machine.labels()),
+            ..ObjectMeta::default()
+        },
+        ..Node::default()
+    };
+    match nodes.create(&PostParams::default(), &node).await {
+        Ok(_) => {}
+        Err(kube::Error::Api(status)) if status.code == 409 => {
+            let patch = json!({"metadata": {"labels": machine.labels()}});
+            nodes.patch(&machine.name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+        }
+        Err(error) => return Err(error),
+    }
+    report(&nodes, machine).await?;
+    renew(client, &machine.name).await
+}
+
+/// Conditions are merged by type (strategic), so that what others set (`NetworkUnavailable`) stays; a condition that
+/// did not change keeps its transition time, which only the server's copy knows.
+async fn report(nodes: &Api<Node>, machine: &Machine) -> Result<(), kube::Error> {
+    let mut status = machine.status(Timestamp::now());
+    let known = nodes.get_status(&machine.name).await?.status.unwrap_or_default();
+    for condition in status.conditions.iter_mut().flatten() {
+        let same = |c: &&NodeCondition| c.type_ == condition.type_ && c.status == condition.status;
+        if let Some(old) = known.conditions.iter().flatten().find(same) {
+            condition.last_transition_time = old.last_transition_time.clone();
+        }
+    }
+    let patch = json!({"status": status});
+    nodes.patch_status(&machine.name, &PatchParams::default(), &Patch::Strategic(patch)).await?;
+    Ok(())
+}
+
+async fn renew(client: &kube::Client, name: &str) -> Result<(), kube::Error> {
+    let leases: Api<Lease> = Api::namespaced(client.clone(), "kube-node-lease");
+    let now = MicroTime(Timestamp::now());
+    let spec = LeaseSpec {
+        holder_identity: Some(name.to_owned()),
+        lease_duration_seconds: Some(LEASE_SECONDS),
+        renew_time: Some(now),
+        ..LeaseSpec::default()
+    };
+    let patch = Patch::Merge(json!({"spec": spec}));
+    match leases.patch(name, &PatchParams::default(), &patch).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 404 => {
+            let metadata = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
+            let lease = Lease { metadata, spec: Some(spec) };
+            leases.create(&PostParams::default(), &lease).await.map(drop)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Keeps the Lease fresh, and the Node object there, for ever.
+pub async fn heartbeat(client: kube::Client, machine: Machine) {
+    let mut refreshed = tokio::time::Instant::now();
+    let mut failing = false;
+    loop {
+        tokio::time::sleep(if failing { RENEW / 5 } else { RENEW }).await;
+        let result = if failing || refreshed.elapsed() >= REFRESH {
+            refreshed = tokio::time::Instant::now();
+            register(&client, &machine).await
+        } else {
+            renew(&client, &machine.name).await
+        };
+        match result {
+            Ok(()) if failing => {
+                failing = false;
+                tracing::info!("the server answers again");
+            }
+            Ok(()) => {}
+            Err(error) => {
+                if !failing {
+                    tracing::warn!(%error, "the server does not answer; Pods and Services go on");
+                }
+                failing = true;
+            }
+        }
+    }
+}

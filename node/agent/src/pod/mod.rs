@@ -1,0 +1,10 @@
+//! One Pod on this node: what it wants ([`spec`]), where it is in its life ([`lifecycle`], pure), what the API is
+//! told ([`status`], pure), and who acts ([`worker`]).
+
+pub mod adopt;
+pub mod lifecycle;
+pub mod probes;
+pub mod spec;
+pub mod status;
+pub mod volumes;
+pub mod worker;

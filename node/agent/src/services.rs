@@ -1,0 +1,263 @@
+//! Services as this node sees them: watched, made into routes, put into force.
+//!
+//! Changes that arrive while the last ones are being put into force are put into force together.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use coracle_network::{Network, Protocol, RouteChange, RouteTable};
+use coracle_sandbox as sandbox;
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::runtime::watcher;
+use kube::{Api, ResourceExt};
+use tokio::sync::Notify;
+
+use crate::pod::spec;
+
+/// Services and their routes; cheap to clone.
+#[derive(Clone, Default)]
+pub struct Services {
+    inner: Arc<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    state: RwLock<State>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    by_namespace: BTreeMap<String, BTreeMap<String, Arc<Service>>>,
+    table: RouteTable,
+    pending: Vec<RouteChange>,
+    /// Both lists were seen once: what is not in them is not there.
+    services_listed: bool,
+    slices_listed: bool,
+}
+
+impl Services {
+    /// Ports on which an HTTP component of the Pod is to be served.
+    pub fn http_ports(&self, pod: &Pod, container: &str) -> Vec<u16> {
+        let state = self.inner.state.read().unwrap_or_else(|e| e.into_inner());
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let services = state.by_namespace.get(namespace);
+        let services = services.into_iter().flat_map(|s| s.values()).map(|s| s.as_ref());
+        spec::http_ports(pod, container, services)
+    }
+
+    /// Watches Services and their endpoints and calls `services_changed` after each change of a Service, for ever.
+    pub async fn watch(&self, client: kube::Client, services_changed: impl Fn()) {
+        let config = watcher::Config::default();
+        let services: Api<Service> = Api::all(client.clone());
+        let slices: Api<EndpointSlice> = Api::all(client);
+        // Only to the initial list's end are deletions inferred from absence.
+        let mut seen_services = Vec::new();
+        let mut seen_slices = Vec::new();
+        let mut services =
+            watcher(services, config.clone()).map_ok(Item::Service).map_err(drop).boxed();
+        let mut slices = watcher(slices, config).map_ok(Item::Slice).map_err(drop).boxed();
+        loop {
+            let item = tokio::select! {
+                Some(item) = services.next() => item,
+                Some(item) = slices.next() => item,
+                else => return,
+            };
+            let Ok(item) = item else {
+                // The server is away; the watcher tries again by itself.
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                continue;
+            };
+            match item {
+                Item::Service(event) => {
+                    self.service(event, &mut seen_services);
+                    services_changed();
+                }
+                Item::Slice(event) => self.slice(event, &mut seen_slices),
+            }
+            self.inner.changed.notify_one();
+        }
+    }
+
+    fn service(&self, event: watcher::Event<Service>, seen: &mut Vec<Service>) {
+        let mut state = self.inner.state.write().unwrap_or_else(|e| e.into_inner());
+        match event {
+            watcher::Event::Init => seen.clear(),
+            watcher::Event::InitApply(service) => seen.push(service),
+            watcher::Event::InitDone => {
+                let listed = std::mem::take(seen);
+                let names: Vec<(String, String)> = state
+                    .by_namespace
+                    .iter()
+                    .flat_map(|(ns, all)| all.keys().map(move |n| (ns.clone(), n.clone())))
+                    .collect();
+                for (namespace, name) in names {
+                    let there = |s: &Service| {
+                        s.namespace().as_deref() == Some(&namespace) && s.name_any() == name
+                    };
+                    if !listed.iter().any(there) {
+                        state.remove(&namespace, &name);
+                    }
+                }
+                for service in listed {
+                    state.put(service);
+                }
+                state.services_listed = true;
+            }
+            watcher::Event::Apply(service) => state.put(service),
+            watcher::Event::Delete(service) => {
+                state.remove(&service.namespace().unwrap_or_default(), &service.name_any());
+            }
+        }
+    }
+
+    fn slice(&self, event: watcher::Event<EndpointSlice>, seen: &mut Vec<EndpointSlice>) {
+        let mut state = self.inner.state.write().unwrap_or_else(|e| e.into_inner());
+        match event {
+            watcher::Event::Init => seen.clear(),
+            watcher::Event::InitApply(slice) => seen.push(slice),
+            watcher::Event::InitDone => {
+                let listed = std::mem::take(seen);
+                let services: Vec<Arc<Service>> =
+                    state.by_namespace.values().flat_map(|all| all.values().cloned()).collect();
+                let services = services.iter().map(|s| s.as_ref());
+                let changes = state.table.replace(services, listed.iter());
+                state.pending.extend(changes);
+                state.slices_listed = true;
+            }
+            watcher::Event::Apply(slice) => {
+                let changes = state.table.update_slice(&slice);
+                state.pending.extend(changes);
+            }
+            watcher::Event::Delete(slice) => {
+                let change = state
+                    .table
+                    .remove_slice(&slice.namespace().unwrap_or_default(), &slice.name_any());
+                state.pending.extend(change);
+            }
+        }
+    }
+
+    /// Puts routes into force as they change, for ever: in the network, and in the sandbox host, where guests' calls
+    /// (and an ordinary user's Services) are routed. `host_changed` asks for the host's table anew.
+    pub async fn enforce(
+        &self,
+        network: Network,
+        host: sandbox::Client,
+        host_changed: Arc<Notify>,
+    ) {
+        let mut first = true;
+        loop {
+            let anew = tokio::select! {
+                () = self.inner.changed.notified() => false,
+                () = host_changed.notified() => true,
+            };
+            let (changes, routes) = {
+                let mut state = self.inner.state.write().unwrap_or_else(|e| e.into_inner());
+                if !state.services_listed || !state.slices_listed {
+                    continue;
+                }
+                let changes = std::mem::take(&mut state.pending);
+                if changes.is_empty() && !anew && !first {
+                    continue;
+                }
+                (changes, state.table.iter().cloned().collect::<Vec<_>>())
+            };
+            let applied = match std::mem::take(&mut first) {
+                // What an earlier agent left in force is replaced as a whole.
+                true => network.replace(routes).await,
+                false => network.apply(changes).await,
+            };
+            if let Err(error) = applied {
+                tracing::error!(%error, "Services are not up to date on this node");
+            }
+            let table = table(&network);
+            match host.put_routes(&table).await {
+                Ok(status) => {
+                    for failed in status.failed {
+                        tracing::warn!(address = %failed.address, "Service is not served there: {}", failed.message);
+                    }
+                }
+                // A host that comes back is handed the table again.
+                Err(error) => tracing::debug!(%error, "the host's routes are not up to date"),
+            }
+        }
+    }
+}
+
+enum Item {
+    Service(watcher::Event<Service>),
+    Slice(watcher::Event<EndpointSlice>),
+}
+
+impl State {
+    fn put(&mut self, service: Service) {
+        let change = self.table.update_service(&service);
+        self.pending.extend(change);
+        self.by_namespace
+            .entry(service.namespace().unwrap_or_default())
+            .or_default()
+            .insert(service.name_any(), Arc::new(service));
+    }
+
+    fn remove(&mut self, namespace: &str, name: &str) {
+        let change = self.table.remove_service(namespace, name);
+        self.pending.extend(change);
+        if let Some(all) = self.by_namespace.get_mut(namespace) {
+            all.remove(name);
+            if all.is_empty() {
+                self.by_namespace.remove(namespace);
+            }
+        }
+    }
+}
+
+/// The host's table. Backends are given as they are really bound.
+fn table(network: &Network) -> sandbox::Routes {
+    let snapshot = network.snapshot();
+    let port_of = |listen: &coracle_network::Listen| {
+        let at = snapshot.services.binary_search_by(|route| route.key.cmp(&listen.service)).ok()?;
+        let same = |p: &&coracle_network::PortRoute| {
+            p.name == listen.port && p.protocol == listen.protocol
+        };
+        Some(snapshot.services[at].ports.iter().find(same)?.port)
+    };
+    let listen = snapshot.listen.iter().filter(|l| l.protocol == Protocol::Tcp).filter_map(|l| {
+        Some(sandbox::Listen {
+            address: l.address,
+            namespace: l.service.namespace.clone(),
+            service: l.service.name.clone(),
+            port: port_of(l)?,
+        })
+    });
+    sandbox::Routes {
+        generation: snapshot.generation,
+        listen: listen.collect(),
+        services: snapshot.services.iter().map(|route| convert(route, network)).collect(),
+    }
+}
+
+fn convert(route: &coracle_network::ServiceRoute, network: &Network) -> sandbox::ServiceRoute {
+    let bound = |b: &SocketAddr| SocketAddr::new(b.ip(), network.listen_port(b.port()));
+    let ports = route.ports.iter().map(|p| sandbox::PortRoute {
+        name: p.name.clone(),
+        port: p.port,
+        node_port: p.node_port,
+        protocol: match p.protocol {
+            Protocol::Tcp => sandbox::Protocol::Tcp,
+            Protocol::Udp => sandbox::Protocol::Udp,
+            Protocol::Sctp => sandbox::Protocol::Sctp,
+        },
+        backends: p.backends.iter().map(bound).collect(),
+    });
+    sandbox::ServiceRoute {
+        name: route.key.name.clone(),
+        namespace: route.key.namespace.clone(),
+        vip: route.cluster_ip,
+        ports: ports.collect(),
+    }
+}

@@ -1,0 +1,116 @@
+//! Which Pods are this node's: a watch on those bound to it, handed to the workers.
+//!
+//! The first list is special: what a sandbox host runs that is in it is adopted, what is not is ended.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use coracle_network::Network;
+use coracle_sandbox::{Client as Host, HostEvent, SandboxStatus};
+use futures::StreamExt;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube::runtime::watcher;
+use tokio::sync::Notify;
+
+use crate::host::{self, HostCommand};
+use crate::pod::adopt::adopt;
+use crate::pod::worker::Workers;
+
+/// Follows the API for ever. `found` is what the host ran when the agent started.
+pub async fn pods(
+    client: kube::Client,
+    node: String,
+    workers: Workers,
+    host: Host,
+    found: Vec<SandboxStatus>,
+) {
+    let mut found: HashMap<String, SandboxStatus> =
+        found.into_iter().map(|s| (s.spec.id.clone(), s)).collect();
+    let config = watcher::Config::default().fields(&format!("spec.nodeName={node}"));
+    let api: Api<Pod> = Api::all(client);
+    let mut events = watcher(api, config).boxed();
+    let mut listed: HashSet<String> = HashSet::new();
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(watcher::Event::Init) => listed.clear(),
+            Ok(watcher::Event::InitApply(pod)) => {
+                listed.extend(pod.metadata.uid.clone());
+                apply(&workers, pod, &mut found);
+            }
+            Ok(watcher::Event::InitDone) => {
+                for uid in workers.uids() {
+                    if !listed.contains(&uid) {
+                        workers.vanish(&uid);
+                    }
+                }
+                // Nobody declares these any more.
+                for (id, sandbox) in found.drain() {
+                    tracing::info!(sandbox = id, "ending a sandbox whose Pod is gone");
+                    let host = host.clone();
+                    tokio::spawn(async move {
+                        let _ = host.delete_sandbox(&sandbox.spec.id).await;
+                    });
+                }
+            }
+            Ok(watcher::Event::Apply(pod)) => apply(&workers, pod, &mut found),
+            Ok(watcher::Event::Delete(pod)) => {
+                if let Some(uid) = &pod.metadata.uid {
+                    workers.vanish(uid);
+                }
+            }
+            // The watcher backs off and tries again by itself when polled.
+            Err(error) => {
+                tracing::debug!(%error, "watch of Pods interrupted");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        }
+    }
+}
+
+fn apply(workers: &Workers, pod: Pod, found: &mut HashMap<String, SandboxStatus>) {
+    let sandbox = pod.metadata.uid.as_ref().and_then(|uid| found.remove(uid));
+    workers.apply(pod, |pod| adopt(pod, sandbox.as_ref(), Timestamp::now()));
+}
+
+/// Follows the host for ever: hands its events on, and starts it again when it ends.
+pub async fn host(
+    host: Host,
+    command: HostCommand,
+    workers: Workers,
+    network: Network,
+    mut instance: String,
+    changed: Arc<Notify>,
+) {
+    let mut events = host.events(0);
+    while let Some(event) = events.next().await {
+        match event {
+            HostEvent::Event(event) => workers.container_event(&event.sandbox, event.container),
+            HostEvent::Connected { instance: now, relist } => {
+                if now != instance {
+                    instance = now;
+                    tracing::warn!("the sandbox host is a new one; starting its Pods again");
+                    workers.host_lost();
+                    changed.notify_one();
+                } else if relist && let Ok(sandboxes) = host.sandboxes().await {
+                    for sandbox in sandboxes {
+                        for container in sandbox.containers {
+                            workers.container_event(&sandbox.spec.id, container);
+                        }
+                    }
+                }
+            }
+            HostEvent::Disconnected(_) => {
+                // Its namespace and addresses outlive it; make sure of them before it binds again.
+                if let Err(error) = network.restore().await {
+                    tracing::error!(%error, "the Pods' network is not as it should be");
+                }
+                if let Err(error) = host::ensure(&host, &command).await {
+                    tracing::error!(%error, "trying again");
+                }
+            }
+        }
+    }
+}
