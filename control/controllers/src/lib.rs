@@ -1,1 +1,51 @@
-//! coracle-controllers
+//! The controllers: each a pure function from the cluster, as one view has it, to a plan.
+//!
+//! Nothing here does I/O, keeps state or knows what woke it, so the server's driver and the simulator run the very same
+//! code. What they may rely on, and must keep:
+//!
+//! - `wakes` is called with the view that already holds the change, once for the old and once for the new object. On
+//!   start it is called for every object there is; so a controller may be killed anywhere.
+//! - A plan's writes are performed in order and stop at the first that fails. A key is not run again before the view
+//!   has reached the revision of its last write.
+//! - Names of created objects are derived from what was seen: a plan made twice from one view collides with itself
+//!   instead of creating twice.
+//! - A creation that is refused (not for already existing) is told by a warning `FailedCreate` about the object's
+//!   controller, and the key runs again with back-off.
+//!
+//! In the order of the apply trace: a Deployment plans ReplicaSets, a ReplicaSet plans Pods, the scheduler and a node run
+//! them, and [`endpoint_slice`] lists the ready ones for the network.
+
+mod deployment;
+mod replica_set;
+
+mod endpoint_slice;
+mod endpoints;
+
+mod names;
+mod owners;
+mod patch;
+mod pods;
+mod services;
+
+use coracle_api::plan::Controller;
+
+pub use deployment::DeploymentController;
+pub use endpoint_slice::EndpointSliceController;
+pub use endpoints::EndpointsController;
+pub use replica_set::ReplicaSetController;
+
+/// Every controller, with its usual settings.
+pub fn all() -> Vec<Box<dyn Controller>> {
+    vec![
+        Box::new(DeploymentController),
+        Box::new(ReplicaSetController),
+        Box::new(EndpointSliceController),
+        Box::new(EndpointsController),
+    ]
+}
+
+/// The most writes in one plan: a bound on what one key can keep others waiting, and on what a cut plan can lose.
+pub(crate) const BURST: usize = 500;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,69 @@
+//! Which objects belong to a controller, by owner reference and selector; adopting and releasing them.
+
+use std::sync::Arc;
+
+use coracle_api::object::OwnerRef;
+use coracle_api::{Cluster, Kind, LabelSelector, Object, Plan, kinds};
+
+use crate::patch;
+
+/// The objects of `kind` that `owner` manages: those it owns and selects, and matching orphans, whose adoption is
+/// planned. Owned ones that the selector no longer selects are released. `eligible` leaves out what need not be managed.
+pub(crate) fn claim<'a>(
+    cluster: &'a Cluster,
+    kind: &Kind,
+    owner: &Object,
+    selector: &LabelSelector,
+    eligible: impl Fn(&Object) -> bool,
+    plan: &mut Plan,
+) -> Vec<&'a Arc<Object>> {
+    let mut claimed = Vec::new();
+    for object in cluster.owned_of_kind(&owner.meta.uid, kind) {
+        // An owner in another namespace is none at all.
+        let ours = object.meta.namespace == owner.meta.namespace
+            && object.controller().is_some_and(|o| o.uid == owner.meta.uid);
+        if !ours || !eligible(object) {
+            continue;
+        }
+        if selector.matches(&object.meta.labels) {
+            claimed.push(object);
+        } else if !owner.is_deleting() {
+            plan.patch(object, patch::owners(&without(object, &owner.meta.uid)));
+        }
+    }
+    if owner.is_deleting() {
+        return claimed;
+    }
+    for object in cluster.orphans_in(kind, &owner.meta.namespace) {
+        if !object.is_deleting() && selector.matches(&object.meta.labels) && eligible(object) {
+            let mut owners = object.meta.owner_references.clone();
+            owners.retain(|o| o.uid != owner.meta.uid);
+            owners.push(owner.owner_ref());
+            plan.patch(object, patch::owners(&owners));
+            claimed.push(object);
+        }
+    }
+    claimed
+}
+
+/// An object's owner references but for one owner.
+pub(crate) fn without(object: &Object, uid: &str) -> Vec<OwnerRef> {
+    object.meta.owner_references.iter().filter(|o| o.uid != uid).cloned().collect()
+}
+
+/// The live object of `kind` that controls `object`, if it is in the same namespace and still the same one.
+pub(crate) fn controller_of<'a>(
+    cluster: &'a Cluster,
+    object: &Object,
+    kind: &Kind,
+) -> Option<&'a Arc<Object>> {
+    let owner = object.controller().filter(|o| o.kind == kind.kind)?;
+    cluster
+        .get(kind, &object.meta.namespace, &owner.name)
+        .filter(|found| found.meta.uid == owner.uid)
+}
+
+/// Nothing may be created in a namespace that is going away.
+pub(crate) fn is_terminating(cluster: &Cluster, namespace: &str) -> bool {
+    cluster.get(&kinds::NAMESPACE, "", namespace).is_some_and(|n| n.is_deleting())
+}

@@ -1,0 +1,284 @@
+//! ReplicaSet: keeps as many Pods as declared, made from one template.
+//!
+//! The next step of the apply trace is the scheduler, which binds these Pods.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use coracle_api::plan::{Controller, Key, Propagation};
+use coracle_api::{Cluster, LabelSelector, Object, Plan, kinds};
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::patch::count;
+use crate::{BURST, names, owners, pods};
+
+/// Plans Pods for ReplicaSets.
+#[derive(Debug, Clone, Copy)]
+pub struct ReplicaSetController;
+
+/// What controllers read of a ReplicaSet.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct View {
+    pub(crate) spec: Spec,
+    pub(crate) status: Status,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Spec {
+    pub(crate) replicas: Option<i32>,
+    pub(crate) min_ready_seconds: Option<i32>,
+    pub(crate) selector: Value,
+    pub(crate) template: Value,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Status {
+    pub(crate) replicas: i32,
+    pub(crate) fully_labeled_replicas: i32,
+    pub(crate) ready_replicas: i32,
+    pub(crate) available_replicas: i32,
+    pub(crate) observed_generation: i64,
+}
+
+impl Spec {
+    pub(crate) fn replicas(&self) -> i32 {
+        self.replicas.unwrap_or(1)
+    }
+}
+
+impl Controller for ReplicaSetController {
+    fn name(&self) -> &'static str {
+        "replicaset"
+    }
+
+    fn wakes(&self, cluster: &Cluster, object: &Object) -> Vec<Key> {
+        if object.kind.resource == kinds::REPLICA_SET.resource {
+            return vec![Key::of(object)];
+        }
+        if !object.kind.is_pod() {
+            return Vec::new();
+        }
+        match object.controller() {
+            Some(owner) if owner.kind == kinds::REPLICA_SET.kind => {
+                vec![Key::new(object.meta.namespace.as_str(), owner.name.as_str())]
+            }
+            Some(_) => Vec::new(),
+            // An orphan: whoever selects it may adopt it. No labels, nobody: no walk over the ReplicaSets.
+            None if object.meta.labels.is_empty() || object.is_deleting() => Vec::new(),
+            None => cluster
+                .list_in(&kinds::REPLICA_SET, &object.meta.namespace)
+                .filter(|set| selects(set, object))
+                .map(|set| Key::of(set))
+                .collect(),
+        }
+    }
+
+    fn reconcile(&self, cluster: &Cluster, key: &Key) -> Plan {
+        let mut plan = Plan::none();
+        if let Some(set) = cluster.get(&kinds::REPLICA_SET, &key.namespace, &key.name)
+            && let Ok(view) = set.decode::<View>()
+            && let Ok(selector) = LabelSelector::from_value(Some(&view.spec.selector))
+        {
+            reconcile(cluster, set, &view, &selector, &mut plan);
+        }
+        plan
+    }
+}
+
+fn selects(set: &Object, pod: &Object) -> bool {
+    set.decode::<View>().is_ok_and(|view| {
+        LabelSelector::from_value(Some(&view.spec.selector))
+            .is_ok_and(|selector| selector.matches(&pod.meta.labels))
+    })
+}
+
+fn reconcile(
+    cluster: &Cluster,
+    set: &Object,
+    view: &View,
+    selector: &LabelSelector,
+    plan: &mut Plan,
+) {
+    let mut mine =
+        owners::claim(cluster, &kinds::POD, set, selector, |pod| pods::is_active(pod), plan);
+    let wanted = usize::try_from(view.spec.replicas()).unwrap_or(0);
+    let mut created = Vec::new();
+    let mut doomed = Vec::new();
+    if !set.is_deleting() {
+        if mine.len() < wanted && !owners::is_terminating(cluster, &set.meta.namespace) {
+            created = new_pods(cluster, set, view, (wanted - mine.len()).min(BURST));
+        } else if mine.len() > wanted {
+            let excess = (mine.len() - wanted).min(BURST);
+            rank(cluster, set, &mut mine);
+            doomed = mine.drain(..excess).collect();
+        }
+    }
+
+    for pod in &created {
+        plan.create(&kinds::POD, pod.clone());
+    }
+    // Before the deletions: whoever reads availability from this status must never see more than there is, and a plan
+    // from an outdated ReplicaSet stops here, before it deletes anything.
+    let status = status(cluster.now, set, view, &mine, &created, plan);
+    if status != view.status {
+        plan.patch_status(
+            set,
+            json!({"status": {
+                "replicas": status.replicas,
+                "fullyLabeledReplicas": count(status.fully_labeled_replicas),
+                "readyReplicas": count(status.ready_replicas),
+                "availableReplicas": count(status.available_replicas),
+                "observedGeneration": status.observed_generation,
+            }}),
+        );
+    }
+    for pod in &doomed {
+        plan.delete(pod, Propagation::Background);
+    }
+    let created = created.iter().filter_map(|pod| pod["metadata"]["name"].as_str());
+    tell(plan, set, "SuccessfulCreate", "Created", created);
+    let deleted = doomed.iter().map(|pod| pod.meta.name.as_str());
+    tell(plan, set, "SuccessfulDelete", "Deleted", deleted);
+}
+
+/// Ten events, then one that stands for the rest, as upstream's recorder combines them.
+fn tell<'a>(
+    plan: &mut Plan,
+    set: &Object,
+    reason: &str,
+    verb: &str,
+    names: impl Iterator<Item = &'a str>,
+) {
+    for (i, name) in names.take(11).enumerate() {
+        let combined = if i == 10 { "(combined from similar events): " } else { "" };
+        plan.event(set, reason, format!("{combined}{verb} pod: {name}"));
+    }
+}
+
+fn new_pods(cluster: &Cluster, set: &Object, view: &View, n: usize) -> Vec<Value> {
+    let template = &view.spec.template;
+    let base = format!("{}-", set.meta.name);
+    // Seen again unchanged, the same names come out, and the creations collide with those already made.
+    let seed = format!("{}/{}", set.meta.uid, set.meta.resource_version);
+    let mut metadata = json!({
+        "generateName": base,
+        "namespace": set.meta.namespace,
+        "ownerReferences": [set.owner_ref()],
+    });
+    for field in ["labels", "annotations", "finalizers"] {
+        if let Some(value) = template["metadata"].get(field).filter(|v| !v.is_null()) {
+            metadata[field] = value.clone();
+        }
+    }
+    let names = (0..).map(|i| names::generated(&base, &seed, i));
+    // Two indices may give one name; a set sees that within this plan, the cluster across plans.
+    let mut taken = std::collections::HashSet::new();
+    let free = |name: &String| cluster.get(&kinds::POD, &set.meta.namespace, name).is_none();
+    names
+        .filter(|name| free(name) && taken.insert(name.clone()))
+        .take(n)
+        .map(|name| {
+            let mut metadata = metadata.clone();
+            metadata["name"] = name.into();
+            json!({
+                "kind": "Pod",
+                "apiVersion": "v1",
+                "metadata": metadata,
+                "spec": template["spec"],
+            })
+        })
+        .collect()
+}
+
+/// Puts the Pods that can best be spared first: upstream's `ActivePodsWithRanks`.
+fn rank(cluster: &Cluster, set: &Object, mine: &mut [&Arc<Object>]) {
+    let crowd = neighbours(cluster, set);
+    mine.sort_by_cached_key(|pod| {
+        let view = pods::view(pod);
+        let phase = match view.phase() {
+            "Pending" => 0,
+            "Running" => 2,
+            _ => 1,
+        };
+        let cost = pod.meta.annotations.get("controller.kubernetes.io/pod-deletion-cost");
+        let cost = cost.and_then(|cost| cost.parse::<i32>().ok()).unwrap_or(0);
+        let crowd = pod.node_name.as_ref().and_then(|n| crowd.get(&**n)).copied().unwrap_or(0);
+        let age = |at: Option<Timestamp>| {
+            // Ages in powers of two, so that nearly equal ones fall to the next criterion.
+            at.map_or(0, |at| {
+                64 - (cluster.now.duration_since(at).as_secs().max(0) as u64 + 1).leading_zeros()
+            })
+        };
+        (
+            (pod.node_name.is_some(), phase, view.is_ready(), cost),
+            (Reverse(crowd), age(view.ready_since()), Reverse(view.restarts())),
+            (Reverse(pod.meta.creation_timestamp), pod.meta.name.clone()),
+        )
+    });
+}
+
+/// How many active Pods of this set and its siblings (same controller) each node has.
+fn neighbours<'a>(cluster: &'a Cluster, set: &'a Object) -> HashMap<&'a str, usize> {
+    let siblings: Vec<&str> = match set.controller() {
+        Some(owner) => cluster
+            .owned_of_kind(&owner.uid, &kinds::REPLICA_SET)
+            .map(|sibling| sibling.meta.uid.as_str())
+            .collect(),
+        None => vec![&set.meta.uid],
+    };
+    let mut crowd = HashMap::new();
+    for pod in siblings.into_iter().flat_map(|uid| cluster.owned_of_kind(uid, &kinds::POD)) {
+        if let Some(node) = pod.node_name.as_deref()
+            && pods::is_active(pod)
+        {
+            *crowd.entry(node).or_default() += 1;
+        }
+    }
+    crowd
+}
+
+/// The status as it will be once the plan is done.
+fn status(
+    now: Timestamp,
+    set: &Object,
+    view: &View,
+    kept: &[&Arc<Object>],
+    created: &[Value],
+    plan: &mut Plan,
+) -> Status {
+    let labels = view.spec.template["metadata"]["labels"].as_object();
+    let fully_labeled = |pod: &Object| {
+        labels
+            .into_iter()
+            .flatten()
+            .all(|(key, value)| pod.meta.labels.get(key).map(String::as_str) == value.as_str())
+    };
+    let min_ready = i64::from(view.spec.min_ready_seconds.unwrap_or(0));
+    let mut status = Status {
+        replicas: (kept.len() + created.len()) as i32,
+        fully_labeled_replicas: created.len() as i32,
+        observed_generation: set.meta.generation,
+        ..Status::default()
+    };
+    for pod in kept {
+        status.fully_labeled_replicas += i32::from(fully_labeled(pod));
+        match pods::view(pod).available_in(min_ready, now) {
+            None => {}
+            Some(wait) => {
+                status.ready_replicas += 1;
+                if wait.is_zero() {
+                    status.available_replicas += 1;
+                } else {
+                    plan.requeue(wait);
+                }
+            }
+        }
+    }
+    status
+}
