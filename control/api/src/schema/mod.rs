@@ -129,8 +129,17 @@ pub struct Message {
     pub description: Text,
     /// Sorted by JSON name.
     fields: Vec<Field>,
+    /// Open-addressed hash table of JSON names, at most half full: every field of every write is looked up here.
+    index: Box<[u16]>,
     /// Sorted by protobuf tag.
     tags: Vec<(u32, Tag)>,
+}
+
+/// FNV-1a.
+fn hash(name: &str) -> usize {
+    let hash =
+        name.bytes().fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
+    (hash ^ (hash >> 15)) as usize
 }
 
 impl Message {
@@ -141,7 +150,33 @@ impl Message {
 
     /// The field with this JSON name.
     pub fn field(&self, name: &str) -> Option<&Field> {
-        self.fields.binary_search_by(|f| (*f.name).cmp(name)).ok().map(|i| &self.fields[i])
+        let mut at = hash(name);
+        loop {
+            let field = self
+                .fields
+                .get(usize::from(*self.index.get(at & (self.index.len().wrapping_sub(1)))?))?;
+            if field.name == name {
+                return Some(field);
+            }
+            at += 1;
+        }
+    }
+
+    /// Sorts the fields and makes the look-up tables: called once, when all fields are there.
+    fn seal(&mut self) {
+        self.fields.sort_by(|a, b| a.name.cmp(&b.name));
+        self.fields.shrink_to_fit();
+        let tagged = self.fields.iter().enumerate().filter(|(_, f)| f.tag != 0);
+        self.tags.extend(tagged.map(|(i, f)| (f.tag, Tag::Field(i as u16))));
+        self.tags.sort_by_key(|(tag, _)| *tag);
+        self.index = vec![u16::MAX; (self.fields.len() * 2).next_power_of_two()].into();
+        for (i, field) in self.fields.iter().enumerate() {
+            let mut at = hash(&field.name);
+            while self.index[at & (self.index.len() - 1)] != u16::MAX {
+                at += 1;
+            }
+            self.index[at & (self.index.len() - 1)] = i as u16;
+        }
     }
 
     /// What a protobuf tag stands for.

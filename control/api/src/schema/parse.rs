@@ -27,9 +27,7 @@ pub(super) fn parse(text: &'static str) -> Result<Schemas, String> {
         parse_line(line, &names, &mut messages)
             .ok_or_else(|| format!("line {}: {line}", number + 1))?;
     }
-    for message in &mut messages {
-        finish(message);
-    }
+    messages.iter_mut().for_each(Message::seal);
     let mut kinds: HashMap<Str, Vec<MessageId>> = HashMap::new();
     for (i, message) in messages.iter().enumerate() {
         if let Some(gvk) = &message.gvk {
@@ -59,6 +57,7 @@ fn parse_line(
                 embedded: flags == "h",
                 description: parse_text(columns.next()?)?,
                 fields: Vec::new(),
+                index: Box::default(),
                 tags: Vec::new(),
             });
         }
@@ -92,15 +91,6 @@ fn parse_line(
         _ => return None,
     }
     Some(())
-}
-
-/// Sorts what is searched by bisection.
-fn finish(message: &mut Message) {
-    message.fields.sort_by(|a, b| a.name.cmp(&b.name));
-    message.fields.shrink_to_fit();
-    let tagged = message.fields.iter().enumerate().filter(|(_, f)| f.tag != 0);
-    message.tags.extend(tagged.map(|(i, f)| (f.tag, Tag::Field(i as u16))));
-    message.tags.sort_by_key(|(tag, _)| *tag);
 }
 
 fn optional(column: &'static str) -> Option<&'static str> {
