@@ -9,6 +9,8 @@ pub mod nft;
 mod pod_network;
 pub(crate) mod rtnl;
 
+#[cfg(test)]
+pub(crate) use netns::on_thread;
 pub use netns::{NetNs, NetNsError};
 pub use pod_network::{PodNetwork, PodNetworkConfig, PodNetworkError};
 pub use rtnl::{RtnlError, taken_ranges};

@@ -126,6 +126,13 @@ impl Rtnl {
         result.map_err(|error| failed(format!("set link {link} up"), error))
     }
 
+    #[cfg(test)]
+    pub(crate) async fn down(&self, link: u32) -> Result<(), RtnlError> {
+        let message = LinkUnspec::new_with_index(link).down().build();
+        let result = self.handle.link().change(message).execute().await;
+        result.map_err(|error| failed(format!("set link {link} down"), error))
+    }
+
     /// Gives a link an address, unless it has it.
     pub(crate) async fn add_address(
         &self,

@@ -57,3 +57,46 @@ async fn without_root_a_snapshot_tells_what_to_open() {
     assert!(network.snapshot().services.is_empty());
     network.teardown().await.unwrap();
 }
+
+/// The same calls as root, in a network namespace of the test's own.
+#[test]
+fn as_root_the_kernel_translates() {
+    if Mode::detect() == Mode::Rootless {
+        let _ = std::io::Write::write_all(
+            &mut std::io::stderr(),
+            b"as_root_the_kernel_translates: skipped: needs root\n",
+        );
+        return;
+    }
+    crate::linux::on_thread(|| {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let ranges = choose_ranges(Mode::Root, "/tmp/some/data").unwrap();
+            let id = format!("t{}", std::process::id());
+            let network =
+                Network::start(Config { id, ..config(Mode::Root, ranges) }).await.unwrap();
+            let netns = network.pod_netns().unwrap().to_owned();
+            assert!(netns.exists());
+            let route = route(&ranges);
+            network.replace(vec![Arc::clone(&route)]).await.unwrap();
+            network
+                .apply(vec![
+                    RouteChange::Gone(route.key.clone()),
+                    RouteChange::Set(Arc::clone(&route)),
+                ])
+                .await
+                .unwrap();
+            network.restore().await.unwrap();
+            let snapshot = network.snapshot();
+            assert_eq!((snapshot.services.len(), snapshot.listen.len()), (1, 0));
+            assert_eq!(network.listen_port(80), 80);
+            assert_eq!(network.urls(&route), ["http://127.0.0.1:30080", "https://127.0.0.1:30443"]);
+            assert!(ranges.pods.contains(network.host_address()));
+            let other = choose_ranges(Mode::Root, "/tmp/some/data").unwrap();
+            assert!(!other.pods.overlaps(ranges.pods) && !other.services.overlaps(ranges.services));
+            network.teardown().await.unwrap();
+            assert!(!netns.exists());
+        });
+    });
+}

@@ -106,11 +106,15 @@ impl Rules {
     /// # Errors
     /// When the kernel cannot be asked, or refuses the table.
     pub fn restore(&mut self) -> Result<(), NftError> {
-        if self.dirty || !self.socket.has_table(&self.config.table)? {
-            self.write_all()
-        } else {
-            Ok(())
-        }
+        if self.dirty || !self.exists()? { self.write_all() } else { Ok(()) }
+    }
+
+    /// Whether the kernel has a table of this name.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub fn exists(&self) -> Result<bool, NftError> {
+        self.socket.has_table(&self.config.table)
     }
 
     /// Removes the table; it need not exist.
