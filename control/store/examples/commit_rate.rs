@@ -32,7 +32,8 @@ async fn main() {
         let (rate, slowest) = commits(&store, callers).await;
         println!("commits/s, {callers:>3} callers      {rate:>10.0}   slowest {slowest:.1?}");
     }
-    let entries = store.range(Range::all(), None, None).await.expect("range").entries.len();
+    println!("resident memory             {:>7} KiB", resident_kib());
+    let entries = store.stats().await.expect("stats").live_keys;
     let started = Instant::now();
     store.range(Range::all(), None, Some(12_500)).await.expect("range");
     println!("range of 12,500 of {entries:<8} {:>10.1?}", started.elapsed());

@@ -11,23 +11,23 @@ use super::tables::{
 use redb::ReadableTable;
 
 /// Whether a sweep has work left.
-pub(super) fn pending(tables: &Tables<'_>, state: &State) -> Result<bool, Fault> {
+fn pending(tables: &Tables<'_>, state: &State) -> Result<bool, Fault> {
     let due = |at: Position, mark| revision_of(at) <= mark;
     Ok(state.swept + 1 < position(state.compacted + 1, 0)
         || tables.short.first()?.is_some_and(|(at, _)| due(at.value(), state.short_compacted))
         || tables.graves.first()?.is_some_and(|(at, _)| due(at.value(), state.compacted)))
 }
 
-/// Visits at most `limit` records. Returns whether work is left.
+/// Visits at most `limit` records. Returns how many it visited and whether work is left.
 pub(super) fn step(
     tables: &mut Tables<'_>,
     state: &mut State,
     limit: usize,
-) -> Result<bool, Fault> {
-    let visited = sweep_short(tables, state, limit)?;
-    let visited = visited + sweep_graves(tables, state, limit.saturating_sub(visited))?;
-    sweep_log(tables, state, limit.saturating_sub(visited))?;
-    pending(tables, state)
+) -> Result<(usize, bool), Fault> {
+    let mut visited = sweep_short(tables, state, limit)?;
+    visited += sweep_graves(tables, state, limit - visited)?;
+    visited += sweep_log(tables, state, limit - visited)?;
+    Ok((visited, pending(tables, state)?))
 }
 
 /// What the sweeps need of a record, without its value.
@@ -43,7 +43,7 @@ fn visit(at: Position, bytes: &[u8]) -> Result<Visit, Fault> {
     Ok(Visit { at, prev: record.prev, deleted: record.deleted, key: record.key.to_vec() })
 }
 
-fn sweep_log(tables: &mut Tables<'_>, state: &mut State, limit: usize) -> Result<(), Fault> {
+fn sweep_log(tables: &mut Tables<'_>, state: &mut State, limit: usize) -> Result<usize, Fault> {
     let end = position(state.compacted + 1, 0);
     let mut visits = Vec::new();
     for row in tables.log.range(state.swept + 1..end)?.take(limit) {
@@ -62,7 +62,7 @@ fn sweep_log(tables: &mut Tables<'_>, state: &mut State, limit: usize) -> Result
             bury(tables, visit.at, &visit.key)?;
         }
     }
-    Ok(())
+    Ok(visits.len())
 }
 
 fn sweep_short(tables: &mut Tables<'_>, state: &mut State, limit: usize) -> Result<usize, Fault> {

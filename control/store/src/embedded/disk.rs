@@ -28,6 +28,10 @@ pub(super) trait Disk: StorageBackend {
     fn hold_reserve(&self) -> bool;
     /// Gives the reserve up.
     fn drop_reserve(&self);
+    /// What may wait until after opening but not until after the first commit.
+    fn prepare(&self) {
+        self.hold_reserve();
+    }
     /// Lets other processes open the store.
     fn release(&self);
 }
@@ -41,34 +45,69 @@ pub(super) struct FileDisk {
     file: File,
     reserve_path: PathBuf,
     reserved: Mutex<bool>,
+    /// Where the file is new and its name not yet durable.
+    unsynced_folder: Option<PathBuf>,
 }
 
 impl FileDisk {
-    /// Opens or creates the file and locks it against other processes.
-    pub(super) fn open(path: &Path) -> Result<FileDisk, OpenError> {
-        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(folder)
-                .map_err(|e| open_error(folder, e))?;
+    /// Opens the file and locks it against other processes, or calls `init` to make a new one.
+    ///
+    /// That happens under another name: so a crash leaves a whole store or none, and one sync is
+    /// enough where redb, making a file grow, would do many.
+    pub(super) fn open(
+        path: &Path,
+        init: impl FnOnce(Draft) -> Result<(), OpenError>,
+    ) -> Result<FileDisk, OpenError> {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new("."));
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)
+            .map_err(|e| open_error(folder, e))?;
+        match lock(path, false) {
+            Err(OpenError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            file => return Ok(FileDisk::new(path, file?, None)),
         }
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)
-            .map_err(|e| open_error(path, e))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(OpenError::InUse { path: path.into() }),
-            Err(TryLockError::Error(e)) => return Err(open_error(path, e)),
+        let draft_path = sibling(path, ".new");
+        let draft = lock(&draft_path, true).map_err(|e| match e {
+            OpenError::InUse { .. } => OpenError::InUse { path: path.into() },
+            other => other,
+        })?;
+        if path.exists() {
+            // Another process was faster and has released both locks again.
+            return Ok(FileDisk::new(path, lock(path, false)?, None));
         }
-        let mut reserve_path = path.as_os_str().to_owned();
-        reserve_path.push(".reserve");
-        Ok(FileDisk { file, reserve_path: reserve_path.into(), reserved: Mutex::new(false) })
+        let fail = |e| open_error(path, e);
+        draft.set_len(0).map_err(fail)?;
+        let disk = FileDisk::new(path, draft, Some(folder.into()));
+        let disk = Arc::new(disk);
+        init(Draft(disk.clone()))?;
+        disk.file.sync_data().map_err(fail)?;
+        fs::rename(&draft_path, path).map_err(fail)?;
+        Arc::into_inner(disk).ok_or_else(|| OpenError::InUse { path: path.into() })
+    }
+
+    fn new(path: &Path, file: File, unsynced_folder: Option<PathBuf>) -> FileDisk {
+        let reserve_path = sibling(path, ".reserve");
+        FileDisk { file, reserve_path, reserved: Mutex::new(false), unsynced_folder }
+    }
+}
+
+fn sibling(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+fn lock(path: &Path, create: bool) -> Result<File, OpenError> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(create).truncate(false).mode(0o600);
+    let file = options.open(path).map_err(|e| open_error(path, e))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::InUse { path: path.into() }),
+        Err(TryLockError::Error(e)) => Err(open_error(path, e)),
     }
 }
 
@@ -125,6 +164,15 @@ impl Disk for FileDisk {
         let _ = fs::remove_file(&self.reserve_path);
     }
 
+    fn prepare(&self) {
+        if let Some(folder) = &self.unsynced_folder
+            && let Err(error) = File::open(folder).and_then(|folder| folder.sync_all())
+        {
+            tracing::warn!(folder = %folder.display(), %error, "the new store's name may not last");
+        }
+        self.hold_reserve();
+    }
+
     fn release(&self) {
         let _ = self.file.unlock();
     }
@@ -178,6 +226,32 @@ impl StorageBackend for Lent {
 
     fn sync_data(&self) -> io::Result<()> {
         self.0.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write(offset, data)
+    }
+}
+
+/// A disk for making a new file: syncing is left to the end.
+#[derive(Debug)]
+pub(super) struct Draft(Arc<FileDisk>);
+
+impl StorageBackend for Draft {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Ok(())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {

@@ -23,6 +23,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use disk::{Disk, FileDisk, open_error};
+use redb::WriteTransaction;
 use shared::Shared;
 use std::{
     path::Path,
@@ -46,7 +47,15 @@ pub(crate) struct Embedded {
 
 impl Embedded {
     pub(crate) fn open(path: &Path, options: Options) -> Result<Embedded, OpenError> {
-        let disk = FileDisk::open(path)?;
+        let disk = FileDisk::open(path, |draft| {
+            let init = || -> Result<(), Fault> {
+                let database = redb::Database::builder().create_with_backend(draft)?;
+                let txn = database.begin_write()?;
+                init(&txn)?;
+                Ok(txn.commit()?)
+            };
+            init().map_err(|fault| fault_error(path, fault))
+        })?;
         Embedded::open_on(path, Arc::new(disk), options)
     }
 
@@ -91,6 +100,21 @@ impl Embedded {
     }
 }
 
+/// Writes the format and the first state into a new file.
+fn init(txn: &WriteTransaction) -> Result<State, Fault> {
+    let state = State {
+        revision: 1,
+        compacted: 1,
+        short_compacted: 1,
+        swept: position(2, 0) - 1,
+        ..State::default()
+    };
+    let mut tables = Tables::open(txn)?;
+    tables.meta.insert("format", &FORMAT.to_le_bytes()[..])?;
+    tables.save(&state)?;
+    Ok(state)
+}
+
 /// Checks the format, or writes it into a new file, and reads the state.
 fn load(path: &Path, shared: &Shared) -> Result<State, OpenError> {
     let corrupt = |reason: &str| OpenError::Corrupt { path: path.into(), reason: reason.into() };
@@ -102,19 +126,8 @@ fn load(path: &Path, shared: &Shared) -> Result<State, OpenError> {
         .map(|table| redb::TableHandle::name(&table).to_owned())
         .collect();
     if known.is_empty() {
-        let state = State {
-            revision: 1,
-            compacted: 1,
-            short_compacted: 1,
-            swept: position(2, 0) - 1,
-            ..State::default()
-        };
-        let init = || -> Result<(), Fault> {
-            let mut tables = Tables::open(&txn)?;
-            tables.meta.insert("format", &FORMAT.to_le_bytes()[..])?;
-            tables.save(&state)
-        };
-        init().map_err(fault)?;
+        // An empty file, not made by us.
+        let state = init(&txn).map_err(fault)?;
         txn.commit().map_err(|e| fault(e.into()))?;
         return Ok(state);
     }

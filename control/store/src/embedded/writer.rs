@@ -47,7 +47,7 @@ const GATHER: Duration = Duration::from_millis(1);
 /// and when idle.
 const SWEEP_PER_OP: usize = 2;
 const SWEEP_BUSY: usize = 64;
-const SWEEP_IDLE: usize = 1024;
+const SWEEP_IDLE: usize = 512;
 /// When idle this long, the file is left in a state that opens fast even after a crash…
 const SETTLE_AFTER: Duration = Duration::from_secs(2);
 /// …but not more often than this.
@@ -99,7 +99,7 @@ impl Writer {
 
     /// Serves until closed or all handles are gone.
     pub(super) fn run(mut self) {
-        self.shared.disk.hold_reserve();
+        self.shared.disk.prepare();
         let mut closing = None;
         loop {
             match self.receive() {
@@ -242,28 +242,24 @@ impl Writer {
             let txn = self.shared.begin_write()?;
             let mut tables = Tables::open(&txn)?;
             let (limit, out) = work(&mut tables, &mut state, &mut self.policy)?;
-            let sweeping = if limit > 0 {
-                compact::step(&mut tables, &mut state, limit)?
-            } else {
-                self.sweeping
-            };
+            let (visited, pending) = compact::step(&mut tables, &mut state, limit)?;
             if state != self.state {
                 tables.save(&state)?;
             }
             drop(tables);
-            if state == self.state && limit == 0 {
+            if state == self.state && visited == 0 {
                 txn.abort()?;
-                return Ok((out, sweeping));
+                return Ok((out, pending));
             }
             let started = Instant::now();
             txn.commit()?;
             self.last_sync = started.elapsed();
-            Ok((out, sweeping))
+            Ok((out, pending))
         })();
         match result {
-            Ok((out, sweeping)) => {
+            Ok((out, pending)) => {
                 self.state = state;
-                self.sweeping = sweeping;
+                self.sweeping = pending;
                 Ok(out)
             }
             Err(fault) => {
