@@ -48,8 +48,8 @@ def warn(text): warnings.append(text)
 def squash(name): return re.sub(r"[^a-z0-9]", "", name.lower())
 
 def crate(name):
-    found = sorted(glob.glob(os.path.expanduser(f"~/.cargo/registry/src/*/{name}-*")))
-    if not found: sys.exit(f"{name} is not in the cargo registry; run `cargo fetch` (k8s-pb: `cargo add k8s-pb` in any crate) first")
+    found = sorted(glob.glob(os.path.expanduser(f"~/.cargo/registry/src/*/{name}.*")))
+    if not found: sys.exit(f"{name} is not in the cargo registry; see README.md beside this script")
     return found[-1]
 
 # ---- k8s-openapi ----------------------------------------------------------------------------------------------
@@ -123,7 +123,7 @@ FORMATS = {("integer", "int32"): "int32", ("integer", "int64"): "int64", ("integ
 
 class Generator:
     def __init__(self):
-        self.openapi, self.pb = read_openapi(crate("k8s-openapi")), read_pb(crate("k8s-pb"))
+        self.openapi, self.pb = read_openapi(crate("k8s-openapi-0.29")), read_pb(crate("k8s-pb-0.9"))
         self.go = read_go_types()
         self.descriptions, self.ids = [], {}
         self.lines, self.hidden = [], {}

@@ -134,7 +134,7 @@ impl<'a> Walk<'a> {
                 .filter_map(|s| if let Step::Field(m, f) = s { Some((*m, *f)) } else { None })
         };
         let mut text = format!("json: cannot unmarshal {found} into Go ");
-        match fields().last() {
+        match fields().next_back() {
             Some((message, field)) => {
                 let names: Vec<&str> = fields().map(|(_, f)| &*f.name).collect();
                 let _ = write!(

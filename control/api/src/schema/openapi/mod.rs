@@ -4,6 +4,7 @@
 //! shows, and how lists merge. v3 has one document per group and version, v2 one for everything. Both are built
 //! when asked for; the server keeps the bytes.
 
+pub mod gnostic;
 mod paths;
 mod schemas;
 

@@ -82,3 +82,47 @@ fn definitions_carry_merge_keys() {
     let volumes = &schemas["io.k8s.api.core.v1.PodSpec"]["properties"]["volumes"];
     assert_eq!(volumes["x-kubernetes-patch-strategy"], "merge,retainKeys");
 }
+
+/// Follows field numbers into length-delimited fields; gives the first match.
+fn dig<'a>(mut bytes: &'a [u8], path: &[u64]) -> Option<&'a [u8]> {
+    let varint = |bytes: &mut &'a [u8]| {
+        let mut n = 0;
+        for shift in (0..).step_by(7) {
+            let (byte, rest) = bytes.split_first()?;
+            *bytes = rest;
+            n |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                break;
+            }
+        }
+        Some(n)
+    };
+    let Some((wanted, rest)) = path.split_first() else { return Some(bytes) };
+    while !bytes.is_empty() {
+        let key = varint(&mut bytes)?;
+        let length = varint(&mut bytes)?;
+        if key & 7 == 2 {
+            let (value, after) = bytes.split_at_checked(length as usize)?;
+            if key >> 3 == *wanted
+                && let Some(found) = dig(value, rest)
+            {
+                return Some(found);
+            }
+            bytes = after;
+        }
+    }
+    None
+}
+
+#[test]
+fn v2_is_protobuf_too() {
+    let encoded = gnostic::encode(&v2(&resources("apps"), "v1.36.0"));
+    assert_eq!(dig(&encoded, &[1]), Some(&b"2.0"[..]));
+    // paths.path.name; definitions.additional_properties.name
+    assert_eq!(dig(&encoded, &[8, 2, 1]), Some(&b"/apis/apps/v1/deployments"[..]));
+    assert_eq!(dig(&encoded, &[9, 1, 1]), Some(&b"io.k8s.api.apps.v1.Deployment"[..]));
+    // The first definition's type is one text.
+    assert_eq!(dig(&encoded, &[9, 1, 2, 22, 1]), Some(&b"object"[..]));
+    // Some operation's parameter, in the query, is `dryRun`.
+    assert_eq!(dig(&encoded, &[8, 2, 2, 5, 8, 1, 2, 3, 4]), Some(&b"dryRun"[..]));
+}
