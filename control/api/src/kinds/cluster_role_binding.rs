@@ -11,5 +11,10 @@ pub static KIND: Kind = Kind {
     resource: "clusterrolebindings.rbac.authorization.k8s.io",
     namespaced: false,
     name_rule: NameRule::PathSegment,
+    default: rbac::default_binding,
+    validate: |binding| rbac::validate_binding(binding, &["ClusterRole"], false),
+    validate_update: rbac::validate_binding_update,
+    columns: rbac::BINDING_COLUMNS,
+    cells: rbac::binding_cells,
     ..Kind::BASE
 };

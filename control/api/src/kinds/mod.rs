@@ -188,6 +188,7 @@ impl std::fmt::Debug for Kind {
 }
 
 mod common;
+mod rbac;
 mod workload;
 
 macro_rules! table {

@@ -1,5 +1,6 @@
 //! Role.
 
+use super::common::{CREATED_AT, NAME, name_and_creation};
 use super::*;
 
 /// `roles.rbac.authorization.k8s.io`.
@@ -10,5 +11,8 @@ pub static KIND: Kind = Kind {
     singular: "role",
     resource: "roles.rbac.authorization.k8s.io",
     name_rule: NameRule::PathSegment,
+    validate: |role| rbac::validate_rules(role, true),
+    columns: &[NAME, CREATED_AT],
+    cells: name_and_creation,
     ..Kind::BASE
 };
