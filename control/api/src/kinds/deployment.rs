@@ -6,6 +6,7 @@ use super::common::{AGE, NAME, object_age, prepare_status, text};
 use super::workload::{self, WIDE};
 use super::*;
 use crate::json::{Json, default_text, object, object_or_new, set_default};
+use crate::path::Path;
 
 /// `deployments.apps`.
 pub static KIND: Kind = Kind {
@@ -20,6 +21,8 @@ pub static KIND: Kind = Kind {
     generation: Generation::Spec,
     default,
     prepare: prepare_status,
+    validate,
+    validate_update: workload::validate_update,
     columns: &[
         NAME,
         text("Ready", "Number of the pod with ready state."),
@@ -50,6 +53,83 @@ fn default(deployment: &mut Value) {
     }
 }
 
+fn validate(deployment: &Value) -> Vec<FieldError> {
+    let mut errors = workload::validate(deployment, "deployment");
+    let spec = deployment.at(&["spec"]).unwrap_or(&Value::Null);
+    let at = Path::new("spec");
+    for field in ["revisionHistoryLimit", "progressDeadlineSeconds"] {
+        workload::not_negative(spec, field, &at, &mut errors);
+    }
+    let deadline = spec.int(&["progressDeadlineSeconds"]).unwrap_or(0);
+    if deadline <= spec.int(&["minReadySeconds"]).unwrap_or(0) {
+        errors.push(FieldError::invalid(
+            at.child("progressDeadlineSeconds"),
+            deadline,
+            "must be greater than minReadySeconds",
+        ));
+    }
+    let at = at.child("strategy");
+    match spec.text(&["strategy", "type"]) {
+        "Recreate" => {
+            if spec.has(&["strategy", "rollingUpdate"]) {
+                errors.push(FieldError::forbidden(
+                    at.child("rollingUpdate"),
+                    "may not be specified when strategy `type` is 'Recreate'",
+                ));
+            }
+        }
+        "RollingUpdate" => {
+            let rolling = spec.at(&["strategy", "rollingUpdate"]).unwrap_or(&Value::Null);
+            rolling_update(rolling, &at.child("rollingUpdate"), &mut errors);
+        }
+        other => errors.push(FieldError::not_supported(
+            at.child("type"),
+            other,
+            &["Recreate", "RollingUpdate"],
+        )),
+    }
+    errors
+}
+
+/// A number of Pods or a percentage of them, and not a standstill.
+fn rolling_update(rolling: &Value, at: &Path<'_>, errors: &mut Vec<FieldError>) {
+    let mut zero = 0;
+    for field in ["maxUnavailable", "maxSurge"] {
+        let value = rolling.at(&[field]).cloned().unwrap_or(json!(0));
+        let at = at.child(field);
+        let number = match &value {
+            Value::String(text) => {
+                match text.strip_suffix('%').filter(|n| n.bytes().all(|b| b.is_ascii_digit())) {
+                    Some(digits) if !digits.is_empty() => digits.parse().unwrap_or(i64::MAX),
+                    _ => {
+                        errors.push(FieldError::invalid(
+                            at,
+                            value,
+                            "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')",
+                        ));
+                        continue;
+                    }
+                }
+            }
+            number => number.as_i64().unwrap_or(0),
+        };
+        if number < 0 {
+            errors.push(FieldError::invalid(at, value, "must be greater than or equal to 0"));
+        } else if value.is_string() && number > 100 && field == "maxUnavailable" {
+            errors.push(FieldError::invalid(at, value, "must not be greater than 100%"));
+        }
+        zero += usize::from(number == 0);
+    }
+    if zero == 2 {
+        let value = rolling.at(&["maxUnavailable"]).cloned().unwrap_or(json!(0));
+        errors.push(FieldError::invalid(
+            at.child("maxUnavailable"),
+            value,
+            "may not be 0 when `maxSurge` is 0",
+        ));
+    }
+}
+
 fn cells(object: &Object, now: Timestamp) -> Vec<Value> {
     let (deployment, desired) = workload::read(object);
     let count = |field| workload::count(&deployment, field);
@@ -63,3 +143,6 @@ fn cells(object: &Object, now: Timestamp) -> Vec<Value> {
     cells.extend(workload::wide_cells(&deployment));
     cells
 }
+
+#[cfg(test)]
+mod tests;

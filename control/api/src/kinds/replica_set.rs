@@ -19,6 +19,8 @@ pub static KIND: Kind = Kind {
         workload::default_spec(replica_set);
     },
     prepare: prepare_status,
+    validate: |replica_set| workload::validate(replica_set, "replicaset"),
+    validate_update: workload::validate_update,
     columns: &[
         NAME,
         integer("Desired", "Number of desired pods."),

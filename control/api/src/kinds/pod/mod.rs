@@ -2,6 +2,7 @@
 
 pub(super) mod defaults;
 mod print;
+pub(super) mod validate;
 
 use serde_json::json;
 
@@ -22,6 +23,8 @@ pub static KIND: Kind = Kind {
     generation: Generation::Spec,
     default: defaults::pod,
     prepare,
+    validate: validate::pod,
+    validate_update: validate::pod_update,
     columns: &[
         common::NAME,
         text("Ready", "The aggregate readiness state of this pod for accepting traffic."),

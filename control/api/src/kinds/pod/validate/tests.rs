@@ -1,0 +1,233 @@
+use serde_json::{Value, json};
+
+use super::super::KIND;
+
+fn errors_of(mut pod: Value) -> Vec<String> {
+    (KIND.default)(&mut pod);
+    (KIND.validate)(&pod).iter().map(ToString::to_string).collect()
+}
+
+/// Checks a Pod with the given spec.
+#[track_caller]
+fn check_spec(spec: Value, expected: &[&str]) {
+    assert_eq!(errors_of(json!({"metadata": {"name": "p"}, "spec": spec})), expected, "{spec}");
+}
+
+/// Checks a Pod with one good container, with some fields added to it.
+#[track_caller]
+fn check_container(fields: Value, expected: &[&str]) {
+    let mut container = json!({"name": "c", "image": "i"});
+    for (name, value) in fields.as_object().expect("fields") {
+        container[name] = value.clone();
+    }
+    check_spec(json!({"containers": [container], "volumes": [{"name": "v"}]}), expected);
+}
+
+/// Checks a Pod with one good container and some fields beside.
+#[track_caller]
+fn check_pod(fields: Value, expected: &[&str]) {
+    let mut spec = json!({"containers": [{"name": "c", "image": "i"}]});
+    for (name, value) in fields.as_object().expect("fields") {
+        spec[name] = value.clone();
+    }
+    check_spec(spec, expected);
+}
+
+#[test]
+fn containers() {
+    check_container(json!({}), &[]);
+    check_spec(json!({}), &["spec.containers: Required value"]);
+    check_spec(
+        json!({"containers": [{}]}),
+        &["spec.containers[0].name: Required value", "spec.containers[0].image: Required value"],
+    );
+    check_spec(
+        json!({"containers": [{"name": "c", "image": "i"}, {"name": "c", "image": " i"}]}),
+        &[
+            "spec.containers[1].image: Invalid value: \" i\": must not have leading or trailing whitespace",
+            "spec.containers[1].name: Duplicate value: \"c\"",
+        ],
+    );
+    check_container(
+        json!({"imagePullPolicy": "Sometimes"}),
+        &["spec.containers[0].imagePullPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"IfNotPresent\", \"Never\""],
+    );
+}
+
+#[test]
+fn ports() {
+    check_container(json!({"ports": [{"containerPort": 80, "name": "http"}]}), &[]);
+    check_container(json!({"ports": [{}]}), &["spec.containers[0].ports[0].containerPort: Required value"]);
+    check_container(
+        json!({"ports": [{"containerPort": 70000, "name": "a", "protocol": "X"}, {"containerPort": 1, "name": "a"}]}),
+        &[
+            "spec.containers[0].ports[0].containerPort: Invalid value: 70000: must be between 1 and 65535, inclusive",
+            "spec.containers[0].ports[0].protocol: Unsupported value: \"X\": supported values: \"SCTP\", \"TCP\", \"UDP\"",
+            "spec.containers[0].ports[1].name: Duplicate value: \"a\"",
+        ],
+    );
+    check_container(
+        json!({"ports": [{"containerPort": 80, "hostPort": 80}, {"containerPort": 81, "hostPort": 80}]}),
+        &["spec.containers[0].ports[1].hostPort: Duplicate value: \"/TCP/80\""],
+    );
+}
+
+#[test]
+fn environment() {
+    check_container(
+        json!({"env": [{"name": "A", "value": "1"},
+            {"name": "B", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['app']"}}},
+            {"name": "C", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}],
+            "envFrom": [{"configMapRef": {"name": "m"}}]}),
+        &[],
+    );
+    check_container(
+        json!({"env": [{"value": "1"}, {"name": "A=B"}, {"name": "C", "valueFrom": {}},
+            {"name": "D", "value": "1", "valueFrom": {"configMapKeyRef": {"name": "s"}}}],
+            "envFrom": [{}]}),
+        &[
+            "spec.containers[0].env[0].name: Required value",
+            "spec.containers[0].env[1].name: Invalid value: \"A=B\": a valid environment variable name must consist only of printable ASCII characters other than '='",
+            "spec.containers[0].env[2].valueFrom: Invalid value: \"\": must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`",
+            "spec.containers[0].env[3].valueFrom: Invalid value: \"\": may not be specified when `value` is not empty",
+            "spec.containers[0].env[3].valueFrom.configMapKeyRef.key: Required value",
+            "spec.containers[0].envFrom[0]: Invalid value: \"\": must specify one of: `configMapRef` or `secretRef`",
+        ],
+    );
+}
+
+#[test]
+fn resources() {
+    check_container(
+        json!({"resources": {"limits": {"cpu": "500m", "memory": "256Mi", "example.com/gpu": 1}, "requests": {"cpu": "250m"}}}),
+        &[],
+    );
+    check_container(
+        json!({"resources": {"limits": {"cpu": "1"}, "requests": {"cpu": "2000m"}}}),
+        &["spec.containers[0].resources.requests: Invalid value: \"2\": must be less than or equal to cpu limit of 1"],
+    );
+    check_container(
+        json!({"resources": {"requests": {"cpu": "-1", "memory": "lots", "speed": "1"}}}),
+        &[
+            "spec.containers[0].resources.requests[cpu]: Invalid value: \"-1\": must be greater than or equal to 0",
+            "spec.containers[0].resources.requests[memory]: Invalid value: \"lots\": quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'",
+            "spec.containers[0].resources.requests[speed]: Invalid value: \"speed\": must be a standard resource type or fully qualified",
+        ],
+    );
+}
+
+#[test]
+fn mounts_and_volumes() {
+    check_container(json!({"volumeMounts": [{"name": "v", "mountPath": "/a", "subPath": "b/c"}]}), &[]);
+    check_container(
+        json!({"volumeMounts": [{"name": "w", "mountPath": "/a"}, {"name": "v", "mountPath": "/a", "subPath": "../b"}, {"name": "v"}]}),
+        &[
+            "spec.containers[0].volumeMounts[0].name: Not found: \"w\"",
+            "spec.containers[0].volumeMounts[1].mountPath: Invalid value: \"/a\": must be unique",
+            "spec.containers[0].volumeMounts[1].subPath: Invalid value: \"../b\": must not contain '..'",
+            "spec.containers[0].volumeMounts[2].mountPath: Required value",
+        ],
+    );
+    check_pod(
+        json!({"volumes": [{"name": "a", "emptyDir": {}, "hostPath": {"path": "/x"}}, {"name": "a"}, {"secret": {"defaultMode": 1000}}]}),
+        &[
+            "spec.volumes[0].hostPath: Forbidden: may not specify more than 1 volume type",
+            "spec.volumes[1].name: Duplicate value: \"a\"",
+            "spec.volumes[2].name: Required value",
+            "spec.volumes[2].secret.secretName: Required value",
+            "spec.volumes[2].secret.defaultMode: Invalid value: 1000: must be a number between 0 and 0777 (octal), both inclusive",
+        ],
+    );
+}
+
+#[test]
+fn probes() {
+    check_container(
+        json!({"readinessProbe": {"httpGet": {"path": "/health", "port": 3000}, "initialDelaySeconds": 5, "successThreshold": 2}}),
+        &[],
+    );
+    check_container(
+        json!({"livenessProbe": {}, "readinessProbe": {"httpGet": {"port": 0}, "periodSeconds": -1},
+            "startupProbe": {"exec": {}, "tcpSocket": {"port": "http"}, "successThreshold": 2}}),
+        &[
+            "spec.containers[0].livenessProbe: Required value: must specify a handler type",
+            "spec.containers[0].readinessProbe.httpGet.port: Invalid value: 0: must be between 1 and 65535, inclusive",
+            "spec.containers[0].readinessProbe.periodSeconds: Invalid value: -1: must be greater than or equal to 0",
+            "spec.containers[0].startupProbe.exec.command: Required value",
+            "spec.containers[0].startupProbe.tcpSocket: Forbidden: may not specify more than 1 handler type",
+            "spec.containers[0].startupProbe.successThreshold: Invalid value: 2: must be 1",
+        ],
+    );
+    check_pod(
+        json!({"initContainers": [{"name": "i", "image": "i", "livenessProbe": {"tcpSocket": {"port": 1}}}]}),
+        &["spec.initContainers[0].livenessProbe: Forbidden: may not be set for init containers without restartPolicy=Always"],
+    );
+}
+
+#[test]
+fn policies_and_scheduling() {
+    check_pod(
+        json!({"restartPolicy": "Sometimes"}),
+        &["spec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"Never\", \"OnFailure\""],
+    );
+    check_pod(
+        json!({"activeDeadlineSeconds": 0}),
+        &["spec.activeDeadlineSeconds: Invalid value: 0: must be between 1 and 2147483647, inclusive"],
+    );
+    check_pod(
+        json!({"tolerations": [{"operator": "Exists", "value": "x"}, {"key": "a", "operator": "Like"}, {"key": "a", "effect": "NoSchedule", "tolerationSeconds": 1}]}),
+        &[
+            "spec.tolerations[0].operator: Invalid value: {\"operator\":\"Exists\",\"value\":\"x\"}: value must be empty when `operator` is 'Exists'",
+            "spec.tolerations[1].operator: Unsupported value: \"Like\": supported values: \"Equal\", \"Exists\", \"Gt\", \"Lt\"",
+            "spec.tolerations[2].effect: Invalid value: \"NoSchedule\": effect must be 'NoExecute' when `tolerationSeconds` is set",
+        ],
+    );
+    check_pod(
+        json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+            {"matchExpressions": [{"key": "a", "operator": "In"}, {"key": "b", "operator": "is"}]}]}}}}),
+        &[
+            "spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[0].values: Required value: must be specified when `operator` is 'In' or 'NotIn'",
+            "spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[1].operator: Invalid value: \"is\": not a valid selector operator",
+        ],
+    );
+}
+
+#[test]
+fn updates() {
+    let mut old = json!({"spec": {"containers": [{"name": "c", "image": "a:1"}], "activeDeadlineSeconds": 10}});
+    (KIND.default)(&mut old);
+    let check = |change: &dyn Fn(&mut Value), expected: &[&str]| {
+        let mut new = old.clone();
+        change(&mut new["spec"]);
+        let errors: Vec<_> = (KIND.validate_update)(&new, &old).iter().map(ToString::to_string).collect();
+        assert_eq!(errors.len(), expected.len(), "{errors:#?}");
+        for (error, expected) in errors.iter().zip(expected) {
+            assert!(error.starts_with(expected) || error.ends_with(expected), "{error}");
+        }
+    };
+    check(&|_| {}, &[]);
+    check(&|spec| spec["containers"][0]["image"] = json!("a:2"), &[]);
+    check(&|spec| spec["containers"][0]["env"] = json!([]), &[]);
+    check(&|spec| spec["activeDeadlineSeconds"] = json!(5), &[]);
+    check(
+        &|spec| spec["activeDeadlineSeconds"] = json!(11),
+        &["spec.activeDeadlineSeconds: Invalid value: 11: must be less than or equal to previous value"],
+    );
+    check(
+        &|spec| spec["tolerations"].as_array_mut().expect("a list").push(json!({"key": "x", "operator": "Exists"})),
+        &[],
+    );
+    check(
+        &|spec| spec["tolerations"] = json!([]),
+        &["spec.tolerations: Forbidden: existing toleration can not be modified except its tolerationSeconds"],
+    );
+    check(
+        &|spec| spec["containers"][0]["env"] = json!([{"name": "A"}]),
+        &["spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,"],
+    );
+    check(&|spec| spec["nodeName"] = json!("n"), &["\nchanged: spec.nodeName"]);
+    check(
+        &|spec| spec["containers"].as_array_mut().expect("a list").push(json!({"name": "d"})),
+        &["spec.containers: Forbidden: pod updates may not add or remove containers"],
+    );
+}
