@@ -28,7 +28,7 @@ impl Machine {
     /// Runs a test on a machine of its own; without root it is skipped, saying so.
     fn run(name: &str, test: impl FnOnce(&Machine) + Send) {
         if !may_administer_network() {
-            let _ = writeln!(std::io::stderr(), "{name}: skipped: needs root");
+            let _ = writeln!(std::io::stderr(), "linux::pod_network {name}: skipped: needs root");
             return;
         }
         on_thread(|| {
