@@ -1,1 +1,3 @@
 //! coracle-server
+
+pub mod auth;

@@ -1,0 +1,222 @@
+//! Who calls, and whether they may.
+//!
+//! Authentication is a client certificate of the cluster's CA, or a ServiceAccount token (as a bearer token, or as the
+//! password of Basic authentication, which registry clients speak). Authorization is `system:masters`, then the Node
+//! authorizer, then RBAC. There is no anonymous access: health endpoints are served before this is asked.
+
+pub mod bootstrap;
+pub mod join;
+pub mod node;
+pub mod pki;
+pub mod rbac;
+pub mod tokens;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use base64::Engine;
+use coracle_api::{ApiError, Cluster};
+use http::HeaderMap;
+use rustls_pki_types::CertificateDer;
+
+pub use self::join::{JoinRequest, JoinResponse, NetworkFacts};
+pub use self::pki::{Pki, PkiError};
+use self::tokens::ServiceAccountTokens;
+
+/// Every authenticated caller is in this group.
+pub const AUTHENTICATED: &str = "system:authenticated";
+/// The group that may do everything.
+pub const MASTERS: &str = "system:masters";
+/// The group of all nodes.
+pub const NODES: &str = "system:nodes";
+
+/// An authenticated caller (`authentication/v1 UserInfo`).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// User name.
+    pub user: String,
+    /// UID of the user, where known.
+    pub uid: String,
+    /// Groups, `system:authenticated` included.
+    pub groups: Vec<String>,
+    /// More, by key.
+    pub extra: BTreeMap<String, Vec<String>>,
+}
+
+/// What a request wants to do (`authorization/v1 ResourceAttributes` and `NonResourceAttributes`).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Attributes {
+    /// `get`, `list`, `create`…
+    pub verb: String,
+    /// API group; empty for core.
+    pub group: String,
+    /// API version.
+    pub version: String,
+    /// Plural; empty for a path that is no resource.
+    pub resource: String,
+    /// Subresource; empty if none.
+    pub subresource: String,
+    /// Namespace; empty for cluster-scoped resources and for all namespaces.
+    pub namespace: String,
+    /// Name; empty for collections.
+    pub name: String,
+    /// The path, where it is no resource.
+    pub path: String,
+}
+
+/// Authentication and authorization of one cluster; cheap to clone.
+#[derive(Clone)]
+pub struct Auth {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    pki: Pki,
+    tokens: ServiceAccountTokens,
+    join_secret: String,
+    network: NetworkFacts,
+}
+
+impl Auth {
+    /// Keys from `data/pki`, made on the first start; `network` is told to joining nodes.
+    pub fn open(
+        data: &Path,
+        names: &pki::ServingNames,
+        network: NetworkFacts,
+    ) -> Result<Self, PkiError> {
+        let pki = Pki::open(&data.join("pki"), names)?;
+        let tokens = ServiceAccountTokens::new(&pki)?;
+        let join_secret = join::secret(data, &pki)?;
+        Ok(Self { inner: Arc::new(Inner { pki, tokens, join_secret, network }) })
+    }
+
+    /// Keys and certificates.
+    pub fn pki(&self) -> &Pki {
+        &self.inner.pki
+    }
+
+    /// The token with which a machine joins: `coracle1.<CA hash>.<secret>`.
+    pub fn join_token(&self) -> String {
+        join::token(&self.inner.pki, &self.inner.join_secret)
+    }
+
+    /// Who sends these headers over a connection with that (verified) client certificate.
+    ///
+    /// # Errors
+    /// 401 where there are no credentials, or none that hold.
+    pub fn authenticate(
+        &self,
+        cluster: &Cluster,
+        headers: &HeaderMap,
+        certificate: Option<&CertificateDer<'_>>,
+    ) -> Result<Identity, ApiError> {
+        if let Some(certificate) = certificate {
+            return pki::identity(certificate).ok_or_else(ApiError::unauthorized);
+        }
+        let token = credentials(headers).ok_or_else(ApiError::unauthorized)?;
+        self.inner.tokens.verify(cluster, &token, &[])
+    }
+
+    /// Whether that caller may do that.
+    ///
+    /// # Errors
+    /// 403 in the words kubectl users know.
+    pub fn authorize(
+        &self,
+        cluster: &Cluster,
+        identity: &Identity,
+        attributes: &Attributes,
+    ) -> Result<(), ApiError> {
+        if identity.groups.iter().any(|g| g == MASTERS) {
+            return Ok(());
+        }
+        let refused = match node::authorize(cluster, identity, attributes) {
+            node::Decision::Allow => return Ok(()),
+            node::Decision::Deny(why) => Some(why),
+            node::Decision::NoOpinion => None,
+        };
+        if refused.is_none() && rbac::allows(cluster, identity, attributes) {
+            return Ok(());
+        }
+        Err(forbidden(identity, attributes, refused))
+    }
+
+    /// A token for a ServiceAccount (`TokenRequest`), with its expiry.
+    pub fn issue(&self, request: &tokens::Issue<'_>) -> Result<tokens::Issued, ApiError> {
+        self.inner.tokens.issue(request)
+    }
+
+    /// Whose token this is (`TokenReview`).
+    pub fn review(
+        &self,
+        cluster: &Cluster,
+        token: &str,
+        audiences: &[String],
+    ) -> Result<Identity, ApiError> {
+        self.inner.tokens.verify(cluster, token, audiences)
+    }
+
+    /// Answers `POST /coracle/v1/join`.
+    ///
+    /// # Errors
+    /// 401 for a wrong token, 400 or 422 for a request that cannot be signed.
+    pub fn join(&self, headers: &HeaderMap, body: &[u8]) -> Result<JoinResponse, ApiError> {
+        let inner = &self.inner;
+        join::answer(&inner.pki, &inner.join_secret, &inner.network, bearer(headers), body)
+    }
+}
+
+/// A bearer token, or the password of Basic authentication.
+fn credentials(headers: &HeaderMap) -> Option<String> {
+    if let Some(token) = bearer(headers) {
+        return Some(token.to_owned());
+    }
+    let basic = headers.get(http::header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Basic ")?;
+    let decoded = base64::engine::general_purpose::STANDARD.decode(basic.trim()).ok()?;
+    let (_, password) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
+    Some(password.to_owned())
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let header = headers.get(http::header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = header.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()).filter(|t| !t.is_empty())
+}
+
+fn forbidden(identity: &Identity, attributes: &Attributes, why: Option<String>) -> ApiError {
+    let user = &identity.user;
+    let because = why.map(|why| format!(": {why}")).unwrap_or_default();
+    let Attributes { verb, group, resource, subresource, namespace, name, path, .. } = attributes;
+    if resource.is_empty() {
+        let message = format!("forbidden: User \"{user}\" cannot {verb} path \"{path}\"{because}");
+        return ApiError::new(403, "Forbidden", message);
+    }
+    let full = match subresource.as_str() {
+        "" => resource.clone(),
+        subresource => format!("{resource}/{subresource}"),
+    };
+    let scope = match namespace.as_str() {
+        "" => "at the cluster scope".to_owned(),
+        namespace => format!("in the namespace \"{namespace}\""),
+    };
+    let named = if name.is_empty() { String::new() } else { format!(" \"{name}\"") };
+    let qualified = if group.is_empty() { resource.clone() } else { format!("{resource}.{group}") };
+    let mut error = ApiError::new(
+        403,
+        "Forbidden",
+        format!(
+            "{qualified}{named} is forbidden: User \"{user}\" cannot {verb} resource \"{full}\" in API group \"{group}\" {scope}{because}"
+        ),
+    );
+    error.details = Some(Box::new(coracle_api::status::Details {
+        name: name.clone(),
+        group: group.clone(),
+        kind: resource.clone(),
+        ..Default::default()
+    }));
+    error
+}
+
+#[cfg(test)]
+mod tests;
