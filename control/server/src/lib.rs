@@ -1,3 +1,17 @@
-//! coracle-server
+//! The API server: everything between a client's bytes and the store.
+//!
+//! Read in this order: [`serve`] accepts connections; [`http`] turns requests into calls; [`registry`] is the one path by
+//! which anything is written; [`cache`] holds the cluster in memory and feeds watches; [`auth`] says who may do what.
 
 pub mod auth;
+mod bootstrap;
+mod cache;
+mod config;
+mod events;
+mod http;
+mod keys;
+mod registry;
+mod serve;
+
+pub use config::{Config, StartError};
+pub use serve::{Server, start};

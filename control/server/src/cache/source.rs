@@ -1,0 +1,179 @@
+//! One watcher's changes, in order and without gap: from the store's history, then the ring, then live.
+//!
+//! Falling behind is not an error: the source notices that the hub let go of it and continues from where it stands. Only
+//! a revision that the store has compacted away ends it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use coracle_api::{Change, Kind, Object};
+use coracle_store::{Range, ReadError, Store};
+use tokio::sync::mpsc;
+
+use super::{Cache, Scope};
+use crate::keys;
+
+/// Why a source ends.
+#[derive(Debug)]
+pub(crate) enum SourceError {
+    /// The revision to go on from is forgotten: list again.
+    Compacted,
+    /// The server is going down, or the disk failed.
+    Failed(String),
+}
+
+/// See the module.
+pub(crate) struct Source {
+    cache: Cache,
+    store: Store,
+    kind: &'static Kind,
+    scope: Scope,
+    /// Everything up to here has been returned.
+    after: u64,
+    state: State,
+}
+
+enum State {
+    Start,
+    History { watch: coracle_store::Watch, pending: VecDeque<Arc<Change>> },
+    Live { id: u64, backlog: VecDeque<Arc<Change>>, receiver: mpsc::Receiver<Arc<Change>> },
+}
+
+impl Source {
+    /// Changes of a kind in a scope with a revision greater than `after`.
+    pub(crate) fn new(
+        cache: Cache,
+        store: Store,
+        kind: &'static Kind,
+        scope: Scope,
+        after: u64,
+    ) -> Self {
+        Self { cache, store, kind, scope, after, state: State::Start }
+    }
+
+    /// The next change. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> Result<Arc<Change>, SourceError> {
+        loop {
+            match &mut self.state {
+                State::Start => self.start().await?,
+                State::Live { backlog, receiver, .. } => {
+                    let change = match backlog.pop_front() {
+                        Some(change) => Some(change),
+                        None => receiver.recv().await,
+                    };
+                    match change {
+                        Some(change) => {
+                            self.after = change.revision;
+                            return Ok(change);
+                        }
+                        None => self.state = State::Start,
+                    }
+                }
+                State::History { watch, pending } => {
+                    if let Some(change) = pending.pop_front() {
+                        return Ok(change);
+                    }
+                    match watch.next().await {
+                        Some(Ok(committed)) => {
+                            let revision = committed.revision;
+                            let kind = self.kind;
+                            let scope = &self.scope;
+                            pending.extend(committed.events.into_iter().filter_map(|event| {
+                                let change = past(kind, event, revision)?;
+                                let relevant = [&change.old, &change.new]
+                                    .into_iter()
+                                    .flatten()
+                                    .any(|object| scope.contains(object));
+                                relevant.then(|| Arc::new(change))
+                            }));
+                            self.after = revision;
+                            if pending.is_empty() {
+                                self.go_live();
+                            }
+                        }
+                        Some(Err(error)) => return Err(error.into()),
+                        None => return Err(SourceError::Failed("the store is closed".into())),
+                    }
+                }
+            }
+        }
+    }
+
+    /// The next change if it is there already.
+    pub(crate) fn try_next(&mut self) -> Option<Arc<Change>> {
+        let change = match &mut self.state {
+            State::Live { backlog, receiver, .. } => {
+                backlog.pop_front().or_else(|| receiver.try_recv().ok())
+            }
+            State::History { pending, .. } => return pending.pop_front(),
+            State::Start => None,
+        }?;
+        self.after = change.revision;
+        Some(change)
+    }
+
+    /// The revision up to which nothing is missing, if nothing is waiting: what a bookmark may say.
+    pub(crate) fn progress(&mut self) -> Option<u64> {
+        let sent = self.cache.hub().revision();
+        match &self.state {
+            State::Live { backlog, receiver, .. }
+                if backlog.is_empty() && receiver.is_empty() && !receiver.is_closed() =>
+            {
+                self.after = self.after.max(sent);
+                Some(self.after)
+            }
+            _ => None,
+        }
+    }
+
+    async fn start(&mut self) -> Result<(), SourceError> {
+        if self.go_live() {
+            return Ok(());
+        }
+        let range = match &self.scope {
+            Scope::All | Scope::Node(_) => Range::prefix(keys::of_kind(self.kind)),
+            Scope::Namespace(namespace) => Range::prefix(keys::of_namespace(self.kind, namespace)),
+            Scope::Name(key) => {
+                let (namespace, name) = key.split_once('/').unwrap_or(("", key));
+                Range::key(keys::of_object(self.kind, namespace, name))
+            }
+        };
+        let watch = self.store.watch(range, self.after).await?;
+        self.state = State::History { watch, pending: VecDeque::new() };
+        Ok(())
+    }
+
+    fn go_live(&mut self) -> bool {
+        let registration = self.cache.hub().register(self.kind, &self.scope, self.after);
+        let Some(it) = registration else { return false };
+        self.state = State::Live { id: it.id, backlog: it.backlog, receiver: it.receiver };
+        true
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        if let State::Live { id, .. } = self.state {
+            self.cache.hub().unregister(self.kind, &self.scope, id);
+        }
+    }
+}
+
+impl From<ReadError> for SourceError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Compacted { .. } => SourceError::Compacted,
+            other => SourceError::Failed(other.to_string()),
+        }
+    }
+}
+
+fn past(kind: &'static Kind, event: coracle_store::Event, revision: u64) -> Option<Change> {
+    let read = |bytes: &[u8], at| Object::from_stored(kind, bytes, at).ok().map(Arc::new);
+    let change = Change {
+        revision,
+        old: event.prev.and_then(|(bytes, at)| read(&bytes, at)),
+        new: event.value.and_then(|bytes| read(&bytes, revision)),
+    };
+    change.object().is_some().then_some(change)
+}

@@ -1,0 +1,129 @@
+//! DELETE of objects and of collections.
+
+use axum::body::Body;
+use axum::response::Response;
+use coracle_api::plan::Propagation;
+use coracle_api::{ApiError, Kind};
+use http::request::Parts;
+use serde_json::{Value, json};
+
+use super::answer::{Answer, json_response, success};
+use super::body::{self, FieldValidation};
+use super::read::{self, Selection};
+use super::render::Render;
+use super::request::RequestInfo;
+use crate::registry::{DeleteOptions, Deleted, Preconditions, Registry, answers_with_object};
+
+/// DELETE of one object.
+pub(crate) async fn delete(
+    registry: &Registry,
+    info: &RequestInfo,
+    kind: &'static Kind,
+    parts: &Parts,
+    body: Body,
+) -> Answer {
+    let render = Render::of(info, &parts.headers)?;
+    let options = options(info, parts, body).await?;
+    let place = (info.scope(kind), info.name.as_str());
+    let deleted = registry.delete(kind, place, &options).await?;
+    Ok(answer(kind, &deleted, &render))
+}
+
+fn answer(kind: &Kind, deleted: &Deleted, render: &Render) -> Response {
+    match deleted {
+        Deleted::Gone(object) if !answers_with_object(kind) => json_response(200, &success(object)),
+        deleted => render.answer(200, deleted.object()),
+    }
+}
+
+/// DELETE of a collection.
+pub(crate) async fn delete_collection(
+    registry: &Registry,
+    info: &RequestInfo,
+    kind: &'static Kind,
+    parts: &Parts,
+    body: Body,
+) -> Answer {
+    let options = options(info, parts, body).await?;
+    let selection = Selection::of(info, kind)?;
+    let objects = read::selected(registry, &selection).await?;
+    for object in &objects {
+        let place = (object.meta.namespace.as_str(), object.meta.name.as_str());
+        let mut options = options.clone();
+        options.preconditions.uid = Some(object.meta.uid.clone());
+        match registry.delete(kind, place, &options).await {
+            // Somebody else was first.
+            Err(error) if matches!(error.code, 404 | 409) => {}
+            other => {
+                other?;
+            }
+        }
+    }
+    let metadata = json!({"resourceVersion": registry.cache.revision().to_string()});
+    let render = Render::of(info, &parts.headers)?;
+    let body = render.list(kind, &objects, &metadata, &kind.api_version());
+    Ok(super::answer::bytes_response(200, render.media_type(), body.into()))
+}
+
+/// Options from the body, where there is one, else from the query.
+pub(crate) async fn options(
+    info: &RequestInfo,
+    parts: &Parts,
+    body: Body,
+) -> Result<DeleteOptions, ApiError> {
+    let bytes = body::read(&parts.headers, body).await?;
+    let given = if bytes.is_empty() {
+        Value::Null
+    } else {
+        let schema = body::schema_of("", "v1", "DeleteOptions")?;
+        body::decode(&bytes, &parts.headers, schema, FieldValidation::Ignore)?.0
+    };
+    let mut options = from_value(&given)?;
+    let query = &info.query;
+    options.dry_run |= query.dry_run()?;
+    options.grace_seconds = options.grace_seconds.or(query.number("gracePeriodSeconds")?);
+    if options.propagation.is_none() {
+        let orphan = query.get("orphanDependents").map(|_| query.flag("orphanDependents"));
+        options.propagation = propagation(query.get("propagationPolicy"), orphan)?;
+    }
+    Ok(options)
+}
+
+/// From `metav1.DeleteOptions`.
+pub(crate) fn from_value(given: &Value) -> Result<DeleteOptions, ApiError> {
+    let revision = given["preconditions"]["resourceVersion"].as_str().map(read::revision);
+    Ok(DeleteOptions {
+        grace_seconds: given["gracePeriodSeconds"].as_i64(),
+        propagation: propagation(
+            given["propagationPolicy"].as_str(),
+            given["orphanDependents"].as_bool(),
+        )?,
+        preconditions: Preconditions {
+            uid: given["preconditions"]["uid"].as_str().map(str::to_owned),
+            revision: revision.transpose()?,
+        },
+        dry_run: given["dryRun"].as_array().is_some_and(|list| list.iter().any(|v| v == "All")),
+    })
+}
+
+fn propagation(
+    policy: Option<&str>,
+    orphan: Option<bool>,
+) -> Result<Option<Propagation>, ApiError> {
+    Ok(match (policy, orphan) {
+        (Some("Background"), _) | (None, Some(false)) => Some(Propagation::Background),
+        (Some("Foreground"), _) => Some(Propagation::Foreground),
+        (Some("Orphan"), _) | (None, Some(true)) => Some(Propagation::Orphan),
+        (None, None) => None,
+        (Some(other), _) => {
+            return Err(ApiError::new(
+                422,
+                "Invalid",
+                format!(
+                    "DeleteOptions.meta.k8s.io \"\" is invalid: propagationPolicy: Unsupported value: \"{other}\": \
+                     supported values: \"Foreground\", \"Background\", \"Orphan\", \"nil\""
+                ),
+            ));
+        }
+    })
+}

@@ -1,0 +1,249 @@
+//! `/api`, `/apis` and below: what is served, from the table of kinds. Plain and aggregated.
+
+use axum::response::Response;
+use coracle_api::kinds::{self, Subresource};
+use coracle_api::{ApiError, Kind};
+use http::HeaderMap;
+use http::header::{ACCEPT, VARY};
+use serde_json::{Value, json};
+
+use super::answer::{bytes_response, json_response};
+use super::events_v1;
+use super::request::not_found_here;
+use super::reviews::{self, Review};
+
+const VERBS: &[&str] =
+    &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+
+/// One served resource or subresource, in neutral form.
+struct Served {
+    name: &'static str,
+    singular: &'static str,
+    /// Group, version and kind of what it takes and gives.
+    kind: (&'static str, &'static str, &'static str),
+    namespaced: bool,
+    verbs: Vec<&'static str>,
+    short_names: &'static [&'static str],
+    categories: &'static [&'static str],
+    subresources:
+        Vec<(&'static str, (&'static str, &'static str, &'static str), Vec<&'static str>)>,
+}
+
+/// Groups with their version, core first, then in the order of the table.
+pub(crate) fn groups() -> Vec<(&'static str, &'static str)> {
+    let mut all: Vec<(&str, &str)> = Vec::new();
+    let kinds = kinds::ALL.iter().map(|kind| (kind.group, kind.version));
+    let reviews = reviews::ALL.iter().map(|review| (review.group, "v1"));
+    for group in kinds.chain([(events_v1::GROUP, "v1")]).chain(reviews) {
+        if !all.contains(&group) {
+            all.push(group);
+        }
+    }
+    all
+}
+
+fn served(group: &str, version: &str) -> Vec<Served> {
+    let mut all: Vec<Served> = kinds::ALL
+        .iter()
+        .filter(|kind| kind.group == group && kind.version == version)
+        .map(|kind| of_kind(kind))
+        .collect();
+    if (group, version) == (events_v1::GROUP, "v1") {
+        let kind = (events_v1::GROUP, "v1", "Event");
+        all.push(Served { kind, ..of_kind(&kinds::EVENT) });
+    }
+    all.extend(reviews::ALL.iter().filter(|r| r.group == group && version == "v1").map(of_review));
+    all
+}
+
+fn of_kind(kind: &'static Kind) -> Served {
+    let own = (kind.group, kind.version, kind.kind);
+    let mut verbs = VERBS.to_vec();
+    if kind.resource == kinds::NAMESPACE.resource {
+        verbs.retain(|verb| *verb != "deletecollection");
+    }
+    let subresources = kind
+        .subresources
+        .iter()
+        .map(|subresource| match subresource {
+            Subresource::Status => ("status", own, vec!["get", "patch", "update"]),
+            Subresource::Scale => {
+                ("scale", ("autoscaling", "v1", "Scale"), vec!["get", "patch", "update"])
+            }
+            Subresource::Log => ("log", own, vec!["get"]),
+            Subresource::Binding => ("binding", ("", "v1", "Binding"), vec!["create"]),
+            Subresource::Eviction => ("eviction", ("policy", "v1", "Eviction"), vec!["create"]),
+            Subresource::Finalize => ("finalize", own, vec!["update"]),
+            Subresource::Token => {
+                ("token", ("authentication.k8s.io", "v1", "TokenRequest"), vec!["create"])
+            }
+        })
+        .collect();
+    Served {
+        name: kind.plural,
+        singular: kind.singular,
+        kind: own,
+        namespaced: kind.namespaced,
+        verbs,
+        short_names: kind.short_names,
+        categories: kind.categories,
+        subresources,
+    }
+}
+
+fn of_review(review: &Review) -> Served {
+    Served {
+        name: review.resource,
+        singular: review.singular,
+        kind: (review.group, "v1", review.kind),
+        namespaced: review.namespaced,
+        verbs: vec!["create"],
+        short_names: &[],
+        categories: &[],
+        subresources: Vec::new(),
+    }
+}
+
+/// `/api`.
+pub(crate) fn core_versions(headers: &HeaderMap) -> Response {
+    aggregated(headers, |group| group.is_empty()).unwrap_or_else(|| {
+        json_response(
+            200,
+            &json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []}),
+        )
+    })
+}
+
+/// `/apis`.
+pub(crate) fn group_list(headers: &HeaderMap) -> Response {
+    aggregated(headers, |group| !group.is_empty()).unwrap_or_else(|| {
+        let groups: Vec<Value> =
+            groups().iter().filter(|(group, _)| !group.is_empty()).map(plain_group).collect();
+        json_response(200, &json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}))
+    })
+}
+
+/// `/apis/G`.
+pub(crate) fn group(name: &str) -> Result<Response, ApiError> {
+    let found = groups().into_iter().find(|(group, _)| *group == name && !name.is_empty());
+    let mut group = plain_group(&found.ok_or_else(not_found_here)?);
+    group["kind"] = "APIGroup".into();
+    group["apiVersion"] = "v1".into();
+    Ok(json_response(200, &group))
+}
+
+/// `/api/v1` and `/apis/G/V`.
+pub(crate) fn resources(group: &str, version: &str) -> Result<Response, ApiError> {
+    let served = served(group, version);
+    if served.is_empty() {
+        return Err(not_found_here());
+    }
+    let mut list = Vec::new();
+    for it in &served {
+        let mut entry = json!({
+            "name": it.name,
+            "singularName": it.singular,
+            "namespaced": it.namespaced,
+            "kind": it.kind.2,
+            "verbs": it.verbs,
+        });
+        if !it.short_names.is_empty() {
+            entry["shortNames"] = json!(it.short_names);
+        }
+        if !it.categories.is_empty() {
+            entry["categories"] = json!(it.categories);
+        }
+        list.push(entry);
+        for (name, kind, verbs) in &it.subresources {
+            let mut entry = json!({
+                "name": format!("{}/{name}", it.name),
+                "singularName": "",
+                "namespaced": it.namespaced,
+                "kind": kind.2,
+                "verbs": verbs,
+            });
+            if (kind.0, kind.1) != (group, version) {
+                entry["group"] = kind.0.into();
+                entry["version"] = kind.1.into();
+            }
+            list.push(entry);
+        }
+    }
+    let name = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+    Ok(json_response(
+        200,
+        &json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": name, "resources": list}),
+    ))
+}
+
+fn plain_group((group, version): &(&str, &str)) -> Value {
+    let version = json!({"groupVersion": format!("{group}/{version}"), "version": version});
+    json!({"name": group, "versions": [version.clone()], "preferredVersion": version})
+}
+
+/// The aggregated document, if the client asks for it.
+fn aggregated(headers: &HeaderMap, wanted: impl Fn(&str) -> bool) -> Option<Response> {
+    let version = headers.get_all(ACCEPT).iter().find_map(|header| {
+        header.to_str().ok()?.split(',').find_map(|clause| {
+            if !clause.contains("as=APIGroupDiscoveryList") {
+                return clause.trim().starts_with("application/json").then_some("");
+            }
+            ["v2", "v2beta1"]
+                .into_iter()
+                .find(|v| clause.split(';').any(|part| part.trim().strip_prefix("v=") == Some(v)))
+        })
+    });
+    let media = match version? {
+        "v2" => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
+        "v2beta1" => "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
+        _ => return None,
+    };
+    let items: Vec<Value> = groups()
+        .into_iter()
+        .filter(|(group, _)| wanted(group))
+        .map(|(group, version)| {
+            let resources: Vec<Value> =
+                served(group, version).iter().map(aggregated_resource).collect();
+            json!({
+                "metadata": {"name": group, "creationTimestamp": null},
+                "versions": [{"version": version, "resources": resources, "freshness": "Current"}],
+            })
+        })
+        .collect();
+    let list = json!({
+        "kind": "APIGroupDiscoveryList",
+        "apiVersion": format!("apidiscovery.k8s.io/{}", version?),
+        "metadata": {},
+        "items": items,
+    });
+    let mut response = bytes_response(200, media, serde_json::to_vec(&list).ok()?.into());
+    response.headers_mut().insert(VARY, http::HeaderValue::from_static("Accept"));
+    Some(response)
+}
+
+fn aggregated_resource(it: &Served) -> Value {
+    let kind = |(group, version, kind): (&str, &str, &str)| json!({"group": group, "version": version, "kind": kind});
+    let mut entry = json!({
+        "resource": it.name,
+        "responseKind": kind(it.kind),
+        "scope": if it.namespaced { "Namespaced" } else { "Cluster" },
+        "singularResource": it.singular,
+        "verbs": it.verbs,
+    });
+    if !it.short_names.is_empty() {
+        entry["shortNames"] = json!(it.short_names);
+    }
+    if !it.categories.is_empty() {
+        entry["categories"] = json!(it.categories);
+    }
+    if !it.subresources.is_empty() {
+        entry["subresources"] = it
+            .subresources
+            .iter()
+            .map(|(name, of, verbs)| {
+                json!({"subresource": name, "responseKind": kind(*of), "verbs": verbs})
+            })
+            .collect();
+    }
+    entry
+}

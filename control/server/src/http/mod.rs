@@ -1,0 +1,201 @@
+//! HTTP: one gate that reads, authenticates and authorizes a request, then one file per concern.
+//!
+//! Paths of resources are not routes: [`RequestInfo`] reads them once, for authorization and for [`resource`] alike, and
+//! the table of kinds says what exists. Next step of the apply trace: [`crate::registry`].
+
+mod accept;
+mod answer;
+mod body;
+mod delete;
+mod discovery;
+mod events_v1;
+mod health;
+mod read;
+mod render;
+mod request;
+mod reviews;
+mod subresources;
+mod watch;
+mod write;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Extension, Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use coracle_api::ApiError;
+use http::request::Parts;
+use tokio::sync::watch as channel;
+
+pub(crate) use answer::{Answer, Failure};
+use render::Render;
+use request::{RequestInfo, not_found_here};
+
+use crate::auth::{Auth, Identity};
+use crate::registry::Registry;
+use crate::serve::PeerCertificate;
+
+/// What handlers need; clones share it.
+#[derive(Clone)]
+pub(crate) struct App {
+    pub(crate) registry: Registry,
+    pub(crate) auth: Arc<Auth>,
+    pub(crate) ready: Arc<AtomicBool>,
+    pub(crate) shutdown: channel::Receiver<bool>,
+}
+
+impl App {
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+}
+
+/// Everything that is served.
+pub(crate) fn router(app: App) -> Router {
+    Router::new()
+        .route("/version", get(async || health::version()))
+        .route("/livez", get(live))
+        .route("/readyz", get(async |s, i| ready(s, i, "readyz").await))
+        .route("/healthz", get(async |s, i| ready(s, i, "healthz").await))
+        .fallback(api)
+        .layer(middleware::from_fn_with_state(app.clone(), gate))
+        .with_state(app)
+}
+
+async fn live(Extension(info): Extension<Arc<RequestInfo>>) -> Response {
+    health::live(&info.query)
+}
+
+async fn ready(
+    State(app): State<App>,
+    Extension(info): Extension<Arc<RequestInfo>>,
+    name: &'static str,
+) -> Response {
+    health::ready(&app, &info.query, name)
+}
+
+/// Who asks, and may they?
+async fn gate(State(app): State<App>, mut request: Request, next: Next) -> Response {
+    let info = Arc::new(RequestInfo::parse(request.method(), request.uri()));
+    let (mut parts, body) = request.into_parts();
+    let admitted = match parts.extensions.get::<Identity>() {
+        // Set only within this process; nothing that arrives over the network carries extensions.
+        Some(identity) => Ok(identity.clone()),
+        None => {
+            let peer = parts.extensions.get::<PeerCertificate>().and_then(|peer| peer.0.clone());
+            let cluster = app.registry.cache.read();
+            app.auth.authenticate(&cluster, &parts, peer.as_ref())
+        }
+    }
+    .and_then(|identity| {
+        let cluster = app.registry.cache.read();
+        app.auth.authorize(&cluster, &identity, &info.attributes()).map(|()| identity)
+    });
+    match admitted {
+        Ok(identity) => {
+            parts.extensions.insert(identity);
+            parts.extensions.insert(info);
+            request = Request::from_parts(parts, body);
+            next.run(request).await
+        }
+        Err(error) => Failure(error).into_response(),
+    }
+}
+
+/// Everything below `/api`, `/apis` and `/openapi`.
+async fn api(
+    State(app): State<App>,
+    Extension(info): Extension<Arc<RequestInfo>>,
+    Extension(identity): Extension<Identity>,
+    request: Request,
+) -> Response {
+    let (parts, body) = request.into_parts();
+    let answer = if info.is_resource {
+        resource(&app, &info, &identity, &parts, body).await
+    } else {
+        discover(&info, &parts)
+    };
+    answer.unwrap_or_else(IntoResponse::into_response)
+}
+
+fn discover(info: &RequestInfo, parts: &Parts) -> Answer {
+    if info.verb != "get" {
+        return Err(not_found_here().into());
+    }
+    let segments: Vec<&str> = info.path.split('/').filter(|s| !s.is_empty()).collect();
+    Ok(match segments.as_slice() {
+        ["api"] => discovery::core_versions(&parts.headers),
+        ["apis"] => discovery::group_list(&parts.headers),
+        ["api", version] => discovery::resources("", version)?,
+        ["apis", group] => discovery::group(group)?,
+        ["apis", group, version] => discovery::resources(group, version)?,
+        _ => return Err(not_found_here().into()),
+    })
+}
+
+async fn resource(
+    app: &App,
+    info: &RequestInfo,
+    identity: &Identity,
+    parts: &Parts,
+    body: Body,
+) -> Answer {
+    if let Some(review) = reviews::of(info) {
+        return reviews::create(app, review, info, identity, parts, body).await;
+    }
+    if info.group.is_empty() && info.resource == "bindings" {
+        return subresources::bind(app, info, parts, body).await;
+    }
+    let kind = info.kind()?;
+    let registry = &app.registry;
+    if !kind.namespaced && !info.namespace.is_empty() && info.resource != "namespaces" {
+        return Err(not_found_here().into());
+    }
+    if kind.namespaced && info.namespace.is_empty() && !info.name.is_empty() {
+        return Err(not_found_here().into());
+    }
+    let part = write::part_of(kind, &info.subresource);
+    match (info.verb, part) {
+        ("get", Some(_)) => {
+            read::get(registry, info, kind, &Render::of(info, &parts.headers)?).await
+        }
+        ("list", _) => read::list(registry, info, kind, &Render::of(info, &parts.headers)?).await,
+        ("watch", _) => {
+            let render = Render::of(info, &parts.headers)?;
+            watch::watch(registry, info, kind, &render, app.shutdown.clone()).await
+        }
+        ("create", Some(_)) if info.name.is_empty() => {
+            write::create(registry, info, kind, parts, body).await
+        }
+        ("update", Some(part)) if !info.name.is_empty() => {
+            write::update(registry, info, kind, part, parts, body).await
+        }
+        ("patch", Some(part)) if !info.name.is_empty() => {
+            write::patch(registry, info, kind, part, parts, body).await
+        }
+        ("delete", Some(crate::registry::Part::Main)) => {
+            delete::delete(registry, info, kind, parts, body).await
+        }
+        ("deletecollection", _) if kind.namespaced && info.namespace.is_empty() => {
+            Err(method_not_allowed().into())
+        }
+        ("deletecollection", _) => {
+            delete::delete_collection(registry, info, kind, parts, body).await
+        }
+        (_, Some(_)) => Err(method_not_allowed().into()),
+        (_, None) => subresources::serve(app, info, kind, parts, body).await,
+    }
+}
+
+/// Upstream's answer for a verb that a path does not have.
+pub(crate) fn method_not_allowed() -> ApiError {
+    ApiError::new(
+        405,
+        "MethodNotAllowed",
+        "the server does not allow this method on the requested resource",
+    )
+}

@@ -1,0 +1,427 @@
+//! GET of one object, and lists.
+//!
+//! Both are answered from the watch cache. Without a `resourceVersion` a read shows every write acknowledged before it;
+//! with `0` whatever is there; with a number, that or newer. Only reads at an exact, past revision go to the store. Lists
+//! are joined from stored bytes.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::Response;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::{Bytes, BytesMut};
+use coracle_api::{ApiError, Cluster, FieldSelector, Kind, LabelSelector, Object};
+use coracle_store::{Range, ReadError};
+use hyper::body::{Frame, SizeHint};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::answer::{Answer, body_response, bytes_response};
+use super::render::Render;
+use super::request::{Query, RequestInfo};
+use crate::cache::{Scope, decode};
+use crate::keys;
+use crate::registry::Registry;
+
+/// How long a reader waits for a revision that it knows of and this server does not, as upstream.
+const FUTURE: Duration = Duration::from_secs(3);
+/// Bytes of a list that are joined at a time.
+const CHUNK: usize = 256 << 10;
+/// Objects read from the store at a time.
+const PAGE: usize = 500;
+
+/// GET of one object.
+pub(crate) async fn get(
+    registry: &Registry,
+    info: &RequestInfo,
+    kind: &'static Kind,
+    render: &Render,
+) -> Answer {
+    let object = fresh_object(registry, info, kind).await?;
+    Ok(render.answer(200, &object))
+}
+
+/// The object that a GET addresses, as fresh as it asks for.
+pub(crate) async fn fresh_object(
+    registry: &Registry,
+    info: &RequestInfo,
+    kind: &'static Kind,
+) -> Result<Arc<Object>, ApiError> {
+    match info.query.get("resourceVersion") {
+        None => registry.catch_up().await?,
+        Some(text) => not_older_than(registry, revision(text)?).await?,
+    }
+    registry
+        .cache
+        .get(kind, info.scope(kind), &info.name)
+        .ok_or_else(|| ApiError::not_found(kind, &info.name))
+}
+
+/// Which objects of a kind are asked for.
+pub(crate) struct Selection {
+    pub(crate) kind: &'static Kind,
+    pub(crate) namespace: String,
+    labels: LabelSelector,
+    fields: FieldSelector,
+}
+
+impl Selection {
+    pub(crate) fn of(info: &RequestInfo, kind: &'static Kind) -> Result<Self, ApiError> {
+        let query = &info.query;
+        let labels = LabelSelector::parse(query.get("labelSelector").unwrap_or_default())
+            .map_err(|e| ApiError::bad_request(e.to_string()))?;
+        let fields = FieldSelector::parse(query.get("fieldSelector").unwrap_or_default(), kind)
+            .map_err(|e| ApiError::bad_request(e.to_string()))?;
+        // A watch of one object by its path is a selection by name.
+        let fields = if info.name.is_empty() {
+            fields
+        } else {
+            let term = format!("metadata.name={}", info.name);
+            FieldSelector::parse(&term, kind).map_err(|e| ApiError::bad_request(e.to_string()))?
+        };
+        Ok(Self { kind, namespace: info.scope(kind).to_owned(), labels, fields })
+    }
+
+    pub(crate) fn matches(&self, object: &Object) -> bool {
+        (self.namespace.is_empty() || object.meta.namespace == self.namespace)
+            && self.labels.matches(&object.meta.labels)
+            && self.fields.matches(object)
+    }
+
+    /// No selectors, so that everything in the namespace is meant.
+    fn is_everything(&self) -> bool {
+        self.labels.is_everything() && self.fields.is_everything()
+    }
+
+    /// The narrowest index that covers it.
+    pub(crate) fn scope(&self) -> Scope {
+        if let Some(name) = self.fields.exact("metadata.name")
+            && (!self.kind.namespaced || !self.namespace.is_empty())
+        {
+            return Scope::Name(coracle_api::object::key(&self.namespace, name).into());
+        }
+        if self.kind.is_pod()
+            && let Some(node) = self.fields.exact("spec.nodeName")
+            && !node.is_empty()
+        {
+            return Scope::Node(node.into());
+        }
+        if self.namespace.is_empty() {
+            Scope::All
+        } else {
+            Scope::Namespace(self.namespace.as_str().into())
+        }
+    }
+
+    /// The selected objects of the cluster after a key, in order.
+    pub(crate) fn collect(&self, cluster: &Cluster, after: &str) -> Vec<Arc<Object>> {
+        let everything = self.is_everything();
+        let keep = |object: &&Arc<Object>| {
+            (after.is_empty() || object.key().as_str() > after)
+                && (everything || self.matches(object))
+        };
+        match self.scope() {
+            Scope::Name(key) => {
+                let (namespace, name) = key.split_once('/').unwrap_or(("", &key));
+                cluster.get(self.kind, namespace, name).into_iter().filter(keep).cloned().collect()
+            }
+            Scope::Node(node) => cluster.pods_on(&node).filter(keep).cloned().collect(),
+            Scope::Namespace(namespace) => {
+                cluster.list_in(self.kind, &namespace).filter(keep).cloned().collect()
+            }
+            Scope::All if after.is_empty() => {
+                cluster.list(self.kind).filter(keep).cloned().collect()
+            }
+            Scope::All => cluster.list_after(self.kind, after).filter(keep).cloned().collect(),
+        }
+    }
+}
+
+/// Objects of a list, and where it stands.
+struct Page {
+    objects: Vec<Arc<Object>>,
+    revision: u64,
+    /// Key to go on after.
+    next: Option<String>,
+    remaining: Option<usize>,
+}
+
+/// `?continue=`.
+#[derive(Serialize, Deserialize)]
+struct Token {
+    rv: u64,
+    after: String,
+}
+
+/// GET of a collection.
+pub(crate) async fn list(
+    registry: &Registry,
+    info: &RequestInfo,
+    kind: &'static Kind,
+    render: &Render,
+) -> Answer {
+    let selection = Selection::of(info, kind)?;
+    let page = page(registry, &selection, &info.query).await?;
+    let mut metadata = json!({"resourceVersion": page.revision.to_string()});
+    if let Some(after) = &page.next {
+        let token = Token { rv: page.revision, after: after.clone() };
+        let token = serde_json::to_vec(&token).unwrap_or_default();
+        metadata["continue"] = URL_SAFE_NO_PAD.encode(token).into();
+        if let Some(remaining) = page.remaining {
+            metadata["remainingItemCount"] = remaining.into();
+        }
+    }
+    let api_version = if info.group.is_empty() {
+        info.version.clone()
+    } else {
+        format!("{}/{}", info.group, info.version)
+    };
+    if render.is_stored() {
+        return Ok(join(kind, &api_version, &metadata, page.objects));
+    }
+    let body = render.list(kind, &page.objects, &metadata, &api_version);
+    Ok(bytes_response(200, render.media_type(), body.into()))
+}
+
+async fn page(registry: &Registry, selection: &Selection, query: &Query) -> Result<Page, ApiError> {
+    let limit = match query.number("limit")? {
+        Some(limit) if limit > 0 => usize::try_from(limit).unwrap_or(usize::MAX),
+        _ => usize::MAX,
+    };
+    let matching = query.get("resourceVersionMatch");
+    let wanted = query.get("resourceVersion");
+    if let Some(token) = query.get("continue") {
+        if wanted.is_some_and(|rv| rv != "0") || matching.is_some() {
+            return Err(ApiError::bad_request(
+                "specifying resource version is not allowed when using continue",
+            ));
+        }
+        let token: Token = URL_SAFE_NO_PAD
+            .decode(token)
+            .ok()
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .ok_or_else(|| ApiError::bad_request("continue key is not valid"))?;
+        return at_revision(registry, selection, token.rv, &token.after, limit)
+            .await
+            .map_err(|error| match error.code {
+                410 => ApiError::expired(
+                    "The provided continue parameter is too old to display a consistent list result. You can start \
+                     a new list without the continue parameter.",
+                ),
+                _ => error,
+            });
+    }
+    match (matching, wanted) {
+        (Some("Exact"), Some(text)) if text != "0" => {
+            let at = revision(text)?;
+            not_older_than(registry, at).await?;
+            return at_revision(registry, selection, at, "", limit).await;
+        }
+        (Some("NotOlderThan"), Some(text)) => not_older_than(registry, revision(text)?).await?,
+        (None, Some("0")) => {}
+        (None, Some(text)) => not_older_than(registry, revision(text)?).await?,
+        (None, None) => registry.catch_up().await?,
+        (Some("Exact"), Some(_)) => {
+            return Err(invalid_match(
+                "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+            ));
+        }
+        (Some("Exact" | "NotOlderThan"), None) => {
+            return Err(invalid_match(
+                "resourceVersionMatch is forbidden unless resourceVersion is provided",
+            ));
+        }
+        (Some(other), _) => {
+            return Err(ApiError::new(
+                422,
+                "Invalid",
+                format!(
+                    "ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Unsupported value: \"{other}\": \
+                     supported values: \"Exact\", \"NotOlderThan\""
+                ),
+            ));
+        }
+    }
+    Ok(current(registry, selection, "", limit))
+}
+
+fn invalid_match(why: &str) -> ApiError {
+    ApiError::new(
+        422,
+        "Invalid",
+        format!("ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Forbidden: {why}"),
+    )
+}
+
+/// From the cache as it is.
+fn current(registry: &Registry, selection: &Selection, after: &str, limit: usize) -> Page {
+    let (objects, revision) = {
+        let cluster = registry.cache.read();
+        (selection.collect(&cluster, after), cluster.revision())
+    };
+    cut(objects, revision, limit, selection)
+}
+
+fn cut(mut objects: Vec<Arc<Object>>, revision: u64, limit: usize, selection: &Selection) -> Page {
+    let more = objects.len().saturating_sub(limit);
+    objects.truncate(limit);
+    let next = (more > 0).then(|| objects.last().map(|last| last.key())).flatten();
+    let remaining = (more > 0 && selection.is_everything()).then_some(more);
+    Page { objects, revision, next, remaining }
+}
+
+/// As it was at a past revision: from the cache if nothing has changed since, else from the store.
+async fn at_revision(
+    registry: &Registry,
+    selection: &Selection,
+    at: u64,
+    after: &str,
+    limit: usize,
+) -> Result<Page, ApiError> {
+    if registry.cache.unchanged_since(selection.kind, at) && at <= registry.cache.revision() {
+        let page = current(registry, selection, after, limit);
+        // Still unchanged, so what was read is what there was.
+        if registry.cache.unchanged_since(selection.kind, at) {
+            return Ok(Page { revision: at, ..page });
+        }
+    }
+    let mut range = if selection.namespace.is_empty() {
+        Range::prefix(keys::of_kind(selection.kind))
+    } else {
+        Range::prefix(keys::of_namespace(selection.kind, &selection.namespace))
+    };
+    if !after.is_empty() {
+        let (namespace, name) = after.split_once('/').unwrap_or(("", after));
+        range = range.after(&keys::of_object(selection.kind, namespace, name));
+    }
+    let mut objects = Vec::new();
+    loop {
+        let read = registry.store.range(range.clone(), Some(at), Some(PAGE)).await;
+        let read = read.map_err(|error| match error {
+            ReadError::Compacted { .. } => ApiError::expired(format!(
+                "The resourceVersion for the provided list is too old: {at}"
+            )),
+            ReadError::Future { latest, .. } => too_large(at, latest),
+            other => ApiError::internal(other),
+        })?;
+        for entry in &read.entries {
+            if let Some(object) = decode(&entry.key, &entry.value, entry.mod_revision)
+                && selection.matches(&object)
+            {
+                objects.push(object);
+            }
+        }
+        match read.entries.last() {
+            Some(last) if read.more && objects.len() <= limit => range = range.after(&last.key),
+            _ => break,
+        }
+    }
+    let mut page = cut(objects, at, limit, selection);
+    // Only a part was read, so how many remain is not known.
+    page.remaining = None;
+    Ok(page)
+}
+
+/// A resourceVersion given by a client.
+pub(crate) fn revision(text: &str) -> Result<u64, ApiError> {
+    text.parse().map_err(|_| {
+        ApiError::bad_request(format!(
+            "Invalid value: \"{text}\": strconv.ParseUint: parsing \"{text}\": invalid syntax"
+        ))
+    })
+}
+
+pub(crate) async fn not_older_than(registry: &Registry, at: u64) -> Result<(), ApiError> {
+    registry.cache.wait_for(at, FUTURE).await.map_err(|not_yet| too_large(at, not_yet.current))
+}
+
+/// A revision that does not exist (yet), as upstream says it; clients list again.
+pub(crate) fn too_large(asked: u64, current: u64) -> ApiError {
+    let text = format!("Too large resource version: {asked}, current: {current}");
+    let mut error = ApiError::new(504, "Timeout", format!("Timeout: {text}"));
+    error.details = Some(Box::new(coracle_api::status::Details {
+        causes: vec![(
+            "ResourceVersionTooLarge".into(),
+            "Too large resource version".into(),
+            String::new(),
+        )],
+        retry_after_seconds: Some(1),
+        ..Default::default()
+    }));
+    error
+}
+
+/// A list whose items are the stored bytes, joined while it is sent.
+fn join(kind: &Kind, api_version: &str, metadata: &Value, objects: Vec<Arc<Object>>) -> Response {
+    let head = format!(
+        "{{\"kind\":\"{}List\",\"apiVersion\":\"{api_version}\",\"metadata\":{metadata},\"items\":[",
+        kind.kind
+    );
+    let items: usize = objects.iter().map(|object| object.json().len()).sum();
+    let commas = objects.len().saturating_sub(1);
+    let left = (head.len() + items + commas + TAIL.len()) as u64;
+    let body = Join { head: head.into(), objects, next: 0, left };
+    body_response(200, "application/json", Body::new(body))
+}
+
+const TAIL: &[u8] = b"]}\n";
+
+struct Join {
+    head: Bytes,
+    objects: Vec<Arc<Object>>,
+    next: usize,
+    left: u64,
+}
+
+impl hyper::body::Body for Join {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let this = &mut *self;
+        if this.left == 0 {
+            return Poll::Ready(None);
+        }
+        let size = CHUNK.min(usize::try_from(this.left).unwrap_or(CHUNK));
+        let mut chunk = BytesMut::with_capacity(size + (8 << 10));
+        chunk.extend_from_slice(&std::mem::take(&mut this.head));
+        while let Some(object) = this.objects.get(this.next)
+            && chunk.len() < CHUNK
+        {
+            if this.next > 0 {
+                chunk.extend_from_slice(b",");
+            }
+            chunk.extend_from_slice(object.json());
+            this.next += 1;
+        }
+        if this.next == this.objects.len() {
+            chunk.extend_from_slice(TAIL);
+        }
+        this.left = this.left.saturating_sub(chunk.len() as u64);
+        Poll::Ready(Some(Ok(Frame::data(chunk.freeze()))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}
+
+/// The objects that a collection's deletion means.
+pub(crate) async fn selected(
+    registry: &Registry,
+    selection: &Selection,
+) -> Result<Vec<Arc<Object>>, ApiError> {
+    registry.catch_up().await?;
+    Ok(selection.collect(&registry.cache.read(), ""))
+}

@@ -1,0 +1,168 @@
+//! Resources that exist only while they are asked: who am I, may I, whose token is this.
+
+use axum::body::Body;
+use coracle_api::ApiError;
+use http::request::Parts;
+use serde_json::{Value, json};
+
+use super::App;
+use super::answer::{Answer, json_response};
+use super::body::{self, FieldValidation};
+use super::request::{RequestInfo, not_found_here};
+use crate::auth::{Attributes, Identity};
+
+/// One of them; all are `v1` and can only be created.
+pub(crate) struct Review {
+    pub(crate) group: &'static str,
+    pub(crate) kind: &'static str,
+    pub(crate) resource: &'static str,
+    pub(crate) singular: &'static str,
+    pub(crate) namespaced: bool,
+}
+
+const AUTHORIZATION: &str = "authorization.k8s.io";
+const AUTHENTICATION: &str = "authentication.k8s.io";
+
+/// All of them.
+pub(crate) static ALL: &[Review] = &[
+    review(AUTHENTICATION, "SelfSubjectReview", "selfsubjectreviews", "selfsubjectreview", false),
+    review(AUTHENTICATION, "TokenReview", "tokenreviews", "tokenreview", false),
+    review(
+        AUTHORIZATION,
+        "LocalSubjectAccessReview",
+        "localsubjectaccessreviews",
+        "localsubjectaccessreview",
+        true,
+    ),
+    review(
+        AUTHORIZATION,
+        "SelfSubjectAccessReview",
+        "selfsubjectaccessreviews",
+        "selfsubjectaccessreview",
+        false,
+    ),
+    review(
+        AUTHORIZATION,
+        "SelfSubjectRulesReview",
+        "selfsubjectrulesreviews",
+        "selfsubjectrulesreview",
+        false,
+    ),
+    review(
+        AUTHORIZATION,
+        "SubjectAccessReview",
+        "subjectaccessreviews",
+        "subjectaccessreview",
+        false,
+    ),
+];
+
+const fn review(
+    group: &'static str,
+    kind: &'static str,
+    resource: &'static str,
+    singular: &'static str,
+    namespaced: bool,
+) -> Review {
+    Review { group, kind, resource, singular, namespaced }
+}
+
+/// The review that a request addresses, if any.
+pub(crate) fn of(info: &RequestInfo) -> Option<&'static Review> {
+    ALL.iter()
+        .find(|r| r.group == info.group && r.resource == info.resource && info.version == "v1")
+}
+
+/// POST of a review.
+pub(crate) async fn create(
+    app: &App,
+    review: &Review,
+    info: &RequestInfo,
+    identity: &Identity,
+    parts: &Parts,
+    body: Body,
+) -> Answer {
+    if info.verb != "create" {
+        return Err(ApiError::new(
+            405,
+            "MethodNotAllowed",
+            "the server does not allow this method on the requested resource",
+        )
+        .into());
+    }
+    let bytes = body::read(&parts.headers, body).await?;
+    let schema = body::schema_of(review.group, "v1", review.kind)?;
+    let (mut tree, _) = body::decode(&bytes, &parts.headers, schema, FieldValidation::Ignore)?;
+    tree["kind"] = review.kind.into();
+    tree["apiVersion"] = format!("{}/v1", review.group).into();
+    app.registry.catch_up().await?;
+    tree["status"] = match review.kind {
+        "SelfSubjectReview" => json!({"userInfo": user_info(identity)}),
+        "SelfSubjectAccessReview" => access(app, identity, &tree["spec"]),
+        "SubjectAccessReview" | "LocalSubjectAccessReview" => {
+            access(app, &subject(&tree["spec"]), &tree["spec"])
+        }
+        "SelfSubjectRulesReview" => {
+            let namespace = tree["spec"]["namespace"].as_str().unwrap_or_default().to_owned();
+            app.auth.rules(&app.registry.cache.read(), identity, &namespace)
+        }
+        "TokenReview" => {
+            let token = tree["spec"]["token"].as_str().unwrap_or_default().to_owned();
+            match app.auth.authenticate_token(&app.registry.cache.read(), &token) {
+                Ok(identity) => json!({"authenticated": true, "user": user_info(&identity)}),
+                Err(error) => json!({"authenticated": false, "error": error.message}),
+            }
+        }
+        _ => return Err(not_found_here().into()),
+    };
+    Ok(json_response(201, &tree))
+}
+
+fn user_info(identity: &Identity) -> Value {
+    let mut user = json!({"username": identity.user, "groups": identity.groups});
+    if !identity.uid.is_empty() {
+        user["uid"] = identity.uid.as_str().into();
+    }
+    if !identity.extra.is_empty() {
+        user["extra"] = json!(identity.extra);
+    }
+    user
+}
+
+fn subject(spec: &Value) -> Identity {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    Identity {
+        user: text(&spec["user"]),
+        uid: text(&spec["uid"]),
+        groups: spec["groups"].as_array().into_iter().flatten().map(text).collect(),
+        extra: Default::default(),
+    }
+}
+
+fn access(app: &App, identity: &Identity, spec: &Value) -> Value {
+    let resource = &spec["resourceAttributes"];
+    let text = |name: &str| resource[name].as_str().unwrap_or_default().to_owned();
+    let attributes = if resource.is_object() {
+        Attributes {
+            verb: text("verb"),
+            group: text("group"),
+            version: text("version"),
+            resource: text("resource"),
+            subresource: text("subresource"),
+            namespace: text("namespace"),
+            name: text("name"),
+            path: String::new(),
+        }
+    } else {
+        let other = &spec["nonResourceAttributes"];
+        Attributes {
+            verb: other["verb"].as_str().unwrap_or_default().to_owned(),
+            path: other["path"].as_str().unwrap_or_default().to_owned(),
+            ..Attributes::default()
+        }
+    };
+    match app.auth.authorize(&app.registry.cache.read(), identity, &attributes) {
+        Ok(()) => json!({"allowed": true, "reason": ""}),
+        Err(error) => json!({"allowed": false, "reason": error.message}),
+    }
+}

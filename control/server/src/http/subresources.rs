@@ -1,0 +1,76 @@
+//! Subresources that are actions rather than parts: scale, binding, eviction, log, token.
+
+use axum::body::Body;
+use coracle_api::kinds::{self, Subresource};
+use coracle_api::{ApiError, Kind};
+use http::request::Parts;
+
+use super::answer::Answer;
+use super::body::{self, FieldValidation};
+use super::request::{RequestInfo, not_found_here};
+use super::{App, delete, method_not_allowed, write};
+use crate::registry::WriteOptions;
+
+/// Whatever the path names that is no part of the object.
+pub(crate) async fn serve(
+    app: &App,
+    info: &RequestInfo,
+    kind: &'static Kind,
+    parts: &Parts,
+    body: Body,
+) -> Answer {
+    let wanted = match info.subresource.as_str() {
+        "scale" => Subresource::Scale,
+        "binding" => Subresource::Binding,
+        "eviction" => Subresource::Eviction,
+        "log" => Subresource::Log,
+        "token" => Subresource::Token,
+        _ => return Err(not_found_here().into()),
+    };
+    if !kind.has(wanted) {
+        return Err(not_found_here().into());
+    }
+    match (wanted, info.verb) {
+        (Subresource::Scale, "get" | "update" | "patch") => {
+            write::scale(&app.registry, info, kind, parts, body).await
+        }
+        (Subresource::Binding, "create") => bind(app, info, parts, body).await,
+        (Subresource::Eviction, "create") => evict(app, info, parts, body).await,
+        _ => Err(method_not_allowed().into()),
+    }
+}
+
+/// POST of a Binding, to a Pod's `/binding` or to `/bindings`.
+pub(crate) async fn bind(app: &App, info: &RequestInfo, parts: &Parts, body: Body) -> Answer {
+    if info.verb != "create" {
+        return Err(method_not_allowed().into());
+    }
+    let options = WriteOptions { dry_run: info.query.dry_run()? };
+    let bytes = body::read(&parts.headers, body).await?;
+    let schema = body::schema_of("", "v1", "Binding")?;
+    let (binding, _) =
+        body::decode(&bytes, &parts.headers, schema, FieldValidation::of(&info.query)?)?;
+    let named = binding["metadata"]["name"].as_str().unwrap_or_default();
+    let name = if info.name.is_empty() { named } else { info.name.as_str() };
+    let target = &binding["target"];
+    let node = target["name"].as_str().unwrap_or_default();
+    if !matches!(target["kind"].as_str(), None | Some("" | "Node")) || node.is_empty() {
+        return Err(
+            ApiError::bad_request("target: the binding must name a Node in target.name").into()
+        );
+    }
+    app.registry.bind((&info.namespace, name), node, None, options).await?;
+    Ok(write::created())
+}
+
+/// POST of an Eviction: a deletion that may be refused for a while. Nothing limits disruption yet, so it never is.
+async fn evict(app: &App, info: &RequestInfo, parts: &Parts, body: Body) -> Answer {
+    let bytes = body::read(&parts.headers, body).await?;
+    let schema = body::schema_of("policy", "v1", "Eviction")?;
+    let (eviction, _) =
+        body::decode(&bytes, &parts.headers, schema, FieldValidation::of(&info.query)?)?;
+    let mut options = delete::from_value(&eviction["deleteOptions"])?;
+    options.dry_run |= info.query.dry_run()?;
+    app.registry.delete(&kinds::POD, (&info.namespace, &info.name), &options).await?;
+    Ok(write::created())
+}

@@ -1,0 +1,264 @@
+//! Watches: the initial state where asked for, then every change of what is selected, one JSON document a line.
+//!
+//! An object that comes to match is `ADDED`, one that ceases to match is `DELETED`, whatever happened to it. Changes come
+//! from a [`Source`], which cannot lose any; a revision that is forgotten ends the stream with a `410`.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::{Bytes, BytesMut};
+use coracle_api::{ApiError, Change, Kind, Object};
+use futures::stream;
+use rand::RngExt;
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::accept::Form;
+use super::answer::{Answer, body_response};
+use super::read::{self, Selection};
+use super::render::Render;
+use super::request::RequestInfo;
+use crate::cache::{Source, SourceError};
+use crate::registry::Registry;
+
+/// A watch without `timeoutSeconds` ends after this to twice this, as upstream.
+const SHORTEST: Duration = Duration::from_secs(1800);
+/// How often a bookmark says how far a quiet watch is.
+const BOOKMARK: Duration = Duration::from_secs(60);
+/// Bytes that are joined into one write when many changes are ready.
+const CHUNK: usize = 64 << 10;
+
+struct Watch {
+    selection: Selection,
+    render: Render,
+    initial: VecDeque<Arc<Object>>,
+    /// The bookmark that ends the initial state, at this revision.
+    initial_end: Option<u64>,
+    source: Source,
+    bookmarks: bool,
+    next_bookmark: Instant,
+    ends: Instant,
+    shutdown: watch::Receiver<bool>,
+    columns_sent: bool,
+    done: bool,
+}
+
+/// Opens a watch.
+pub(crate) async fn watch(
+    registry: &Registry,
+    info: &RequestInfo,
+    kind: &'static Kind,
+    render: &Render,
+    shutdown: watch::Receiver<bool>,
+) -> Answer {
+    let selection = Selection::of(info, kind)?;
+    let query = &info.query;
+    let bookmarks = query.flag("allowWatchBookmarks");
+    let send_initial = match query.get("sendInitialEvents") {
+        None => None,
+        Some(_) => Some(query.flag("sendInitialEvents")),
+    };
+    check_options(info, send_initial)?;
+    let wanted = query.get("resourceVersion").map(read::revision).transpose()?;
+    let since = match (send_initial, wanted) {
+        // Old clients: no revision, or 0, means the state now and what follows.
+        (None, None | Some(0)) | (Some(true), _) => None,
+        (Some(false), None | Some(0)) => {
+            registry.catch_up().await?;
+            Some(registry.cache.revision())
+        }
+        (_, Some(revision)) => Some(revision),
+    };
+    match (since, wanted) {
+        (Some(revision), _) | (None, Some(revision)) if revision > 0 => {
+            read::not_older_than(registry, revision).await?;
+        }
+        (None, Some(_)) => {}
+        _ => registry.catch_up().await?,
+    }
+    let (initial, after) = match since {
+        Some(revision) => (VecDeque::new(), revision),
+        None => {
+            let cluster = registry.cache.read();
+            (selection.collect(&cluster, "").into(), cluster.revision())
+        }
+    };
+    let timeout = match query.number("timeoutSeconds")? {
+        Some(seconds) if seconds > 0 => Duration::from_secs(seconds.unsigned_abs()),
+        _ => SHORTEST + SHORTEST.mul_f64(rand::rng().random_range(0.0..1.0)),
+    };
+    let source =
+        Source::new(registry.cache.clone(), registry.store.clone(), kind, selection.scope(), after);
+    let now = Instant::now();
+    let watch = Watch {
+        selection,
+        render: render.clone(),
+        initial,
+        initial_end: (send_initial == Some(true)).then_some(after),
+        source,
+        bookmarks,
+        next_bookmark: now + BOOKMARK,
+        ends: now + timeout,
+        shutdown,
+        columns_sent: false,
+        done: false,
+    };
+    let body = Body::from_stream(stream::unfold(watch, |mut watch| async move {
+        let chunk = watch.chunk().await?;
+        Some((Ok::<_, Infallible>(chunk), watch))
+    }));
+    Ok(body_response(200, "application/json", body))
+}
+
+fn check_options(info: &RequestInfo, send_initial: Option<bool>) -> Result<(), ApiError> {
+    let matching = info.query.get("resourceVersionMatch");
+    let why = match (send_initial, matching) {
+        (Some(_), Some("NotOlderThan")) | (None, None) => return Ok(()),
+        (Some(_), _) => {
+            "sendInitialEvents: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"
+        }
+        (None, Some(_)) => {
+            "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"
+        }
+    };
+    Err(ApiError::new(422, "Invalid", format!("ListOptions.meta.k8s.io \"\" is invalid: {why}")))
+}
+
+impl Watch {
+    /// The next bytes to send; `None` ends the stream.
+    async fn chunk(&mut self) -> Option<Bytes> {
+        let mut out = BytesMut::new();
+        while !self.done && out.is_empty() {
+            if self.initial(&mut out) {
+                break;
+            }
+            let wake = self.ends.min(self.next_bookmark);
+            tokio::select! {
+                biased;
+                change = self.source.next() => match change {
+                    Ok(change) => self.changes(change, &mut out),
+                    Err(error) => self.fail(error, &mut out),
+                },
+                _ = self.shutdown.changed() => self.done = true,
+                () = tokio::time::sleep_until(wake) => {
+                    let over = Instant::now() >= self.ends;
+                    self.next_bookmark = Instant::now() + BOOKMARK;
+                    if self.bookmarks && let Some(revision) = self.source.progress() {
+                        self.bookmark(revision, false, &mut out);
+                    }
+                    self.done |= over;
+                }
+            }
+        }
+        (!out.is_empty()).then(|| out.freeze())
+    }
+
+    /// Sends of the initial state what fits; false once it is all sent.
+    fn initial(&mut self, out: &mut BytesMut) -> bool {
+        while out.len() < CHUNK
+            && let Some(object) = self.initial.pop_front()
+        {
+            self.event("ADDED", &object, out);
+        }
+        if self.initial.is_empty()
+            && let Some(revision) = self.initial_end.take()
+        {
+            self.bookmark(revision, true, out);
+        }
+        !out.is_empty()
+    }
+
+    fn changes(&mut self, first: Arc<Change>, out: &mut BytesMut) {
+        let mut next = Some(first);
+        while let Some(change) = next {
+            self.change(&change, out);
+            next = if out.len() < CHUNK { self.source.try_next() } else { None };
+        }
+    }
+
+    fn change(&mut self, change: &Change, out: &mut BytesMut) {
+        let selected = |object: &Option<Arc<Object>>| {
+            object.as_ref().filter(|object| self.selection.matches(object)).cloned()
+        };
+        match (selected(&change.old), selected(&change.new)) {
+            (None, None) => {}
+            (None, Some(new)) => self.event("ADDED", &new, out),
+            (Some(_), Some(new)) => self.event("MODIFIED", &new, out),
+            (Some(old), None) => {
+                // Shown as it last was within the selection, at the revision at which it left.
+                self.event("DELETED", &at_revision(&old, change.revision), out);
+            }
+        }
+    }
+
+    fn event(&mut self, kind: &str, object: &Arc<Object>, out: &mut BytesMut) {
+        let columns = !std::mem::replace(&mut self.columns_sent, true);
+        out.extend_from_slice(b"{\"type\":\"");
+        out.extend_from_slice(kind.as_bytes());
+        out.extend_from_slice(b"\",\"object\":");
+        out.extend_from_slice(&self.render.object(object, columns));
+        out.extend_from_slice(b"}\n");
+    }
+
+    fn bookmark(&mut self, revision: u64, ends_initial: bool, out: &mut BytesMut) {
+        let kind = self.selection.kind;
+        let mut metadata =
+            json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
+        if ends_initial {
+            metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        let object = match self.render.form {
+            Form::Plain | Form::Yaml => {
+                json!({"kind": kind.kind, "apiVersion": kind.api_version(), "metadata": metadata})
+            }
+            Form::Metadata { v1 } => json!({
+                "kind": "PartialObjectMetadata",
+                "apiVersion": Form::meta_version(v1),
+                "metadata": metadata,
+            }),
+            Form::Table { v1 } => json!({
+                "kind": "Table",
+                "apiVersion": Form::meta_version(v1),
+                "metadata": {"resourceVersion": revision.to_string()},
+                "columnDefinitions": [],
+                "rows": [{"cells": [], "object": {
+                    "kind": "PartialObjectMetadata",
+                    "apiVersion": Form::meta_version(v1),
+                    "metadata": metadata,
+                }}],
+            }),
+        };
+        out.extend_from_slice(
+            format!("{}\n", json!({"type": "BOOKMARK", "object": object})).as_bytes(),
+        );
+    }
+
+    fn fail(&mut self, error: SourceError, out: &mut BytesMut) {
+        self.done = true;
+        let error = match error {
+            SourceError::Compacted => {
+                ApiError::expired("too old resource version: list again and watch from there")
+            }
+            SourceError::Failed(why) => ApiError::internal(why),
+        };
+        let event = json!({"type": "ERROR", "object": error.status()});
+        out.extend_from_slice(format!("{event}\n").as_bytes());
+    }
+}
+
+/// The object, saying that it is at `revision`.
+fn at_revision(object: &Arc<Object>, revision: u64) -> Arc<Object> {
+    if object.meta.resource_version == revision {
+        return object.clone();
+    }
+    let mut tree = object.value();
+    tree["metadata"]["resourceVersion"] = revision.to_string().into();
+    match Object::from_value(object.kind, &tree) {
+        Ok(moved) => Arc::new(moved),
+        Err(_) => object.clone(),
+    }
+}

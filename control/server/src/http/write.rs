@@ -1,0 +1,214 @@
+//! POST, PUT and PATCH of objects and of their status, scale and finalizers.
+
+use axum::body::Body;
+use axum::response::Response;
+use coracle_api::kinds::Subresource;
+use coracle_api::patch::{self, PatchError, PatchType};
+use coracle_api::schema::Schema;
+use coracle_api::{ApiError, Kind};
+use http::request::Parts;
+use serde_json::Value;
+use std::sync::Mutex;
+
+use super::answer::{Answer, json_response, warn};
+use super::body::{self, FieldValidation};
+use super::events_v1;
+use super::render::Render;
+use super::request::RequestInfo;
+use crate::registry::{Part, Registry, WriteOptions, scale_into, scale_of};
+
+/// POST to a collection.
+pub(crate) async fn create(
+    registry: &Registry,
+    info: &RequestInfo,
+    kind: &'static Kind,
+    parts: &Parts,
+    body: Body,
+) -> Answer {
+    let render = Render::of(info, &parts.headers)?;
+    let options = WriteOptions { dry_run: info.query.dry_run()? };
+    let bytes = body::read(&parts.headers, body).await?;
+    let (value, warnings) = decode_as(info, kind, &bytes, parts)?;
+    if kind.namespaced && info.namespace.is_empty() {
+        return Err(
+            ApiError::bad_request("an empty namespace may not be set during creation").into()
+        );
+    }
+    let object = registry.create(kind, info.scope(kind), value, options).await?;
+    Ok(warn(render.answer(201, &object), &warnings))
+}
+
+/// PUT of an object or of one of its parts.
+pub(crate) async fn update(
+    registry: &Registry,
+    info: &RequestInfo,
+    kind: &'static Kind,
+    part: Part,
+    parts: &Parts,
+    body: Body,
+) -> Answer {
+    let render = Render::of(info, &parts.headers)?;
+    let options = WriteOptions { dry_run: info.query.dry_run()? };
+    let bytes = body::read(&parts.headers, body).await?;
+    let (value, warnings) = decode_as(info, kind, &bytes, parts)?;
+    if value["metadata"]["name"].as_str().unwrap_or_default().is_empty() {
+        return Err(ApiError::bad_request(
+            "the name of the object must be set: metadata.name is empty",
+        )
+        .into());
+    }
+    let place = (info.scope(kind), info.name.as_str());
+    let object = registry.update(kind, place, part, options, |_, _| Ok(value.clone())).await?;
+    Ok(warn(render.answer(200, &object), &warnings))
+}
+
+/// PATCH of an object or of its status.
+pub(crate) async fn patch(
+    registry: &Registry,
+    info: &RequestInfo,
+    kind: &'static Kind,
+    part: Part,
+    parts: &Parts,
+    body: Body,
+) -> Answer {
+    let render = Render::of(info, &parts.headers)?;
+    let options = WriteOptions { dry_run: info.query.dry_run()? };
+    let validation = FieldValidation::of(&info.query)?;
+    let patch_type = patch_type(parts)?;
+    let bytes = body::read(&parts.headers, body).await?;
+    let schema = schema_for(info, kind)?;
+    let complaints = Mutex::new(Vec::new());
+    let place = (info.scope(kind), info.name.as_str());
+    let object = registry
+        .update(kind, place, part, options, |_, mut tree| {
+            let is_v1_event = info.group == events_v1::GROUP;
+            if is_v1_event {
+                events_v1::show(&mut tree);
+            }
+            let patched = apply(patch_type, tree, &bytes, schema, kind)?;
+            let (mut tree, warnings) = body::check(patched, schema, validation)?;
+            if is_v1_event {
+                events_v1::store(&mut tree);
+            }
+            if let Ok(mut complaints) = complaints.lock() {
+                *complaints = warnings;
+            }
+            Ok(tree)
+        })
+        .await?;
+    let warnings = complaints.into_inner().unwrap_or_default();
+    Ok(warn(render.answer(200, &object), &warnings))
+}
+
+/// GET, PUT and PATCH of `/scale`.
+pub(crate) async fn scale(
+    registry: &Registry,
+    info: &RequestInfo,
+    kind: &'static Kind,
+    parts: &Parts,
+    body: Body,
+) -> Answer {
+    if info.verb == "get" {
+        let object = super::read::fresh_object(registry, info, kind).await?;
+        return Ok(json_response(200, &scale_of(&object)));
+    }
+    let options = WriteOptions { dry_run: info.query.dry_run()? };
+    let schema = body::schema_of("autoscaling", "v1", "Scale")?;
+    let validation = FieldValidation::of(&info.query)?;
+    let place = (info.scope(kind), info.name.as_str());
+    let object = if info.verb == "patch" {
+        let patch_type = patch_type(parts)?;
+        let bytes = body::read(&parts.headers, body).await?;
+        registry
+            .update(kind, place, Part::Main, options, |old, tree| {
+                let patched = apply(patch_type, scale_of(old), &bytes, schema, kind)?;
+                let (scale, _) = body::check(patched, schema, validation)?;
+                scale_into(old, tree, &scale)
+            })
+            .await?
+    } else {
+        let bytes = body::read(&parts.headers, body).await?;
+        let (scale, _) = body::decode(&bytes, &parts.headers, schema, validation)?;
+        registry
+            .update(kind, place, Part::Main, options, |old, tree| scale_into(old, tree, &scale))
+            .await?
+    };
+    Ok(json_response(200, &scale_of(&object)))
+}
+
+/// The part that a subresource writes to, for those that are parts.
+pub(crate) fn part_of(kind: &Kind, subresource: &str) -> Option<Part> {
+    match subresource {
+        "" => Some(Part::Main),
+        "status" if kind.has(Subresource::Status) => Some(Part::Status),
+        "finalize" if kind.has(Subresource::Finalize) => Some(Part::Finalize),
+        _ => None,
+    }
+}
+
+fn schema_for(info: &RequestInfo, kind: &Kind) -> Result<Schema<'static>, ApiError> {
+    body::schema_of(&info.group, &info.version, kind.kind)
+}
+
+fn decode_as(
+    info: &RequestInfo,
+    kind: &Kind,
+    bytes: &[u8],
+    parts: &Parts,
+) -> Result<(Value, Vec<String>), ApiError> {
+    let validation = FieldValidation::of(&info.query)?;
+    let schema = schema_for(info, kind)?;
+    let (mut value, warnings) = body::decode(bytes, &parts.headers, schema, validation)?;
+    if info.group == events_v1::GROUP {
+        events_v1::store(&mut value);
+    }
+    Ok((value, warnings))
+}
+
+fn patch_type(parts: &Parts) -> Result<PatchType, ApiError> {
+    let media = body::media_type(&parts.headers);
+    PatchType::from_content_type(&media).ok_or_else(|| {
+        let why = match media.as_str() {
+            "application/apply-patch+yaml" => {
+                "server-side apply is not supported by this server: use client-side apply (kubectl apply --server-side=false)".to_owned()
+            }
+            other => format!(
+                "the body of the request was in an unknown format - accepted media types include: \
+                 application/json-patch+json, application/merge-patch+json, \
+                 application/strategic-merge-patch+json (got {other})"
+            ),
+        };
+        ApiError::new(415, "UnsupportedMediaType", why)
+    })
+}
+
+fn apply(
+    patch_type: PatchType,
+    tree: Value,
+    patch: &[u8],
+    schema: Schema<'_>,
+    kind: &Kind,
+) -> Result<Value, ApiError> {
+    patch::apply(patch_type, tree, patch, schema).map_err(|error| match error {
+        PatchError::BadRequest(why) => ApiError::bad_request(why),
+        PatchError::Unprocessable(why) => ApiError::new(
+            422,
+            "Invalid",
+            format!(
+                "the server rejected our request due to an error in our request: {} patch: {why}",
+                kind.singular
+            ),
+        ),
+        PatchError::TooLarge(why) => ApiError::new(413, "RequestEntityTooLarge", why),
+    })
+}
+
+/// An empty success, as bindings and evictions answer.
+pub(crate) fn created() -> Response {
+    json_response(
+        201,
+        &serde_json::json!({
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201,
+        }),
+    )
+}

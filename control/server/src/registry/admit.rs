@@ -1,0 +1,191 @@
+//! Admission: what the cluster's state adds to a new object or has against it.
+//!
+//! In the order of upstream's plugins: NamespaceLifecycle, ServiceAccount, Priority, RuntimeClass. Each reads the
+//! watch cache. (Tolerations for sick nodes are a default of the kind Pod.)
+
+use std::time::Duration;
+
+use coracle_api::{ApiError, Cluster, Kind, kinds};
+use serde_json::Value;
+
+use super::Registry;
+
+const DEFAULT_SERVICE_ACCOUNT: &str = "default";
+/// A namespace's default ServiceAccount appears a moment after the namespace.
+const WAITS_FOR_DEFAULT: usize = 20;
+const WAIT: Duration = Duration::from_millis(50);
+
+impl Registry {
+    pub(super) async fn admit_create(
+        &self,
+        kind: &'static Kind,
+        namespace: &str,
+        tree: &mut Value,
+    ) -> Result<(), ApiError> {
+        if kind.namespaced {
+            namespace_lifecycle(&self.cache.read(), kind, namespace, tree)?;
+        }
+        if !kind.is_pod() {
+            return Ok(());
+        }
+        service_account_name(tree);
+        for attempt in 0.. {
+            match service_account(&self.cache.read(), namespace, tree) {
+                Ok(()) => break,
+                Err(Missing { name, .. })
+                    if name == DEFAULT_SERVICE_ACCOUNT && attempt < WAITS_FOR_DEFAULT => {}
+                Err(missing) => return Err(missing.error(kind, namespace, tree)),
+            }
+            tokio::time::sleep(WAIT).await;
+        }
+        let cluster = self.cache.read();
+        priority(&cluster, kind, tree)?;
+        runtime_class(&cluster, kind, tree)
+    }
+}
+
+fn name_of(tree: &Value) -> &str {
+    tree["metadata"]["name"].as_str().unwrap_or_default()
+}
+
+fn namespace_lifecycle(
+    cluster: &Cluster,
+    kind: &Kind,
+    namespace: &str,
+    tree: &Value,
+) -> Result<(), ApiError> {
+    let Some(found) = cluster.get(&kinds::NAMESPACE, "", namespace) else {
+        return Err(ApiError::not_found(&kinds::NAMESPACE, namespace));
+    };
+    // Events tell of what happens to the rest while it goes.
+    if !found.is_deleting() || kind.resource == kinds::EVENT.resource {
+        return Ok(());
+    }
+    let why = format!(
+        "unable to create new content in namespace {namespace} because it is being terminated"
+    );
+    let mut error = ApiError::forbidden(kind, name_of(tree), &why);
+    if let Some(details) = &mut error.details {
+        details.causes.push((
+            "NamespaceTerminating".into(),
+            format!("namespace {namespace} is being terminated"),
+            "metadata.namespace".into(),
+        ));
+    }
+    Err(error)
+}
+
+fn service_account_name(tree: &mut Value) {
+    let spec = &mut tree["spec"];
+    let name = [&spec["serviceAccountName"], &spec["serviceAccount"]]
+        .into_iter()
+        .filter_map(Value::as_str)
+        .find(|name| !name.is_empty())
+        .unwrap_or(DEFAULT_SERVICE_ACCOUNT)
+        .to_owned();
+    spec["serviceAccount"] = name.as_str().into();
+    spec["serviceAccountName"] = name.into();
+}
+
+struct Missing {
+    name: String,
+}
+
+impl Missing {
+    fn error(&self, kind: &Kind, namespace: &str, tree: &Value) -> ApiError {
+        let name = &self.name;
+        let why = format!(
+            "error looking up service account {namespace}/{name}: serviceaccount \"{name}\" not found"
+        );
+        ApiError::forbidden(kind, name_of(tree), &why)
+    }
+}
+
+fn service_account(cluster: &Cluster, namespace: &str, tree: &Value) -> Result<(), Missing> {
+    let name = tree["spec"]["serviceAccountName"].as_str().unwrap_or_default();
+    match cluster.get(&kinds::SERVICE_ACCOUNT, namespace, name) {
+        Some(_) => Ok(()),
+        None => Err(Missing { name: name.to_owned() }),
+    }
+}
+
+fn priority(cluster: &Cluster, kind: &Kind, tree: &mut Value) -> Result<(), ApiError> {
+    let wanted = tree["spec"]["priorityClassName"].as_str().unwrap_or_default().to_owned();
+    let class = if wanted.is_empty() {
+        cluster
+            .list(&kinds::PRIORITY_CLASS)
+            .map(|object| object.value())
+            .find(|class| class["globalDefault"] == true)
+    } else {
+        match cluster.get(&kinds::PRIORITY_CLASS, "", &wanted) {
+            Some(object) => Some(object.value()),
+            None => {
+                let why = format!("no PriorityClass with name {wanted} was found");
+                return Err(ApiError::forbidden(kind, name_of(tree), &why));
+            }
+        }
+    };
+    let value = class.as_ref().and_then(|class| class["value"].as_i64()).unwrap_or(0);
+    if let Some(given) = tree["spec"]["priority"].as_i64()
+        && given != value
+    {
+        let why = format!(
+            "the integer value of priority ({given}) must not be provided in pod spec; priority admission \
+             controller computed {value} from the given PriorityClass name"
+        );
+        return Err(ApiError::forbidden(kind, name_of(tree), &why));
+    }
+    let spec = &mut tree["spec"];
+    spec["priority"] = value.into();
+    if let Some(class) = &class {
+        if wanted.is_empty() {
+            spec["priorityClassName"] = class["metadata"]["name"].clone();
+        }
+        if spec.get("preemptionPolicy").is_none()
+            && let Some(policy) = class.get("preemptionPolicy")
+        {
+            spec["preemptionPolicy"] = policy.clone();
+        }
+    }
+    if spec.get("preemptionPolicy").is_none() {
+        spec["preemptionPolicy"] = "PreemptLowerPriority".into();
+    }
+    Ok(())
+}
+
+fn runtime_class(cluster: &Cluster, kind: &Kind, tree: &mut Value) -> Result<(), ApiError> {
+    let Some(wanted) = tree["spec"]["runtimeClassName"].as_str().map(str::to_owned) else {
+        return Ok(());
+    };
+    let Some(class) = cluster.get(&kinds::RUNTIME_CLASS, "", &wanted) else {
+        let why = format!("pod rejected: RuntimeClass \"{wanted}\" not found");
+        return Err(ApiError::forbidden(kind, name_of(tree), &why));
+    };
+    let class = class.value();
+    if let Some(overhead) = class["overhead"].get("podFixed") {
+        tree["spec"]["overhead"] = overhead.clone();
+    }
+    let selector = class["scheduling"]["nodeSelector"].as_object();
+    for (key, value) in selector.into_iter().flatten() {
+        let known = &tree["spec"]["nodeSelector"][key];
+        if !known.is_null() && known != value {
+            let why = format!(
+                "conflict: runtimeClass.scheduling.nodeSelector[{key}] = {}; pod.spec.nodeSelector[{key}] = {}",
+                value.as_str().unwrap_or_default(),
+                known.as_str().unwrap_or_default()
+            );
+            return Err(ApiError::forbidden(kind, name_of(tree), &why));
+        }
+        tree["spec"]["nodeSelector"][key] = value.clone();
+    }
+    if let Some(added) = class["scheduling"]["tolerations"].as_array() {
+        let mut all = tree["spec"]["tolerations"].as_array().cloned().unwrap_or_default();
+        for toleration in added {
+            if !all.contains(toleration) {
+                all.push(toleration.clone());
+            }
+        }
+        tree["spec"]["tolerations"] = all.into();
+    }
+    Ok(())
+}

@@ -1,0 +1,347 @@
+//! ClusterIPs and NodePorts.
+//!
+//! Each one in use is a key of its own in the store, written in the batch of its Service under the condition that it did
+//! not exist and deleted in the batch that lets go of it. So uniqueness holds across crashes and across servers, and
+//! nothing leaks. The watch cache only tells which ones are worth trying.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
+
+use bytes::Bytes;
+use coracle_api::{ApiError, FieldError, Kind, Object, kinds};
+use coracle_store::{Batch, Expect, Retention};
+use rand::RngExt;
+use serde_json::{Value, json};
+
+use super::Registry;
+
+/// Left for explicit requests, such as that of the `kubernetes` Service.
+const STATIC_ADDRESSES: u32 = 16;
+
+/// From where Services get addresses and ports.
+#[derive(Debug, Clone)]
+pub(crate) struct ServiceRanges {
+    pub(crate) network: Ipv4Addr,
+    pub(crate) prefix: u8,
+    pub(crate) node_ports: RangeInclusive<u16>,
+}
+
+/// What one write of a Service takes and gives back.
+#[derive(Default)]
+pub(super) struct Claims {
+    take: Vec<Claim>,
+    give_back: Vec<Bytes>,
+}
+
+struct Claim {
+    key: Bytes,
+    /// What a client gets to read if it asked for this one and it is taken.
+    explicit: Option<FieldError>,
+}
+
+impl Claims {
+    /// Adds the claims to the batch that writes the Service.
+    pub(super) fn batch(&self, mut batch: Batch, namespace: &str, name: &str) -> Batch {
+        for claim in &self.take {
+            batch = batch.expect(claim.key.clone(), Expect::Absent).put(
+                claim.key.clone(),
+                format!("{namespace}/{name}"),
+                Retention::Short,
+            );
+        }
+        for key in &self.give_back {
+            batch = batch.delete(key.clone());
+        }
+        batch
+    }
+
+    /// Whether a key is one of these.
+    pub(super) fn claims(&self, key: &Bytes) -> bool {
+        self.take.iter().any(|claim| claim.key == key)
+    }
+
+    /// The error if the key was asked for explicitly; otherwise another one may be tried.
+    pub(super) fn taken(&self, kind: &Kind, name: &str, key: &Bytes) -> Result<(), ApiError> {
+        let explicit = self.take.iter().find(|c| c.key == key).and_then(|c| c.explicit.clone());
+        explicit.map_or(Ok(()), |error| Err(ApiError::invalid(kind, name, &[error])))
+    }
+}
+
+impl ServiceRanges {
+    /// First address and number of addresses, the network's own and the broadcast address left out.
+    fn addresses(&self) -> (u32, u32) {
+        let size = 1u32.checked_shl(32 - u32::from(self.prefix)).unwrap_or(u32::MAX);
+        (u32::from(self.network) + 1, size.saturating_sub(2).max(1))
+    }
+
+    fn contains(&self, ip: Ipv4Addr) -> bool {
+        let (first, count) = self.addresses();
+        (first..first + count).contains(&u32::from(ip))
+    }
+
+    /// The address of the `kubernetes` Service.
+    pub(crate) fn first(&self) -> Ipv4Addr {
+        self.addresses().0.into()
+    }
+}
+
+impl Registry {
+    /// Fills in addresses and ports of a Service that is about to be written; nothing for other kinds.
+    pub(super) fn allocate(
+        &self,
+        tree: &mut Value,
+        kind: &Kind,
+        old: Option<&Value>,
+    ) -> Result<Claims, ApiError> {
+        if kind.resource != "services" {
+            return Ok(Claims::default());
+        }
+        let name = tree["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let invalid = |error| ApiError::invalid(kind, &name, &[error]);
+        let before: BTreeSet<Bytes> = old.map(held).unwrap_or_default();
+        let mut take = Vec::new();
+        let in_use = self.in_use();
+
+        match wanted_address(&tree["spec"]) {
+            Wanted::None => {}
+            Wanted::Headless => {
+                tree["spec"]["clusterIP"] = "None".into();
+                tree["spec"]["clusterIPs"] = json!(["None"]);
+            }
+            Wanted::This(text) => {
+                let list = json!([text]);
+                let refuse = |why: String| {
+                    FieldError::invalid(
+                        "spec.clusterIPs",
+                        list.clone(),
+                        format!("failed to allocate IP {text}: {why}"),
+                    )
+                };
+                let ip: Ipv4Addr = text.parse().map_err(|_| {
+                    invalid(FieldError::invalid(
+                        "spec.clusterIPs[0]",
+                        text.as_str(),
+                        "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+                    ))
+                })?;
+                let key = address_key(ip);
+                if !before.contains(&key) {
+                    if !self.ranges.contains(ip) {
+                        return Err(invalid(refuse(format!(
+                            "the provided IP ({ip}) is not in the valid range. The range of valid IPs is {}/{}",
+                            self.ranges.network, self.ranges.prefix
+                        ))));
+                    }
+                    let explicit = Some(refuse("provided IP is already allocated".into()));
+                    take.push(Claim { key, explicit });
+                }
+                tree["spec"]["clusterIPs"] = list;
+            }
+            Wanted::Any => {
+                let ip = self.free_address(&in_use).ok_or_else(|| {
+                    ApiError::internal("failed to allocate a serviceIP: range is full")
+                })?;
+                tree["spec"]["clusterIP"] = ip.to_string().into();
+                tree["spec"]["clusterIPs"] = json!([ip.to_string()]);
+                take.push(Claim { key: address_key(ip), explicit: None });
+            }
+        }
+        if tree["spec"]["clusterIPs"].is_array() {
+            let spec = &mut tree["spec"];
+            if spec.get("ipFamilies").is_none() {
+                spec["ipFamilies"] = json!(["IPv4"]);
+            }
+            if spec.get("ipFamilyPolicy").is_none() {
+                spec["ipFamilyPolicy"] = "SingleStack".into();
+            }
+        }
+        self.allocate_ports(tree, &before, &in_use, &mut take).map_err(invalid)?;
+        let after = held(tree);
+        let give_back = before.into_iter().filter(|key| !after.contains(key)).collect();
+        Ok(Claims { take, give_back })
+    }
+
+    fn allocate_ports(
+        &self,
+        tree: &mut Value,
+        before: &BTreeSet<Bytes>,
+        in_use: &BTreeSet<Bytes>,
+        take: &mut Vec<Claim>,
+    ) -> Result<(), FieldError> {
+        if !wants_node_ports(&tree["spec"]) {
+            return Ok(());
+        }
+        let Some(ports) = tree["spec"]["ports"].as_array_mut() else { return Ok(()) };
+        let mut mine = BTreeSet::new();
+        for (i, port) in ports.iter_mut().enumerate() {
+            let given = port["nodePort"].as_u64().unwrap_or_default();
+            let path = format!("spec.ports[{i}].nodePort");
+            if given == 0 {
+                let taken = |key: &Bytes| in_use.contains(key) || mine.contains(key);
+                let free = self.free_port(taken).ok_or_else(|| {
+                    FieldError::invalid(path, 0, "failed to allocate a nodePort: range is full")
+                })?;
+                port["nodePort"] = free.into();
+                mine.insert(port_key(free));
+                take.push(Claim { key: port_key(free), explicit: None });
+                continue;
+            }
+            let range = &self.ranges.node_ports;
+            let inside = u16::try_from(given).ok().filter(|p| range.contains(p));
+            let Some(number) = inside else {
+                return Err(FieldError::invalid(
+                    path,
+                    given,
+                    format!(
+                        "provided port is not in the valid range. The range of valid ports is {}-{}",
+                        range.start(),
+                        range.end()
+                    ),
+                ));
+            };
+            let key = port_key(number);
+            if !before.contains(&key) && mine.insert(key.clone()) {
+                let explicit =
+                    Some(FieldError::invalid(path, given, "provided port is already allocated"));
+                take.push(Claim { key, explicit });
+            }
+        }
+        Ok(())
+    }
+
+    fn in_use(&self) -> BTreeSet<Bytes> {
+        let services: Vec<_> = self.cache.read().list(&kinds::SERVICE).cloned().collect();
+        services.iter().flat_map(|service| held(&service.value())).collect()
+    }
+
+    fn free_address(&self, in_use: &BTreeSet<Bytes>) -> Option<Ipv4Addr> {
+        let (first, count) = self.ranges.addresses();
+        let skip = if count > 2 * STATIC_ADDRESSES { STATIC_ADDRESSES } else { 0 };
+        let start = rand::rng().random_range(0..count - skip);
+        (0..count - skip)
+            .map(|i| Ipv4Addr::from(first + skip + (start + i) % (count - skip)))
+            .find(|ip| !in_use.contains(&address_key(*ip)))
+    }
+
+    fn free_port(&self, taken: impl Fn(&Bytes) -> bool) -> Option<u16> {
+        let (first, last) = (*self.ranges.node_ports.start(), *self.ranges.node_ports.end());
+        let count = u32::from(last - first) + 1;
+        let start = rand::rng().random_range(0..count);
+        (0..count)
+            .map(|i| first + ((start + i) % count) as u16)
+            .find(|port| !taken(&port_key(*port)))
+    }
+
+    /// What a Service that goes away gives back.
+    pub(super) fn release(object: &Object) -> Claims {
+        let give_back = match object.kind.resource {
+            "services" => held(&object.value()).into_iter().collect(),
+            _ => Vec::new(),
+        };
+        Claims { take: Vec::new(), give_back }
+    }
+}
+
+/// An update that leaves addresses and ports out means the ones that are there.
+pub(super) fn keep_allocated(kind: &Kind, new: &mut Value, old: &Value) {
+    if kind.resource != "services" {
+        return;
+    }
+    let external = |v: &Value| v["spec"]["type"] == "ExternalName";
+    if !external(new) && !external(old) && new["spec"]["clusterIP"].as_str().unwrap_or("") == "" {
+        for field in ["clusterIP", "clusterIPs"] {
+            if let Some(value) = old["spec"].get(field) {
+                new["spec"][field] = value.clone();
+            }
+        }
+    }
+    if wants_node_ports(&new["spec"]) && wants_node_ports(&old["spec"]) {
+        let empty = Vec::new();
+        let known = old["spec"]["ports"].as_array().unwrap_or(&empty);
+        for port in new["spec"]["ports"].as_array_mut().into_iter().flatten() {
+            if port["nodePort"].as_u64().unwrap_or_default() != 0 {
+                continue;
+            }
+            let same = |k: &&Value| k["port"] == port["port"] && k["protocol"] == port["protocol"];
+            if let Some(number) = known.iter().find(same).and_then(|k| k.get("nodePort")) {
+                port["nodePort"] = number.clone();
+            }
+        }
+    } else if !wants_node_ports(&new["spec"]) {
+        for port in new["spec"]["ports"].as_array_mut().into_iter().flatten() {
+            let number = port.get("nodePort").cloned();
+            // Left over from the type before: upstream clears them when they did not change.
+            if number.is_some()
+                && old["spec"]["ports"]
+                    .as_array()
+                    .is_some_and(|ports| ports.iter().any(|k| k.get("nodePort") == number.as_ref()))
+                && let Some(port) = port.as_object_mut()
+            {
+                port.remove("nodePort");
+            }
+        }
+    }
+    if external(new)
+        && !external(old)
+        && new["spec"]["clusterIP"] == old["spec"]["clusterIP"]
+        && let Some(spec) = new["spec"].as_object_mut()
+    {
+        for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+            spec.remove(field);
+        }
+    }
+}
+
+enum Wanted {
+    None,
+    Headless,
+    Any,
+    This(String),
+}
+
+fn wanted_address(spec: &Value) -> Wanted {
+    if spec["type"] == "ExternalName" {
+        return Wanted::None;
+    }
+    let first = spec["clusterIPs"][0].as_str().unwrap_or_default();
+    match spec["clusterIP"].as_str().filter(|ip| !ip.is_empty()).unwrap_or(first) {
+        "" => Wanted::Any,
+        "None" => Wanted::Headless,
+        ip => Wanted::This(ip.to_owned()),
+    }
+}
+
+fn wants_node_ports(spec: &Value) -> bool {
+    match spec["type"].as_str() {
+        Some("NodePort") => true,
+        Some("LoadBalancer") => spec["allocateLoadBalancerNodePorts"] != false,
+        _ => false,
+    }
+}
+
+/// The keys that a Service holds.
+fn held(service: &Value) -> BTreeSet<Bytes> {
+    let spec = &service["spec"];
+    let list = |field: &str| spec[field].as_array().cloned().unwrap_or_default();
+    let addresses = list("clusterIPs")
+        .iter()
+        .filter_map(|ip| ip.as_str()?.parse().ok())
+        .map(address_key)
+        .collect::<Vec<_>>();
+    let ports = list("ports")
+        .iter()
+        .filter_map(|port| u16::try_from(port["nodePort"].as_u64()?).ok())
+        .filter(|port| *port != 0)
+        .map(port_key)
+        .collect::<Vec<_>>();
+    addresses.into_iter().chain(ports).collect()
+}
+
+fn address_key(ip: Ipv4Addr) -> Bytes {
+    format!("/allocations/cluster-ips/{ip}").into()
+}
+
+fn port_key(port: u16) -> Bytes {
+    format!("/allocations/node-ports/{port}").into()
+}

@@ -1,0 +1,85 @@
+//! Binding a Pod to a node: the one write of `spec.nodeName`.
+
+use std::sync::Arc;
+
+use coracle_api::{ApiError, Object, kinds};
+use coracle_store::{Batch, Expect};
+use serde_json::{Value, json};
+
+use super::commit::Refused;
+use super::{ATTEMPTS, Registry, WriteOptions, meta};
+
+impl Registry {
+    /// Binds a Pod to a node. With `seen`, only if the Pod is still at that revision; otherwise whatever its revision, if
+    /// it is not bound yet.
+    pub(crate) async fn bind(
+        &self,
+        (namespace, name): (&str, &str),
+        node: &str,
+        seen: Option<&Arc<Object>>,
+        options: WriteOptions,
+    ) -> Result<Arc<Object>, ApiError> {
+        let kind = &kinds::POD;
+        if seen.is_none() {
+            self.catch_up().await?;
+        }
+        for _ in 0..ATTEMPTS {
+            let old = match seen {
+                Some(seen) => seen.clone(),
+                None => self
+                    .cache
+                    .get(kind, namespace, name)
+                    .ok_or_else(|| ApiError::not_found(kind, name))?,
+            };
+            let refuse = |why: String| ApiError::conflict(&BINDING, name, &why);
+            if old.is_deleting() {
+                return Err(refuse(format!(
+                    "pod {name} is being deleted, cannot be assigned to a host"
+                )));
+            }
+            if let Some(known) = &old.node_name {
+                return Err(refuse(format!("pod {name} is already assigned to node \"{known}\"")));
+            }
+            let new = bound(old.value(), node);
+            let map = meta::as_object(&new)?;
+            if options.dry_run {
+                return Self::dry(kind, map, old.meta.resource_version);
+            }
+            let expect = Expect::Revision(old.meta.resource_version);
+            match self.put(kind, (namespace, name), map, expect, Batch::new()).await {
+                Ok(object) => return Ok(object),
+                Err(Refused::Error(error)) => return Err(error),
+                Err(Refused::Conflict { .. }) if seen.is_some() => break,
+                Err(Refused::Conflict { .. }) => self.catch_up().await?,
+            }
+        }
+        Err(ApiError::modified(kind, name))
+    }
+}
+
+/// Upstream's error texts name the subresource here.
+static BINDING: coracle_api::Kind = coracle_api::Kind {
+    kind: "Pod",
+    plural: "pods",
+    singular: "pod",
+    resource: "pods/binding",
+    ..coracle_api::Kind::BASE
+};
+
+fn bound(mut pod: Value, node: &str) -> Value {
+    pod["spec"]["nodeName"] = node.into();
+    if let Some(metadata) = pod["metadata"].as_object_mut() {
+        metadata.remove("resourceVersion");
+    }
+    let condition = json!({
+        "type": "PodScheduled",
+        "status": "True",
+        "lastProbeTime": null,
+        "lastTransitionTime": meta::now(),
+    });
+    let mut conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    conditions.retain(|c| c["type"] != "PodScheduled");
+    conditions.push(condition);
+    pod["status"]["conditions"] = conditions.into();
+    pod
+}

@@ -1,0 +1,103 @@
+//! Creating an object.
+
+use std::sync::Arc;
+
+use coracle_api::kinds::{self, Prepare};
+use coracle_api::{ApiError, Kind, Object};
+use coracle_store::{Batch, Expect};
+use serde_json::Value;
+
+use super::commit::Refused;
+use super::{ATTEMPTS, Registry, WriteOptions, meta, validate};
+use crate::keys;
+
+/// Names tried for a `generateName` before giving up, as upstream.
+const NAMES: usize = 8;
+
+impl Registry {
+    /// Creates the object that `body` describes; it has passed the schema.
+    pub(crate) async fn create(
+        &self,
+        kind: &'static Kind,
+        namespace: &str,
+        body: Value,
+        options: WriteOptions,
+    ) -> Result<Arc<Object>, ApiError> {
+        let mut value = meta::object(body)?;
+        value.insert("kind".into(), kind.kind.into());
+        value.insert("apiVersion".into(), kind.api_version().into());
+        let metadata = meta::of(&mut value);
+        meta::agree(metadata, kind, namespace, None)?;
+        meta::create(metadata, kind)?;
+        let base = meta::text(metadata, "generateName").to_owned();
+        let generated = meta::text(metadata, "name").is_empty() && !base.is_empty();
+        if generated {
+            metadata.insert("name".into(), meta::generate(&base).into());
+        }
+
+        let mut tree = Value::Object(value);
+        (kind.default)(&mut tree);
+        self.catch_up().await?;
+        self.admit_create(kind, namespace, &mut tree).await?;
+        (kind.prepare)(Prepare::Create(&mut tree));
+        validate::create(kind, &tree)?;
+
+        let parent = keys::of_object(&kinds::NAMESPACE, "", namespace);
+        let mut names = 1;
+        for _ in 0..ATTEMPTS {
+            let name = tree["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+            // Allocation fills the tree in; another attempt must start from what the client asked for.
+            let asked = (kind.resource == "services").then(|| tree.clone());
+            let claims = self.allocate(&mut tree, kind, None)?;
+            let value = meta::as_object(&tree)?;
+            if options.dry_run {
+                if self.cache.get(kind, namespace, &name).is_some() {
+                    return Err(ApiError::already_exists(kind, &name));
+                }
+                return Self::dry(kind, value, 0);
+            }
+            let mut batch = claims.batch(Batch::new(), namespace, &name);
+            if kind.namespaced {
+                batch = batch.expect(parent.clone(), Expect::Present);
+            }
+            let put = self.put(kind, (namespace, &name), value, Expect::Absent, batch).await;
+            match put {
+                Ok(object) => return Ok(object),
+                Err(Refused::Error(error)) => return Err(error),
+                Err(Refused::Conflict { key, .. }) if kind.namespaced && key == parent => {
+                    return Err(ApiError::not_found(&kinds::NAMESPACE, namespace));
+                }
+                Err(Refused::Conflict { key, .. }) if claims.claims(&key) => {
+                    claims.taken(kind, &name, &key)?;
+                    self.catch_up().await?;
+                    tree = asked.unwrap_or(tree);
+                }
+                Err(Refused::Conflict { .. }) if generated && names < NAMES => {
+                    names += 1;
+                    tree["metadata"]["name"] = meta::generate(&base).into();
+                }
+                Err(Refused::Conflict { .. }) => {
+                    return Err(ApiError::already_exists(kind, &name));
+                }
+            }
+        }
+        Err(ApiError::unavailable(format!("no {} could be allocated; try again", kind.singular)))
+    }
+
+    /// Creates the object unless it is there; for what the server itself needs.
+    pub(crate) async fn ensure(
+        &self,
+        kind: &'static Kind,
+        namespace: &str,
+        body: Value,
+    ) -> Result<(), ApiError> {
+        let name = body["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        if self.cache.get(kind, namespace, &name).is_some() {
+            return Ok(());
+        }
+        match self.create(kind, namespace, body, WriteOptions::default()).await {
+            Err(error) if error.reason == "AlreadyExists" => Ok(()),
+            other => other.map(|_| ()),
+        }
+    }
+}

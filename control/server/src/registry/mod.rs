@@ -1,0 +1,80 @@
+//! The one path by which anything is written, whoever writes: HTTP clients, controllers' plans, the scheduler.
+//!
+//! patch → default → admit → validate → commit, for every kind alike; what differs between kinds is in the table of
+//! kinds. Reads of the object to change come from the watch cache, and every commit carries the revision that was read,
+//! so a stale read costs a retry and never an update. Next step of the apply trace: the store, then [`crate::cache`].
+
+mod admit;
+mod allocate;
+mod bind;
+mod commit;
+mod create;
+mod delete;
+mod meta;
+mod scale;
+mod update;
+mod validate;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use coracle_api::{ApiError, Kind, Object};
+use coracle_store::Store;
+
+use crate::cache::Cache;
+pub(crate) use allocate::ServiceRanges;
+pub(crate) use delete::{DeleteOptions, Deleted, Preconditions, answers_with_object};
+pub(crate) use scale::{from_object as scale_of, into_object as scale_into};
+pub(crate) use update::Part;
+
+/// Attempts of an unconditional write that keeps meeting newer revisions.
+const ATTEMPTS: usize = 16;
+/// How long a reader waits for the cache to reach a revision that the store already has.
+const CATCH_UP: Duration = Duration::from_secs(10);
+
+/// See the module. Clones share everything.
+#[derive(Clone)]
+pub(crate) struct Registry {
+    pub(crate) store: Store,
+    pub(crate) cache: Cache,
+    ranges: Arc<ServiceRanges>,
+}
+
+/// What a writer may ask for beside the write.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct WriteOptions {
+    /// Do everything but commit.
+    pub(crate) dry_run: bool,
+}
+
+impl Registry {
+    pub(crate) fn new(store: Store, cache: Cache, ranges: ServiceRanges) -> Self {
+        Self { store, cache, ranges: Arc::new(ranges) }
+    }
+
+    /// The address of the `kubernetes` Service.
+    pub(crate) fn first_service_address(&self) -> std::net::Ipv4Addr {
+        self.ranges.first()
+    }
+
+    /// Waits until the cache shows all that was acknowledged before this call.
+    pub(crate) async fn catch_up(&self) -> Result<(), ApiError> {
+        self.cache.wait_for(self.store.revision(), CATCH_UP).await.map_err(|behind| {
+            ApiError::unavailable(match self.cache.failure() {
+                Some(why) => format!("the watch cache does not follow the store: {why}"),
+                None => format!("the watch cache is behind, at revision {}", behind.current),
+            })
+        })
+    }
+
+    /// The object as of now: every write acknowledged before the call is visible.
+    pub(crate) async fn get(
+        &self,
+        kind: &'static Kind,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Arc<Object>, ApiError> {
+        self.catch_up().await?;
+        self.cache.get(kind, namespace, name).ok_or_else(|| ApiError::not_found(kind, name))
+    }
+}

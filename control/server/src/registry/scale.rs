@@ -1,0 +1,70 @@
+//! `autoscaling/v1` Scale, the view of an object that `kubectl scale` and autoscalers write to.
+
+use coracle_api::{ApiError, FieldError, Object};
+use serde_json::{Value, json};
+
+/// The Scale of an object.
+pub(crate) fn from_object(object: &Object) -> Value {
+    let tree = object.value();
+    let mut metadata = json!({
+        "name": object.meta.name,
+        "namespace": object.meta.namespace,
+        "uid": object.meta.uid,
+        "resourceVersion": object.meta.resource_version.to_string(),
+    });
+    metadata["creationTimestamp"] = tree["metadata"]["creationTimestamp"].clone();
+    json!({
+        "kind": "Scale",
+        "apiVersion": "autoscaling/v1",
+        "metadata": metadata,
+        "spec": {"replicas": tree["spec"]["replicas"].as_i64().unwrap_or(0)},
+        "status": {
+            "replicas": tree["status"]["replicas"].as_i64().unwrap_or(0),
+            "selector": selector(&tree["spec"]["selector"]),
+        },
+    })
+}
+
+/// The object with what a Scale says of its replicas.
+pub(crate) fn into_object(
+    object: &Object,
+    mut tree: Value,
+    scale: &Value,
+) -> Result<Value, ApiError> {
+    let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
+    if replicas < 0 {
+        let error =
+            FieldError::invalid("spec.replicas", replicas, "must be greater than or equal to 0");
+        return Err(ApiError::invalid(object.kind, &object.meta.name, &[error]));
+    }
+    tree["spec"]["replicas"] = replicas.into();
+    for field in ["resourceVersion", "uid"] {
+        if let Some(given) = scale["metadata"].get(field) {
+            tree["metadata"][field] = given.clone();
+        }
+    }
+    Ok(tree)
+}
+
+/// A label selector in text form, as autoscalers expect it.
+fn selector(selector: &Value) -> String {
+    let mut terms: Vec<String> = selector["matchLabels"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()))
+        .collect();
+    for term in selector["matchExpressions"].as_array().into_iter().flatten() {
+        let key = term["key"].as_str().unwrap_or_default();
+        let values: Vec<_> =
+            term["values"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let values = values.join(",");
+        terms.push(match term["operator"].as_str() {
+            Some("In") => format!("{key} in ({values})"),
+            Some("NotIn") => format!("{key} notin ({values})"),
+            Some("DoesNotExist") => format!("!{key}"),
+            _ => key.to_owned(),
+        });
+    }
+    terms.join(",")
+}

@@ -1,0 +1,195 @@
+//! Changing an object, or one part of it.
+
+use std::sync::Arc;
+
+use coracle_api::kinds::{self, Generation, Prepare, Subresource};
+use coracle_api::{ApiError, Kind, Object};
+use coracle_store::{Batch, Expect};
+use serde_json::{Map, Value};
+
+use super::commit::Refused;
+use super::{ATTEMPTS, Registry, WriteOptions, allocate, meta, validate};
+
+/// What of an object a write may change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// All but the status.
+    Main,
+    /// Status, labels and annotations.
+    Status,
+    /// `spec.finalizers` of a Namespace.
+    Finalize,
+}
+
+impl Registry {
+    /// Replaces the object by what `edit` makes of it. `edit` runs again on a newer state when somebody else was
+    /// first, so a precondition is a `resourceVersion` in what it returns.
+    pub(crate) async fn update(
+        &self,
+        kind: &'static Kind,
+        (namespace, name): (&str, &str),
+        part: Part,
+        options: WriteOptions,
+        edit: impl Fn(&Arc<Object>, Value) -> Result<Value, ApiError> + Send,
+    ) -> Result<Arc<Object>, ApiError> {
+        self.catch_up().await?;
+        for _ in 0..ATTEMPTS {
+            let old = self
+                .cache
+                .get(kind, namespace, name)
+                .ok_or_else(|| ApiError::not_found(kind, name))?;
+            let before = old.value();
+            let asked = edit(&old, before.clone())?;
+            let (new, gone) = self.change(&old, &before, asked, part)?;
+            if gone {
+                if options.dry_run {
+                    return Self::dry(kind, meta::as_object(&new)?, old.meta.resource_version);
+                }
+                match self.remove_object(&old).await {
+                    Ok(_) => return Self::dry(kind, meta::as_object(&new)?, 0),
+                    Err(Refused::Error(error)) => return Err(error),
+                    Err(Refused::Conflict { .. }) => {}
+                }
+                self.catch_up().await?;
+                continue;
+            }
+            let mut new = new;
+            let claims = match part {
+                Part::Main => self.allocate(&mut new, kind, Some(&before))?,
+                _ => allocate::Claims::default(),
+            };
+            let map = meta::as_object(&new)?;
+            if unchanged(map, &before) {
+                return Ok(old);
+            }
+            if options.dry_run {
+                return Self::dry(kind, map, old.meta.resource_version);
+            }
+            let batch = claims.batch(Batch::new(), namespace, name);
+            let expect = Expect::Revision(old.meta.resource_version);
+            match self.put(kind, (namespace, name), map, expect, batch).await {
+                Ok(object) => return Ok(object),
+                Err(Refused::Error(error)) => return Err(error),
+                Err(Refused::Conflict { key, .. }) if claims.claims(&key) => {
+                    claims.taken(kind, name, &key)?;
+                }
+                Err(Refused::Conflict { .. }) => {}
+            }
+            self.catch_up().await?;
+        }
+        Err(ApiError::modified(kind, name))
+    }
+
+    /// From what was asked for to what will be stored; and whether that completes a deletion.
+    fn change(
+        &self,
+        old: &Object,
+        before: &Value,
+        asked: Value,
+        part: Part,
+    ) -> Result<(Value, bool), ApiError> {
+        let kind = old.kind;
+        let mut asked = meta::object(asked)?;
+        asked.insert("kind".into(), kind.kind.into());
+        asked.insert("apiVersion".into(), kind.api_version().into());
+        let empty = Map::new();
+        let old_meta = before["metadata"].as_object().unwrap_or(&empty);
+        let metadata = meta::of(&mut asked);
+        meta::agree(metadata, kind, &old.meta.namespace, Some(&old.meta.name))?;
+        meta::update(metadata, old, old_meta)?;
+
+        let mut new = match part {
+            Part::Main => {
+                if kind.has(Subresource::Status) {
+                    take_over(&mut asked, before, "status");
+                }
+                Value::Object(asked)
+            }
+            Part::Status => {
+                let mut whole = meta::object(before.clone())?;
+                let mut metadata = meta::of(&mut asked).clone();
+                take_over(&mut metadata, &before["metadata"], "ownerReferences");
+                whole.insert("metadata".into(), metadata.into());
+                match asked.remove("status") {
+                    Some(status) => whole.insert("status".into(), status),
+                    None => whole.remove("status"),
+                };
+                Value::Object(whole)
+            }
+            Part::Finalize => {
+                let mut whole = before.clone();
+                if let Some(map) = whole["metadata"].as_object_mut() {
+                    map.remove("resourceVersion");
+                }
+                whole["spec"]["finalizers"] = asked
+                    .get("spec")
+                    .and_then(|s| s.get("finalizers"))
+                    .cloned()
+                    .unwrap_or_default();
+                whole
+            }
+        };
+        allocate::keep_allocated(kind, &mut new, before);
+        (kind.default)(&mut new);
+        let (new_ref, old_ref) = (&mut new, before);
+        match part {
+            Part::Main => (kind.prepare)(Prepare::Update { new: new_ref, old: old_ref }),
+            Part::Status => (kind.prepare)(Prepare::Status { new: new_ref, old: old_ref }),
+            Part::Finalize => {}
+        }
+        if part == Part::Main && kind.generation == Generation::Spec && specified(&new, before) {
+            new["metadata"]["generation"] = (old.meta.generation + 1).into();
+        }
+        if part != Part::Finalize {
+            validate::update(kind, &new, before)?;
+        }
+        let gone = completes_deletion(kind, old, &new);
+        Ok((new, gone))
+    }
+}
+
+/// Whether anything beside metadata and status differs.
+fn specified(new: &Value, old: &Value) -> bool {
+    let relevant = |v: &Value| -> Option<Vec<(String, Value)>> {
+        let map = v.as_object()?;
+        Some(
+            map.iter()
+                .filter(|(k, _)| {
+                    !matches!(k.as_str(), "metadata" | "status" | "kind" | "apiVersion")
+                })
+                .map(|(k, v)| (k.clone(), v.clone()))
+                .collect(),
+        )
+    };
+    relevant(new) != relevant(old)
+}
+
+/// Equal but for the revision, which what is to be stored does not carry.
+fn unchanged(new: &Map<String, Value>, before: &Value) -> bool {
+    let Some(old) = before.as_object() else { return false };
+    new.len() == old.len()
+        && new.iter().all(|(field, value)| match (field.as_str(), old.get(field)) {
+            ("metadata", Some(Value::Object(old))) => {
+                let Some(new) = value.as_object() else { return false };
+                let count = old.len() - usize::from(old.contains_key("resourceVersion"));
+                new.len() == count && new.iter().all(|(k, v)| old.get(k) == Some(v))
+            }
+            (_, known) => known == Some(value),
+        })
+}
+
+fn take_over(map: &mut Map<String, Value>, from: &Value, field: &str) {
+    match from.get(field) {
+        Some(value) => map.insert(field.into(), value.clone()),
+        None => map.remove(field),
+    };
+}
+
+/// An object whose deletion was asked for goes with its last finalizer, once its grace period needs nobody any more.
+fn completes_deletion(kind: &Kind, old: &Object, new: &Value) -> bool {
+    let Some(metadata) = new["metadata"].as_object() else { return false };
+    let finalized = kind.resource != kinds::NAMESPACE.resource
+        || new["spec"]["finalizers"].as_array().is_none_or(Vec::is_empty);
+    let no_grace = old.meta.deletion_grace_period_seconds.unwrap_or(0) == 0;
+    old.is_deleting() && no_grace && finalized && meta::finalizers(metadata).is_empty()
+}

@@ -1,0 +1,50 @@
+//! What is checked of every object: `metadata`, then what the kind itself checks.
+
+use coracle_api::meta::{validate_meta, validate_meta_update};
+use coracle_api::{ApiError, FieldError, Kind};
+use serde_json::Value;
+
+use super::meta;
+
+/// Checks a new object.
+pub(super) fn create(kind: &Kind, tree: &Value) -> Result<(), ApiError> {
+    let mut errors = validate_meta(kind, tree);
+    errors.extend((kind.validate)(tree));
+    refuse(kind, tree, &errors)
+}
+
+/// Checks a changed object.
+pub(super) fn update(kind: &Kind, new: &Value, old: &Value) -> Result<(), ApiError> {
+    let mut errors = validate_meta(kind, new);
+    errors.extend(validate_meta_update(new, old));
+    if let (Some(new), Some(old)) = (new["metadata"].as_object(), old["metadata"].as_object())
+        && old.contains_key("deletionTimestamp")
+    {
+        let before = meta::finalizers(old);
+        let added: Vec<_> = meta::finalizers(new)
+            .into_iter()
+            .filter(|f| !before.contains(f))
+            .map(|f| format!("\"{f}\""))
+            .collect();
+        if !added.is_empty() {
+            errors.push(FieldError::forbidden(
+                "metadata.finalizers",
+                format!(
+                    "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
+                    added.join(", ")
+                ),
+            ));
+        }
+    }
+    errors.extend((kind.validate)(new));
+    errors.extend((kind.validate_update)(new, old));
+    refuse(kind, new, &errors)
+}
+
+fn refuse(kind: &Kind, tree: &Value, errors: &[FieldError]) -> Result<(), ApiError> {
+    if errors.is_empty() {
+        return Ok(());
+    }
+    let name = tree["metadata"]["name"].as_str().unwrap_or_default();
+    Err(ApiError::invalid(kind, name, errors))
+}

@@ -1,0 +1,219 @@
+//! TLS, connections, start and stop.
+
+use std::convert::Infallible;
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use coracle_store::Store;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use rustls_pki_types::CertificateDer;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_rustls::TlsAcceptor;
+use tower::ServiceExt as _;
+
+use crate::auth::Auth;
+use crate::cache::Cache;
+use crate::config::{Config, StartError};
+use crate::http::{App, router};
+use crate::registry::{Registry, ServiceRanges};
+use crate::{bootstrap, events};
+
+/// How long a TLS handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long requests may still take once the server is stopping.
+const DRAIN: Duration = Duration::from_secs(3);
+/// Streams that one HTTP/2 connection may have open.
+const STREAMS: u32 = 1000;
+
+/// The client's certificate, verified by TLS; a request extension.
+#[derive(Clone)]
+pub(crate) struct PeerCertificate(pub(crate) Option<CertificateDer<'static>>);
+
+/// A running server.
+pub struct Server {
+    addr: SocketAddr,
+    stop: watch::Sender<bool>,
+    serving: JoinHandle<()>,
+    #[cfg_attr(not(test), expect(dead_code, reason = "tests drive the router without a network"))]
+    pub(crate) app: App,
+}
+
+/// Starts a server; returns once `/readyz` answers `ok`.
+pub async fn start(config: Config) -> Result<Server, StartError> {
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .map_err(|source| StartError::Listen { address: config.listen, source })?;
+    let addr = listener
+        .local_addr()
+        .map_err(|source| StartError::Listen { address: config.listen, source })?;
+    let path = config.data.join("store.redb");
+    let options = config.store.clone();
+    let opening = tokio::task::spawn_blocking(move || Store::open(path, options));
+    let store = match opening.await {
+        Ok(store) => store?,
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    };
+    let auth = Arc::new(Auth::open(&config.data, &names(addr))?);
+    let cache = Cache::load(&store).await?;
+    let (stop, stopping) = watch::channel(false);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(cache.clone().follow(store.clone()));
+
+    let (network, prefix) = config.service_network;
+    let ranges = ServiceRanges { network, prefix, node_ports: config.node_ports.clone() };
+    let registry = Registry::new(store.clone(), cache, ranges);
+    let app = App {
+        registry: registry.clone(),
+        auth: auth.clone(),
+        ready: Arc::new(AtomicBool::new(false)),
+        shutdown: stopping.clone(),
+    };
+    let acceptor = TlsAcceptor::from(auth.server_tls());
+    let accepting = tokio::spawn(accept(listener, acceptor, router(app.clone()), stopping.clone()));
+
+    bootstrap::bootstrap(&registry, reachable(addr)).await.map_err(StartError::Bootstrap)?;
+    tasks.spawn(events::expire(registry.clone()));
+    auth.write_kubeconfig(&config.data, &format!("https://{}", reachable(addr)))?;
+    app.ready.store(true, Ordering::Release);
+
+    let serving = tokio::spawn(async move {
+        let _ = accepting.await;
+        tasks.shutdown().await;
+        store.close().await;
+    });
+    Ok(Server { addr, stop, serving, app })
+}
+
+impl Server {
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// The URL that clients on this machine use.
+    pub fn url(&self) -> String {
+        format!("https://{}", reachable(self.addr))
+    }
+
+    /// Asks it to stop: watches end, requests finish.
+    pub fn shutdown(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Returns once it has stopped and released the store.
+    pub async fn join(self) {
+        let _ = self.serving.await;
+    }
+}
+
+/// The address in certificates and kubeconfigs: loopback for one that means all.
+fn reachable(addr: SocketAddr) -> SocketAddr {
+    match addr.ip() {
+        ip if ip.is_unspecified() => SocketAddr::from(([127, 0, 0, 1], addr.port())),
+        _ => addr,
+    }
+}
+
+fn names(addr: SocketAddr) -> Vec<IpAddr> {
+    let mut all = vec![IpAddr::from([127, 0, 0, 1])];
+    if !all.contains(&addr.ip()) {
+        all.push(addr.ip());
+    }
+    all
+}
+
+async fn accept(
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    router: Router,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let mut connections = JoinSet::new();
+    let closing = stopping.clone();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    connections.spawn(connection(
+                        stream,
+                        acceptor.clone(),
+                        router.clone(),
+                        closing.clone(),
+                    ));
+                }
+                // Of that one connection; or out of descriptors, which passes.
+                Err(error) => {
+                    if error.kind() != ErrorKind::ConnectionAborted {
+                        tracing::warn!(%error, "accepting a connection failed");
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                    }
+                }
+            },
+            Some(_) = connections.join_next(), if !connections.is_empty() => {}
+            () = stopped(&mut stopping) => break,
+        }
+    }
+    drop(listener);
+    let drained = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(DRAIN, drained).await.is_err() {
+        connections.shutdown().await;
+    }
+}
+
+/// Returns once the server is to stop.
+async fn stopped(stopping: &mut watch::Receiver<bool>) {
+    // An error means that the server is gone: the same.
+    let _ = stopping.wait_for(|stop| *stop).await;
+}
+
+async fn connection(
+    stream: TcpStream,
+    acceptor: TlsAcceptor,
+    router: Router,
+    mut stopping: watch::Receiver<bool>,
+) {
+    // Latency matters more than packets.
+    let _ = stream.set_nodelay(true);
+    let Ok(Ok(tls)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await else {
+        return;
+    };
+    let peer = tls.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let peer = PeerCertificate(peer.map(|certificate| certificate.clone().into_owned()));
+    let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(peer.clone());
+        let router = router.clone();
+        async move {
+            let answer = router.oneshot(request.map(axum::body::Body::new)).await;
+            Ok::<_, Infallible>(answer.unwrap_or_else(|never| match never {}))
+        }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(Duration::from_secs(30))
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .keep_alive_interval(Some(Duration::from_secs(30)));
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(tls), service);
+    tokio::pin!(connection);
+    tokio::select! {
+        result = connection.as_mut() => {
+            if let Err(error) = result {
+                tracing::debug!(%error, "connection ended");
+            }
+            return;
+        }
+        () = stopped(&mut stopping) => connection.as_mut().graceful_shutdown(),
+    }
+    let _ = connection.await;
+}
