@@ -64,6 +64,8 @@ pub(super) struct Writer {
     sweeping: bool,
     /// The file must be opened again before it can be written.
     broken: bool,
+    /// The last group was refused, and that was logged.
+    refusing: bool,
     /// Size of the last group, and how long its sync took.
     last_group: usize,
     last_sync: Duration,
@@ -89,6 +91,7 @@ impl Writer {
             state,
             sweeping: true,
             broken: false,
+            refusing: false,
             last_group: 0,
             last_sync: Duration::ZERO,
             last_write: now,
@@ -165,12 +168,17 @@ impl Writer {
         let result = self.check_room(&group).and_then(|()| self.write_group(&group));
         match result {
             Ok(answers) => {
+                if std::mem::take(&mut self.refusing) {
+                    tracing::info!("commits are accepted again");
+                }
                 for (commit, answer) in group.into_iter().zip(answers) {
                     let _ = commit.reply.send(answer);
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, batches = group.len(), "commit refused");
+                if !std::mem::replace(&mut self.refusing, true) {
+                    tracing::warn!(%error, "commits are refused");
+                }
                 for commit in group {
                     let _ = commit.reply.send(Err(error.clone()));
                 }

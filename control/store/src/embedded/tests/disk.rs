@@ -282,6 +282,7 @@ async fn a_disk_that_fills_unforeseen_does_no_more_harm() {
 async fn a_failing_disk_is_reported_and_survived() {
     let disk = TestDisk::with(|_| {});
     let store = open_on(disk.clone(), manual());
+    let mut live = store.watch(Range::all(), 1).await.unwrap();
     put(&store, 1).await.unwrap();
     disk.set(|inner| inner.fail_sync = true);
     let error = put(&store, 2).await.unwrap_err();
@@ -292,4 +293,6 @@ async fn a_failing_disk_is_reported_and_survived() {
     let mut watch = store.watch(Range::all(), 1).await.unwrap();
     let changes = super::read_to(&mut watch, store.revision()).await;
     assert_eq!(changes.last().unwrap().events[0].key, "/0003");
+    // Also if the second arrived after all: who watched all along knows of it.
+    assert_eq!(super::read_to(&mut live, store.revision()).await, changes);
 }
