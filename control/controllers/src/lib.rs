@@ -21,7 +21,16 @@ mod replica_set;
 mod endpoint_slice;
 mod endpoints;
 
+mod garbage_collector;
+mod namespace;
+mod service_account;
+
+mod node_lifecycle;
+mod pod_gc;
+mod taint_eviction;
+
 mod names;
+mod nodes;
 mod owners;
 mod patch;
 mod pods;
@@ -32,7 +41,13 @@ use coracle_api::plan::Controller;
 pub use deployment::DeploymentController;
 pub use endpoint_slice::EndpointSliceController;
 pub use endpoints::EndpointsController;
+pub use garbage_collector::GarbageCollector;
+pub use namespace::NamespaceController;
+pub use node_lifecycle::NodeLifecycle;
+pub use pod_gc::PodCollector;
 pub use replica_set::ReplicaSetController;
+pub use service_account::ServiceAccountController;
+pub use taint_eviction::TaintEviction;
 
 /// Every controller, with its usual settings.
 pub fn all() -> Vec<Box<dyn Controller>> {
@@ -41,6 +56,12 @@ pub fn all() -> Vec<Box<dyn Controller>> {
         Box::new(ReplicaSetController),
         Box::new(EndpointSliceController),
         Box::new(EndpointsController),
+        Box::new(NamespaceController),
+        Box::new(ServiceAccountController),
+        Box::new(GarbageCollector),
+        Box::new(NodeLifecycle::default()),
+        Box::new(TaintEviction),
+        Box::new(PodCollector::default()),
     ]
 }
 

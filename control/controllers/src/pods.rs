@@ -6,6 +6,10 @@ use std::time::Duration;
 use coracle_api::Object;
 use jiff::Timestamp;
 use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::nodes::Taint;
+use crate::patch;
 
 /// The part of a Pod that controllers read.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -50,6 +54,20 @@ pub(crate) struct Toleration {
     pub(crate) toleration_seconds: Option<i64>,
 }
 
+impl Toleration {
+    /// Whether it tolerates a taint.
+    pub(crate) fn tolerates(&self, taint: &Taint) -> bool {
+        fn given(field: &Option<Box<str>>) -> Option<&str> {
+            field.as_deref().filter(|f| !f.is_empty())
+        }
+        given(&self.effect).is_none_or(|effect| effect == taint.effect)
+            && given(&self.key).is_none_or(|key| key == taint.key)
+            && (self.operator.as_deref() == Some("Exists")
+                || given(&self.key).is_some()
+                    && self.value.as_deref().unwrap_or("") == taint.value.as_deref().unwrap_or(""))
+    }
+}
+
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct PodStatus {
@@ -66,6 +84,7 @@ pub(crate) struct PodCondition {
     #[serde(rename = "type")]
     pub(crate) kind: Box<str>,
     pub(crate) status: Box<str>,
+    pub(crate) reason: Option<Box<str>>,
     pub(crate) last_transition_time: Option<Timestamp>,
 }
 
@@ -124,4 +143,31 @@ impl PodView {
 /// Neither finished nor being deleted.
 pub(crate) fn is_active(pod: &Object) -> bool {
     !pod.is_deleting() && !view(pod).is_finished()
+}
+
+/// `status.conditions` with one condition set, for a patch. A condition that had the status keeps its time.
+pub(crate) fn with_condition(
+    pod: &Object,
+    now: Timestamp,
+    [kind, status, reason, message]: [&str; 4],
+) -> Value {
+    let mut conditions = match pod.value()["status"]["conditions"].take() {
+        Value::Array(conditions) => conditions,
+        _ => Vec::new(),
+    };
+    let mut since = Value::from(patch::time(now));
+    if let Some(at) = conditions.iter().position(|c| c["type"] == kind) {
+        let known = conditions.remove(at);
+        if known["status"] == status && known["reason"] == reason {
+            since = known["lastTransitionTime"].clone();
+        }
+    }
+    conditions.push(json!({
+        "type": kind,
+        "status": status,
+        "reason": reason,
+        "message": message,
+        "lastTransitionTime": since,
+    }));
+    conditions.into()
 }

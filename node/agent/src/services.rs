@@ -3,7 +3,6 @@
 //! Changes that arrive while the last ones are being put into force are put into force together.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
@@ -216,33 +215,24 @@ impl State {
     }
 }
 
-/// The host's table. Backends are given as they are really bound.
+/// The host's table.
 fn table(network: &Network) -> sandbox::Routes {
     let snapshot = network.snapshot();
-    let port_of = |listen: &coracle_network::Listen| {
-        let at = snapshot.services.binary_search_by(|route| route.key.cmp(&listen.service)).ok()?;
-        let same = |p: &&coracle_network::PortRoute| {
-            p.name == listen.port && p.protocol == listen.protocol
-        };
-        Some(snapshot.services[at].ports.iter().find(same)?.port)
-    };
-    let listen = snapshot.listen.iter().filter(|l| l.protocol == Protocol::Tcp).filter_map(|l| {
-        Some(sandbox::Listen {
-            address: l.address,
-            namespace: l.service.namespace.clone(),
-            service: l.service.name.clone(),
-            port: port_of(l)?,
-        })
+    let tcp = snapshot.listen.into_iter().filter(|listen| listen.protocol == Protocol::Tcp);
+    let listen = tcp.map(|listen| sandbox::Listen {
+        address: listen.address,
+        namespace: listen.service.namespace,
+        service: listen.service.name,
+        port: listen.port,
     });
     sandbox::Routes {
         generation: snapshot.generation,
         listen: listen.collect(),
-        services: snapshot.services.iter().map(|route| convert(route, network)).collect(),
+        services: snapshot.services.iter().map(|route| convert(route)).collect(),
     }
 }
 
-fn convert(route: &coracle_network::ServiceRoute, network: &Network) -> sandbox::ServiceRoute {
-    let bound = |b: &SocketAddr| SocketAddr::new(b.ip(), network.listen_port(b.port()));
+fn convert(route: &coracle_network::ServiceRoute) -> sandbox::ServiceRoute {
     let ports = route.ports.iter().map(|p| sandbox::PortRoute {
         name: p.name.clone(),
         port: p.port,
@@ -252,7 +242,7 @@ fn convert(route: &coracle_network::ServiceRoute, network: &Network) -> sandbox:
             Protocol::Udp => sandbox::Protocol::Udp,
             Protocol::Sctp => sandbox::Protocol::Sctp,
         },
-        backends: p.backends.iter().map(bound).collect(),
+        backends: p.backends.clone(),
     });
     sandbox::ServiceRoute {
         name: route.key.name.clone(),

@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::address::listen_port;
 use crate::cidr::Cidr;
-use crate::routes::{PortRoute, Protocol, ServiceKey, ServiceRoute};
+use crate::routes::{Protocol, ServiceKey, ServiceRoute};
 
-/// One socket of the proxy.
+/// One socket of the proxy: connections to it go to the backends of a Service's port.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listen {
     /// Where to listen: an address of the Service range, or 127.0.0.1 for a NodePort.
@@ -24,12 +24,8 @@ pub struct Listen {
     pub protocol: Protocol,
     /// Whose traffic it is.
     pub service: ServiceKey,
-    /// The Service port's name.
-    pub port: String,
-    /// Whether a client address stays with its backend.
-    pub affinity: bool,
-    /// Where to connect, as really bound: Pods' low ports are moved already.
-    pub backends: Vec<SocketAddr>,
+    /// Which of the Service's ports ([`crate::PortRoute::port`]).
+    pub port: u16,
 }
 
 /// The machine's share in the choice of sockets.
@@ -47,33 +43,31 @@ impl Loopback {
         routes.into_iter().flat_map(|route| self.of_service(route)).collect()
     }
 
-    fn of_service(&self, route: &ServiceRoute) -> Vec<Listen> {
-        let mut result = Vec::new();
-        for port in route.ports.iter().filter(|port| !port.backends.is_empty()) {
-            let vip = route.cluster_ip.filter(|ip| ip.is_loopback()).map(|ip| (ip, port.port));
-            let node = port.node_port.map(|port| (IpAddr::V4(Ipv4Addr::LOCALHOST), port));
-            for (ip, number) in vip.into_iter().chain(node) {
-                result.push(Listen {
-                    address: SocketAddr::new(ip, listen_port(number, self.unprivileged_start)),
-                    protocol: port.protocol,
-                    service: route.key.clone(),
-                    port: port.name.clone(),
-                    affinity: route.affinity.is_some(),
-                    backends: self.bound(port),
-                });
+    /// The route with its backends as really bound; none if that is the same.
+    #[must_use]
+    pub fn bound(&self, route: &ServiceRoute) -> Option<ServiceRoute> {
+        let mut bound = route.clone();
+        for backend in bound.ports.iter_mut().flat_map(|port| &mut port.backends) {
+            // Elsewhere than in Pods, a low port is somebody's who could bind it.
+            if matches!(backend.ip(), IpAddr::V4(ip) if self.pods.contains(ip)) {
+                backend.set_port(listen_port(backend.port(), self.unprivileged_start));
             }
         }
-        result
+        (bound != *route).then_some(bound)
     }
 
-    /// A port's backends as really bound.
-    fn bound(&self, port: &PortRoute) -> Vec<SocketAddr> {
-        let bound = |backend: &SocketAddr| match backend.ip() {
-            IpAddr::V4(ip) if self.pods.contains(ip) => {
-                SocketAddr::new(backend.ip(), listen_port(backend.port(), self.unprivileged_start))
-            }
-            _ => *backend,
-        };
-        port.backends.iter().map(bound).collect()
+    fn of_service<'a>(&self, route: &'a ServiceRoute) -> impl Iterator<Item = Listen> + use<'a> {
+        let start = self.unprivileged_start;
+        let served = route.ports.iter().filter(|port| !port.backends.is_empty());
+        served.flat_map(move |port| {
+            let vip = route.cluster_ip.filter(|ip| ip.is_loopback()).map(|ip| (ip, port.port));
+            let node = port.node_port.map(|port| (IpAddr::V4(Ipv4Addr::LOCALHOST), port));
+            vip.into_iter().chain(node).map(move |(ip, number)| Listen {
+                address: SocketAddr::new(ip, listen_port(number, start)),
+                protocol: port.protocol,
+                service: route.key.clone(),
+                port: port.port,
+            })
+        })
     }
 }

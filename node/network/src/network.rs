@@ -75,7 +75,7 @@ pub enum NetworkError {
 pub struct Snapshot {
     /// Grows with every change, also over restarts of this process.
     pub generation: u64,
-    /// Every Service, by namespace and name.
+    /// Every Service, by namespace and name; backends are as they can be connected to.
     pub services: Vec<Arc<ServiceRoute>>,
     /// The sockets that the host's proxy is to open; none as root, where the kernel translates.
     pub listen: Vec<Listen>,
@@ -265,11 +265,17 @@ impl Network {
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let services = lock(&self.shared.services);
-        let routes: Vec<Arc<ServiceRoute>> = services.routes.values().cloned().collect();
-        let listen = match self.mode() {
-            Mode::Root => Vec::new(),
-            Mode::Rootless => self.loopback().listens(routes.iter().map(AsRef::as_ref)),
-        };
+        let mut routes: Vec<Arc<ServiceRoute>> = services.routes.values().cloned().collect();
+        let mut listen = Vec::new();
+        if self.mode() == Mode::Rootless {
+            let loopback = self.loopback();
+            listen = loopback.listens(routes.iter().map(AsRef::as_ref));
+            for route in &mut routes {
+                if let Some(bound) = loopback.bound(route) {
+                    *route = Arc::new(bound);
+                }
+            }
+        }
         Snapshot { generation: services.generation, services: routes, listen }
     }
 

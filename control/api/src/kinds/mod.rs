@@ -230,3 +230,6 @@ pub fn by_resource(group: &str, plural: &str) -> Option<&'static Kind> {
 pub fn by_kind(api_version: &str, kind: &str) -> Option<&'static Kind> {
     ALL.iter().find(|k| k.kind == kind && k.api_version() == api_version).copied()
 }
+
+#[cfg(test)]
+mod tests;

@@ -194,3 +194,21 @@ fn strategic_patches_refused() {
         assert_eq!(error.to_string(), expected, "{patch}");
     }
 }
+
+/// Lists are as long as a body allows: merging them must not take quadratic time.
+#[test]
+fn long_lists_merge_quickly() {
+    let names = |range: std::ops::Range<u32>| -> Vec<Value> {
+        range.map(|i| json!({"name": i.to_string()})).collect()
+    };
+    let current = json!({"spec": {"containers": names(0..30_000)}, "metadata": {"finalizers": (0..30_000).map(|i| i.to_string()).collect::<Vec<_>>()}});
+    let patch = json!({
+        "spec": {"containers": names(15_000..45_000), "$setElementOrder/containers": names(15_000..45_000)},
+        "metadata": {"finalizers": (15_000..45_000).map(|i| i.to_string()).collect::<Vec<_>>()},
+    });
+    let started = std::time::Instant::now();
+    let merged = patched(PatchType::Strategic, current, &patch).unwrap();
+    assert_eq!(merged["spec"]["containers"], json!(names(0..45_000)));
+    assert_eq!(merged["metadata"]["finalizers"].as_array().map(Vec::len), Some(45_000));
+    assert!(started.elapsed().as_secs() < 10, "took {:?}", started.elapsed());
+}

@@ -9,6 +9,7 @@
 pub mod openapi;
 mod parse;
 pub mod protobuf;
+mod scalars;
 mod validate;
 
 #[cfg(test)]
@@ -324,16 +325,6 @@ impl Type {
             Type::Time | Type::MicroTime | Type::Any | Type::List(_) | Type::Map(_) => Value::Null,
         }
     }
-}
-
-/// RFC 3339 in UTC with this many digits of fraction, 0 or 6: how Kubernetes writes times.
-fn time_string(time: jiff::Timestamp, digits: usize) -> String {
-    let fraction = if digits == 0 {
-        String::new()
-    } else {
-        format!(".{:06}", time.subsec_nanosecond() / 1000)
-    };
-    format!("{}{fraction}Z", time.strftime("%Y-%m-%dT%H:%M:%S"))
 }
 
 /// A description: a line of the generated file, looked up when asked for, or owned text.

@@ -9,10 +9,10 @@
 
 use std::fmt::{self, Write as _};
 
-use base64::Engine as _;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
+use super::scalars::{base64_text, quantity_text, time_text};
 use super::{Field, Message, Schema, Schemas, Type};
 
 /// Deepest nesting accepted, below serde_json's own limit so that the error is ours.
@@ -415,69 +415,4 @@ impl<'de, 'a> Visitor<'de> for FieldName<'a> {
     fn visit_str<E: de::Error>(self, v: &str) -> Result<Self::Value, E> {
         Ok(self.0.field(v).ok_or_else(|| v.to_owned()))
     }
-}
-
-/// Accepts base64 with line breaks, as Go does, and gives it without.
-fn base64_text(mut text: String) -> Result<String, String> {
-    if text.contains(['\n', '\r']) {
-        text.retain(|c| c != '\n' && c != '\r');
-    }
-    match base64::engine::general_purpose::STANDARD.decode(&text) {
-        Ok(_) => Ok(text),
-        Err(
-            base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _),
-        ) => Err(format!("illegal base64 data at input byte {at}")),
-        Err(_) => Err(format!(
-            "illegal base64 data at input byte {}",
-            text.len().saturating_sub(1) / 4 * 4
-        )),
-    }
-}
-
-/// Checks a quantity's form. Its canonical form is the business of defaulting.
-fn quantity_text(text: String) -> Result<String, String> {
-    let unsigned = text.strip_prefix(['+', '-']).unwrap_or(&text);
-    let digits = unsigned.bytes().take_while(|b| b.is_ascii_digit() || *b == b'.').count();
-    let (number, suffix) = unsigned.split_at(digits);
-    if text.is_empty()
-        || (digits == 0 && !text.is_empty())
-        || number.matches('.').count() > 1
-        || number == "."
-    {
-        return Err("quantities must match the regular expression \
-             '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
-            .into());
-    }
-    let exponent = |s: &str| s.strip_prefix(['+', '-']).unwrap_or(s).parse::<u16>().is_ok();
-    match suffix {
-        "" | "n" | "u" | "m" | "k" | "M" | "G" | "T" | "P" | "E" | "Ki" | "Mi" | "Gi" | "Ti"
-        | "Pi" | "Ei" => Ok(text),
-        s if s.strip_prefix(['e', 'E']).is_some_and(exponent) => Ok(text),
-        s if s.bytes().all(|b| b"eEinumkKMGTP+-0123456789".contains(&b)) => {
-            Err("unable to parse quantity's suffix".into())
-        }
-        _ => Err("quantities must match the regular expression \
-             '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
-            .into()),
-    }
-}
-
-/// Checks an RFC 3339 time and gives it in UTC with this many digits of fraction.
-fn time_text(text: String, digits: usize) -> Result<String, String> {
-    let Ok(time) = text.parse::<jiff::Timestamp>() else {
-        let layout = if digits == 0 {
-            "2006-01-02T15:04:05Z07:00"
-        } else {
-            "2006-01-02T15:04:05.000000Z07:00"
-        };
-        return Err(format!(
-            "parsing time {text:?} as {layout:?}: cannot parse {text:?} as \"2006\""
-        ));
-    };
-    let length = if digits == 0 { 20 } else { 21 + digits };
-    let canonical = text.len() == length && text.ends_with('Z') && text.as_bytes()[10] == b'T';
-    if canonical {
-        return Ok(text);
-    }
-    Ok(super::time_string(time, digits))
 }

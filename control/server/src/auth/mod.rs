@@ -1,157 +1,222 @@
-//! Who asks, and may they: a CA of its own, client certificates, and what they may do.
+//! Who calls, and whether they may.
 //!
-//! Certificates name the user in CN and its groups in O. `system:masters` may do everything.
+//! Authentication is a client certificate of the cluster's CA, or a ServiceAccount token (as a bearer token, or as the
+//! password of Basic authentication, which registry clients speak). Authorization is `system:masters`, then the Node
+//! authorizer, then RBAC. There is no anonymous access: health endpoints are served before this is asked.
 
-mod pki;
+pub mod bootstrap;
+pub mod join;
+pub mod node;
+pub mod pki;
+pub mod rbac;
+pub mod tokens;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use base64::Engine;
 use coracle_api::{ApiError, Cluster};
-use http::request::Parts;
-use rustls::{ClientConfig, ServerConfig};
+use http::HeaderMap;
 use rustls_pki_types::CertificateDer;
-use serde_json::{Value, json};
-use x509_parser::prelude::{FromDer, X509Certificate};
 
-/// Who makes a request.
+pub use self::join::{JoinRequest, JoinResponse, NetworkFacts};
+pub use self::pki::{Pki, PkiError};
+use self::tokens::ServiceAccountTokens;
+
+/// Every authenticated caller is in this group.
+pub const AUTHENTICATED: &str = "system:authenticated";
+/// The group that may do everything.
+pub const MASTERS: &str = "system:masters";
+/// The group of all nodes.
+pub const NODES: &str = "system:nodes";
+
+/// An authenticated caller (`authentication/v1 UserInfo`).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Identity {
-    /// User name, such as `system:node:a`.
+    /// User name.
     pub user: String,
-    /// UID, where the user has one.
+    /// UID of the user, where known.
     pub uid: String,
-    /// Groups.
+    /// Groups, `system:authenticated` included.
     pub groups: Vec<String>,
-    /// Anything else that authenticators say.
+    /// More, by key.
     pub extra: BTreeMap<String, Vec<String>>,
 }
 
-/// What a request wants to do.
+/// What a request wants to do (`authorization/v1 ResourceAttributes` and `NonResourceAttributes`).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Attributes {
-    /// `get`, `list`, `create`…; the lower-case HTTP method for paths that are no resources.
+    /// `get`, `list`, `create`…
     pub verb: String,
     /// API group; empty for core.
     pub group: String,
-    /// Version.
+    /// API version.
     pub version: String,
-    /// Plural; empty for paths that are no resources.
+    /// Plural; empty for a path that is no resource.
     pub resource: String,
-    /// Subresource, such as `status`.
+    /// Subresource; empty if none.
     pub subresource: String,
-    /// Namespace; empty for all and for cluster-scoped.
+    /// Namespace; empty for cluster-scoped resources and for all namespaces.
     pub namespace: String,
     /// Name; empty for collections.
     pub name: String,
-    /// The path, for what is no resource.
+    /// The path, where it is no resource.
     pub path: String,
 }
 
-/// Why authentication could not be set up.
-#[derive(Debug, thiserror::Error)]
-pub enum AuthError {
-    /// A file could not be read or written.
-    #[error("{path}: {source}: check the data folder")]
-    File {
-        /// Which.
-        path: std::path::PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// A certificate could not be made or used.
-    #[error("making certificates failed: {0}")]
-    Certificate(String),
+/// Authentication and authorization of one cluster; cheap to clone.
+#[derive(Clone)]
+pub struct Auth {
+    inner: Arc<Inner>,
 }
 
-/// Authentication and authorization.
-pub struct Auth {
-    pki: pki::Pki,
+struct Inner {
+    pki: Pki,
+    tokens: ServiceAccountTokens,
+    join_secret: String,
+    network: NetworkFacts,
 }
 
 impl Auth {
-    /// Opens what lies in the data folder, making it on the first start.
-    pub fn open(data: &Path, addresses: &[std::net::IpAddr]) -> Result<Self, AuthError> {
-        Ok(Self { pki: pki::Pki::open(data, addresses)? })
+    /// Keys from `data/pki`, made on the first start; `network` is told to joining nodes.
+    pub fn open(
+        data: &Path,
+        names: &pki::ServingNames,
+        network: NetworkFacts,
+    ) -> Result<Self, PkiError> {
+        let pki = Pki::open(&data.join("pki"), names)?;
+        let tokens = ServiceAccountTokens::new(&pki)?;
+        let join_secret = join::secret(data, &pki)?;
+        Ok(Self { inner: Arc::new(Inner { pki, tokens, join_secret, network }) })
     }
 
-    /// How the server speaks TLS.
-    pub fn server_tls(&self) -> Arc<ServerConfig> {
-        self.pki.server.clone()
+    /// Keys and certificates.
+    pub fn pki(&self) -> &Pki {
+        &self.inner.pki
     }
 
-    /// How the server speaks TLS to agents.
-    pub fn kubelet_tls(&self) -> Arc<ClientConfig> {
-        self.pki.client.clone()
+    /// The token with which a machine joins: `coracle1.<CA hash>.<secret>`.
+    pub fn join_token(&self) -> String {
+        join::token(&self.inner.pki, &self.inner.join_secret)
     }
 
-    /// Writes the admin's kubeconfig for a server that answers at `url`.
-    pub fn write_kubeconfig(&self, data: &Path, url: &str) -> Result<(), AuthError> {
-        self.pki.write_kubeconfig(data, url)
-    }
-
-    /// Who makes this request.
+    /// Who sends these headers over a connection with that (verified) client certificate.
+    ///
+    /// # Errors
+    /// 401 where there are no credentials, or none that hold.
     pub fn authenticate(
         &self,
-        _cluster: &Cluster,
-        _parts: &Parts,
-        peer: Option<&CertificateDer<'static>>,
+        cluster: &Cluster,
+        headers: &HeaderMap,
+        certificate: Option<&CertificateDer<'_>>,
     ) -> Result<Identity, ApiError> {
-        let Some(peer) = peer else {
-            return Ok(Identity {
-                user: "system:anonymous".into(),
-                groups: vec!["system:unauthenticated".into()],
-                ..Identity::default()
-            });
-        };
-        let (_, certificate) =
-            X509Certificate::from_der(peer).map_err(|_| ApiError::unauthorized())?;
-        let texts = |values: Vec<&str>| values.into_iter().map(str::to_owned).collect::<Vec<_>>();
-        let subject = certificate.subject();
-        let user = texts(subject.iter_common_name().filter_map(|n| n.as_str().ok()).collect());
-        let mut groups =
-            texts(subject.iter_organization().filter_map(|n| n.as_str().ok()).collect());
-        groups.push("system:authenticated".into());
-        let user = user.into_iter().next().ok_or_else(ApiError::unauthorized)?;
-        Ok(Identity { user, groups, ..Identity::default() })
+        if let Some(certificate) = certificate {
+            return pki::identity(certificate).ok_or_else(ApiError::unauthorized);
+        }
+        let token = credentials(headers).ok_or_else(ApiError::unauthorized)?;
+        self.inner.tokens.verify(cluster, &token, &[])
     }
 
-    /// Whose token this is.
-    pub fn authenticate_token(
-        &self,
-        _cluster: &Cluster,
-        _token: &str,
-    ) -> Result<Identity, ApiError> {
-        Err(ApiError::unauthorized())
-    }
-
-    /// Whether it may.
+    /// Whether that caller may do that.
+    ///
+    /// # Errors
+    /// 403 in the words kubectl users know.
     pub fn authorize(
         &self,
-        _cluster: &Cluster,
+        cluster: &Cluster,
         identity: &Identity,
         attributes: &Attributes,
     ) -> Result<(), ApiError> {
-        let public = ["/healthz", "/livez", "/readyz", "/version"];
-        let masters = identity.groups.iter().any(|group| group == "system:masters");
-        if masters || public.contains(&attributes.path.as_str()) {
+        if identity.groups.iter().any(|g| g == MASTERS) {
             return Ok(());
         }
-        let what = if attributes.resource.is_empty() {
-            format!("path \"{}\"", attributes.path)
-        } else {
-            format!("resource \"{}\" in API group \"{}\"", attributes.resource, attributes.group)
+        let refused = match node::authorize(cluster, identity, attributes) {
+            node::Decision::Allow => return Ok(()),
+            node::Decision::Deny(why) => Some(why),
+            node::Decision::NoOpinion => None,
         };
-        Err(ApiError::new(
-            403,
-            "Forbidden",
-            format!("forbidden: User \"{}\" cannot {} {what}", identity.user, attributes.verb),
-        ))
+        if refused.is_none() && rbac::allows(cluster, identity, attributes) {
+            return Ok(());
+        }
+        Err(forbidden(identity, attributes, refused))
     }
 
-    /// `SelfSubjectRulesReview.status`.
-    pub fn rules(&self, _cluster: &Cluster, _identity: &Identity, _namespace: &str) -> Value {
-        json!({"resourceRules": [], "nonResourceRules": [], "incomplete": true})
+    /// A token for a ServiceAccount (`TokenRequest`), with its expiry.
+    pub fn issue(&self, request: &tokens::Issue<'_>) -> Result<tokens::Issued, ApiError> {
+        self.inner.tokens.issue(request)
+    }
+
+    /// Whose token this is (`TokenReview`).
+    pub fn review(
+        &self,
+        cluster: &Cluster,
+        token: &str,
+        audiences: &[String],
+    ) -> Result<Identity, ApiError> {
+        self.inner.tokens.verify(cluster, token, audiences)
+    }
+
+    /// Answers `POST /coracle/v1/join`.
+    ///
+    /// # Errors
+    /// 401 for a wrong token, 400 or 422 for a request that cannot be signed.
+    pub fn join(&self, headers: &HeaderMap, body: &[u8]) -> Result<JoinResponse, ApiError> {
+        let inner = &self.inner;
+        join::answer(&inner.pki, &inner.join_secret, &inner.network, bearer(headers), body)
     }
 }
+
+/// A bearer token, or the password of Basic authentication.
+fn credentials(headers: &HeaderMap) -> Option<String> {
+    if let Some(token) = bearer(headers) {
+        return Some(token.to_owned());
+    }
+    let basic = headers.get(http::header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Basic ")?;
+    let decoded = base64::engine::general_purpose::STANDARD.decode(basic.trim()).ok()?;
+    let (_, password) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
+    Some(password.to_owned())
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let header = headers.get(http::header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = header.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()).filter(|t| !t.is_empty())
+}
+
+fn forbidden(identity: &Identity, attributes: &Attributes, why: Option<String>) -> ApiError {
+    let user = &identity.user;
+    let because = why.map(|why| format!(": {why}")).unwrap_or_default();
+    let Attributes { verb, group, resource, subresource, namespace, name, path, .. } = attributes;
+    if resource.is_empty() {
+        let message = format!("forbidden: User \"{user}\" cannot {verb} path \"{path}\"{because}");
+        return ApiError::new(403, "Forbidden", message);
+    }
+    let full = match subresource.as_str() {
+        "" => resource.clone(),
+        subresource => format!("{resource}/{subresource}"),
+    };
+    let scope = match namespace.as_str() {
+        "" => "at the cluster scope".to_owned(),
+        namespace => format!("in the namespace \"{namespace}\""),
+    };
+    let named = if name.is_empty() { String::new() } else { format!(" \"{name}\"") };
+    let qualified = if group.is_empty() { resource.clone() } else { format!("{resource}.{group}") };
+    let mut error = ApiError::new(
+        403,
+        "Forbidden",
+        format!(
+            "{qualified}{named} is forbidden: User \"{user}\" cannot {verb} resource \"{full}\" in API group \"{group}\" {scope}{because}"
+        ),
+    );
+    error.details = Some(Box::new(coracle_api::status::Details {
+        name: name.clone(),
+        group: group.clone(),
+        kind: resource.clone(),
+        ..Default::default()
+    }));
+    error
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,9 @@
 //! Service rules in the kernel: an nf_tables table, programmed through netlink by an encoder of our own.
 //!
 //! `wire` lays out messages and sends a batch as one transaction; `expr` is the small part of the rule language that
-//! Services need; `ruleset` is the fixed part of the table; `rules` keeps the changing part, and is what others use.
+//! Services need; `ruleset` is the fixed part of the table, `elements` the changing part; `rules` is what others use.
 
+mod elements;
 mod expr;
 mod rules;
 mod ruleset;

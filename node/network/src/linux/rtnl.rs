@@ -126,11 +126,23 @@ impl Rtnl {
         result.map_err(|error| failed(format!("set link {link} up"), error))
     }
 
+    /// Takes a link's addresses away, and their local routes with them.
     #[cfg(test)]
-    pub(crate) async fn down(&self, link: u32) -> Result<(), RtnlError> {
-        let message = LinkUnspec::new_with_index(link).down().build();
-        let result = self.handle.link().change(message).execute().await;
-        result.map_err(|error| failed(format!("set link {link} down"), error))
+    pub(crate) async fn remove_addresses(&self, link: u32) -> Result<(), RtnlError> {
+        let failed = |error| failed(format!("remove the addresses of link {link}"), error);
+        let all: Vec<_> = self
+            .handle
+            .address()
+            .get()
+            .set_link_index_filter(link)
+            .execute()
+            .try_collect()
+            .await
+            .map_err(failed)?;
+        for address in all {
+            self.handle.address().del(address).execute().await.map_err(failed)?;
+        }
+        Ok(())
     }
 
     /// Gives a link an address, unless it has it.

@@ -43,14 +43,16 @@ async fn without_root_a_snapshot_tells_what_to_open() {
     network.apply(vec![RouteChange::Set(Arc::clone(&route))]).await.unwrap();
     let after = network.snapshot();
     assert!(after.generation > before.generation);
-    assert_eq!(after.services, [Arc::clone(&route)]);
-    let expected_port = listen_port(80, unprivileged_start());
-    assert!(
-        after
-            .listen
-            .iter()
-            .any(|l| l.address.port() == expected_port && l.backends[0].port() == expected_port)
-    );
+    let bound_port = listen_port(80, unprivileged_start());
+    assert_eq!(after.services[0].key, route.key);
+    assert_eq!(after.services[0].ports[0].backends[0].port(), bound_port);
+    let expected = Listen {
+        address: (route.cluster_ip.unwrap(), bound_port).into(),
+        protocol: Protocol::Tcp,
+        service: route.key.clone(),
+        port: 80,
+    };
+    assert_eq!(after.listen[0], expected);
     assert_eq!(network.urls(&route), ["http://127.0.0.1:30080", "https://127.0.0.1:30443"]);
 
     network.apply(vec![RouteChange::Gone(route.key.clone())]).await.unwrap();

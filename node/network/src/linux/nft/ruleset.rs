@@ -15,8 +15,9 @@
 
 use std::net::Ipv4Addr;
 
+use super::elements::Class;
 use super::expr::{Expr, Field, R0, R1, R2, R3, SCRATCH, Test, Verdict, link_name};
-use super::rules::{Class, RulesConfig, Scope};
+use super::rules::{RulesConfig, Scope};
 use super::wire::{APPEND, Batch, CREATE, Verb};
 use crate::cidr::Cidr;
 

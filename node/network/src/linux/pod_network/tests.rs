@@ -28,7 +28,7 @@ impl Machine {
     /// Runs a test on a machine of its own; without root it is skipped, saying so.
     fn run(name: &str, test: impl FnOnce(&Machine) + Send) {
         if !may_administer_network() {
-            let _ = writeln!(std::io::stderr(), "{name}: skipped: needs root");
+            let _ = writeln!(std::io::stderr(), "linux::pod_network {name}: skipped: needs root");
             return;
         }
         on_thread(|| {
@@ -217,8 +217,8 @@ fn pods_cannot_reach_the_machines_loopback() {
         let attack = || {
             set_sysctl(&format!("net/ipv4/conf/{INNER}/route_localnet"), "1").unwrap();
             rtnl::with(async |rtnl: &Rtnl| {
-                // Without lo, 127.0.0.0/8 is no longer the namespace's own.
-                rtnl.down(expect_link(rtnl, "lo").await?).await?;
+                // Then 127.0.0.0/8 is no longer the namespace's own.
+                rtnl.remove_addresses(expect_link(rtnl, "lo").await?).await?;
                 let eth = expect_link(rtnl, INNER).await?;
                 rtnl.add_via(eth, "127.0.0.0/8".parse().unwrap(), Ipv4Addr::new(10, 70, 0, 1)).await
             })

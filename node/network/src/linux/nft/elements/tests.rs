@@ -1,5 +1,6 @@
 use super::*;
 use crate::routes::PortRoute;
+use std::sync::Arc;
 use std::time::Duration;
 
 fn backends(numbers: &[u8]) -> Vec<SocketAddrV4> {
@@ -102,7 +103,7 @@ fn deltas_add_up() {
                 route(
                     &format!("s{n}"),
                     [10, 9, 0, n],
-                    (n % 2 == 0).then(|| 30_000 + u16::from(n)),
+                    n.is_multiple_of(2).then(|| 30_000 + u16::from(n)),
                     &numbers,
                 )
             })

@@ -11,8 +11,13 @@
 //! One difference is deliberate: where the object has nothing at a place, the patch is merged into emptiness
 //! rather than copied, so that no directive ever lands in an object.
 
+mod order;
+
+use std::collections::HashSet;
+
 use serde_json::{Map, Value};
 
+use self::order::{Index, arrange, identity};
 use super::PatchError;
 use crate::schema::{Field, Schema, Schemas, Strategy, Type};
 
@@ -111,7 +116,8 @@ fn merge_object(
             return Err(PatchError::BadRequest("invalid patch format of primitive list".into()));
         };
         if let Some(Value::Array(list)) = original.get_mut(&key) {
-            list.retain(|item| !gone.contains(item));
+            let gone = Index::new(&gone, None);
+            list.retain(|item| gone.find(item).is_none());
         }
     }
     for (key, value) in patch {
@@ -199,32 +205,13 @@ fn merge_ordered(
         (None, None) => return Ok(()),
         (Some(had), None) => had,
         (had, Some(given)) => {
-            check_order(&given, &order, place.merge_key)?;
+            order::check(&given, &order, place.merge_key)?;
             merge_list(had.unwrap_or_default(), given, place)?
         }
     };
     original
         .insert(key.to_owned(), Value::Array(arrange(merged, &order, &before, place.merge_key)));
     Ok(())
-}
-
-/// The patch's items must occur in the directive's list, in the same order.
-fn check_order(
-    given: &[Value],
-    order: &[Value],
-    merge_key: Option<&str>,
-) -> Result<(), PatchError> {
-    let mut rest = order.iter();
-    let mut kept = given.iter().filter(|item| item.get(DIRECTIVE).is_none());
-    if kept.all(|item| rest.any(|o| same(o, item, merge_key))) {
-        return Ok(());
-    }
-    let text = |items: &[Value]| Value::Array(items.to_vec()).to_string();
-    Err(PatchError::BadRequest(format!(
-        "The order in patch list:\n{}\n doesn't match {SET_ORDER} list:\n{}\n",
-        text(given),
-        text(order)
-    )))
 }
 
 fn merge_list(mut original: Items, patch: Items, place: Place<'_>) -> Result<Items, PatchError> {
@@ -243,21 +230,23 @@ fn merge_list(mut original: Items, patch: Items, place: Place<'_>) -> Result<Ite
                 "cannot merge lists of objects without a merge key".into(),
             ));
         }
-        for item in &patch {
-            if !original.contains(item) {
-                original.push(item.clone());
-            }
-        }
+        let mut index = Index::new(&original, None);
+        original.extend(patch.iter().filter(|item| index.note(item, 0)).cloned());
         return Ok(arrange(original, &patch, &before, None));
     };
     let Special { mut items, patch, replaced } = work_off_items(original, patch, merge_key)?;
     let order = patch.clone();
+    let mut index = Index::new(&items, Some(merge_key));
     for item in patch {
-        let Some(key) = item.get(merge_key).cloned() else {
+        if item.get(merge_key).is_none() {
             return Err(no_merge_key(&item, merge_key));
-        };
+        }
+        let place = index.find(&item);
+        if place.is_none() {
+            index.note(&item, items.len());
+        }
         let patched = object(item);
-        match items.iter().position(|old| old.get(merge_key) == Some(&key)) {
+        match place {
             Some(i) => {
                 let old = object(std::mem::take(&mut items[i]));
                 items[i] = Value::Object(merge_object(old, patched, shape)?);
@@ -283,13 +272,12 @@ fn work_off_items(
     let (special, patch): (Items, Items) =
         patch.into_iter().partition(|item| item.get(DIRECTIVE).is_some());
     let mut replaced = false;
+    let mut gone = HashSet::new();
     for item in special {
         match item[DIRECTIVE].as_str() {
             Some("delete") => {
-                let Some(key) = item.get(merge_key) else {
-                    return Err(no_merge_key(&item, merge_key));
-                };
-                original.retain(|old| old.get(merge_key) != Some(key));
+                let id = identity(&item, Some(merge_key));
+                gone.insert(id.ok_or_else(|| no_merge_key(&item, merge_key))?);
             }
             Some("replace") => replaced = true,
             Some("merge") => {
@@ -300,9 +288,9 @@ fn work_off_items(
             _ => return Err(bad_directive(&item[DIRECTIVE], &object(item.clone()))),
         }
     }
-    if replaced {
-        original.clear();
-    }
+    original.retain(|old| {
+        !replaced && identity(old, Some(merge_key)).is_none_or(|id| !gone.contains(&id))
+    });
     Ok(Special { items: original, patch, replaced })
 }
 
@@ -311,37 +299,6 @@ fn settle(item: Value, shape: Shape<'_>) -> Result<Value, PatchError> {
     match item {
         Value::Object(map) => merge_object(Map::new(), map, shape).map(Value::Object),
         other => Ok(other),
-    }
-}
-
-/// Orders a merged list: items named in `order` by it; the others keep their place relative to those that `before`
-/// has too.
-fn arrange(merged: Items, order: &[Value], before: &[Value], merge_key: Option<&str>) -> Items {
-    let index =
-        |list: &[Value], item: &Value| list.iter().position(|other| same(other, item, merge_key));
-    let (mut ours, mut servers): (Items, Items) =
-        merged.into_iter().partition(|item| index(order, item).is_some());
-    ours.sort_by_cached_key(|item| index(order, item));
-    servers.sort_by_cached_key(|item| index(before, item).unwrap_or(usize::MAX));
-    let (mut ours, mut servers) = (ours.into_iter().peekable(), servers.into_iter().peekable());
-    let mut out = Vec::with_capacity(ours.len() + servers.len());
-    loop {
-        let servers_first = match (servers.peek(), ours.peek()) {
-            (None, None) => return out,
-            (Some(_), None) => true,
-            (None, Some(_)) => false,
-            (Some(s), Some(o)) => {
-                matches!((index(before, s), index(before, o)), (Some(s), Some(o)) if s < o)
-            }
-        };
-        out.extend(if servers_first { servers.next() } else { ours.next() });
-    }
-}
-
-fn same(a: &Value, b: &Value, merge_key: Option<&str>) -> bool {
-    match merge_key {
-        Some(key) => a.get(key).is_some() && a.get(key) == b.get(key),
-        None => a == b,
     }
 }
 

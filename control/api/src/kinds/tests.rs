@@ -1,0 +1,424 @@
+//! What holds for every kind, and tables for the small ones.
+
+use serde_json::json;
+
+use super::*;
+
+fn now() -> Timestamp {
+    "2024-05-06T12:00:00Z".parse().expect("a time")
+}
+
+#[test]
+fn identities_are_consistent() {
+    for kind in ALL {
+        let expected = if kind.group.is_empty() {
+            kind.plural.to_owned()
+        } else {
+            format!("{}.{}", kind.plural, kind.group)
+        };
+        assert_eq!(kind.resource, expected);
+        assert_eq!(kind.singular, kind.kind.to_lowercase());
+        assert!(std::ptr::eq(by_resource(kind.group, kind.plural).expect("in the table"), *kind));
+        assert!(std::ptr::eq(
+            by_kind(&kind.api_version(), kind.kind).expect("in the table"),
+            *kind
+        ));
+        assert_eq!(kind.columns.iter().filter(|c| c.format == "name").count(), 1, "{kind:?}");
+    }
+}
+
+/// Rules never fail on odd input: a field may be absent, `null`, or of another type than the schema says.
+#[test]
+fn rules_are_total() {
+    let odd = [
+        json!(null),
+        json!(7),
+        json!("x"),
+        json!([]),
+        json!([null, 1, "x"]),
+        json!({}),
+        json!({"x": [{}]}),
+    ];
+    for kind in ALL {
+        let mut inputs = vec![json!({})];
+        for value in &odd {
+            for field in [
+                "metadata",
+                "spec",
+                "status",
+                "data",
+                "rules",
+                "roleRef",
+                "subjects",
+                "endpoints",
+                "subsets",
+                "ports",
+                "stringData",
+            ] {
+                inputs.push(json!({field: value.clone()}));
+            }
+            for field in [
+                "selector",
+                "template",
+                "containers",
+                "volumes",
+                "ports",
+                "strategy",
+                "tolerations",
+                "affinity",
+                "clusterIPs",
+                "finalizers",
+                "type",
+            ] {
+                inputs.push(json!({"spec": {field: value.clone()}}));
+            }
+            for field in [
+                "image",
+                "ports",
+                "env",
+                "resources",
+                "readinessProbe",
+                "lifecycle",
+                "volumeMounts",
+            ] {
+                inputs.push(json!({"spec": {"containers": [{field: value.clone()}]}}));
+            }
+        }
+        for input in inputs {
+            let mut object = input.clone();
+            (kind.default)(&mut object);
+            let old = object.clone();
+            for prepare in [0, 1, 2] {
+                let mut new = object.clone();
+                (kind.prepare)(match prepare {
+                    0 => Prepare::Create(&mut new),
+                    1 => Prepare::Update { new: &mut new, old: &old },
+                    _ => Prepare::Status { new: &mut new, old: &old },
+                });
+                (kind.validate)(&new);
+                (kind.validate_update)(&new, &old);
+                crate::meta::validate_meta(kind, &new);
+                crate::meta::validate_meta_update(&new, &old);
+            }
+            if let Ok(object) = Object::from_value(kind, &object) {
+                assert_eq!(
+                    (kind.cells)(&object, now()).len(),
+                    kind.columns.len(),
+                    "{kind:?} {input}"
+                );
+                for field in kind.fields {
+                    (field.read)(&object);
+                }
+            }
+        }
+    }
+}
+
+#[track_caller]
+fn check(kind: &'static Kind, mut object: Value, expected: &[&str]) {
+    (kind.default)(&mut object);
+    let errors: Vec<_> = (kind.validate)(&object).iter().map(ToString::to_string).collect();
+    assert_eq!(errors, expected, "{object}");
+}
+
+#[track_caller]
+fn check_update(kind: &'static Kind, new: Value, old: Value, expected: &[&str]) {
+    let errors: Vec<_> =
+        (kind.validate_update)(&new, &old).iter().map(ToString::to_string).collect();
+    assert_eq!(errors, expected, "{new} from {old}");
+}
+
+#[track_caller]
+fn check_cells(kind: &'static Kind, object: Value, expected: Value) {
+    let object = Object::from_value(kind, &object).expect("an object");
+    assert_eq!(Value::from((kind.cells)(&object, now())), expected);
+}
+
+#[test]
+fn config_maps() {
+    check(&CONFIG_MAP, json!({"data": {"a.b": "c"}, "binaryData": {"d": "AA=="}}), &[]);
+    let errors: Vec<_> =
+        (CONFIG_MAP.validate)(&json!({"data": {"a/b": "c", "d": ""}, "binaryData": {"d": ""}}))
+            .iter()
+            .map(|e| e.path.clone())
+            .collect();
+    assert_eq!(errors, ["data[d]", "data[a/b]"]);
+    check(
+        &CONFIG_MAP,
+        json!({"data": {"a": "x".repeat(1024 * 1024 + 1)}}),
+        &["data: Too long: may not be more than 1048576 bytes"],
+    );
+    let old = json!({"immutable": true, "data": {"a": "1"}});
+    check_update(&CONFIG_MAP, old.clone(), old.clone(), &[]);
+    check_update(
+        &CONFIG_MAP,
+        json!({"data": {"a": "2"}}),
+        old,
+        &[
+            "immutable: Forbidden: field is immutable when `immutable` is set",
+            "data: Forbidden: field is immutable when `immutable` is set",
+        ],
+    );
+    check_cells(
+        &CONFIG_MAP,
+        json!({"metadata": {"name": "m", "creationTimestamp": "2024-05-06T11:59:00Z"}, "data": {"a": "", "b": ""}}),
+        json!(["m", 2, "60s"]),
+    );
+}
+
+#[test]
+fn secrets() {
+    let mut secret = json!({"stringData": {"a": "hello"}, "data": {"a": "b2xk", "b": "Yg=="}});
+    (SECRET.default)(&mut secret);
+    assert_eq!(secret, json!({"type": "Opaque", "data": {"a": "aGVsbG8=", "b": "Yg=="}}));
+    check(
+        &SECRET,
+        json!({"type": "kubernetes.io/tls", "stringData": {"tls.crt": ""}}),
+        &["data[tls.key]: Required value"],
+    );
+    check(
+        &SECRET,
+        json!({"type": "kubernetes.io/dockerconfigjson", "stringData": {".dockerconfigjson": "{"}}),
+        &[
+            "data[.dockerconfigjson]: Invalid value: \"<secret contents redacted>\": EOF while parsing an object at line 1 column 1",
+        ],
+    );
+    check(
+        &SECRET,
+        json!({"type": "kubernetes.io/service-account-token"}),
+        &["metadata.annotations[kubernetes.io/service-account.name]: Required value"],
+    );
+    check_update(
+        &SECRET,
+        json!({"type": "b"}),
+        json!({"type": "a"}),
+        &["type: Invalid value: \"b\": field is immutable"],
+    );
+}
+
+#[test]
+fn roles_and_bindings() {
+    check(
+        &ROLE,
+        json!({"rules": [{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}]}),
+        &[],
+    );
+    check(
+        &CLUSTER_ROLE,
+        json!({"rules": [{"verbs": ["get"], "nonResourceURLs": ["/healthz"]}]}),
+        &[],
+    );
+    check(
+        &ROLE,
+        json!({"rules": [{"nonResourceURLs": ["/x"]}, {"verbs": ["get"]}]}),
+        &[
+            "rules[0].verbs: Required value: verbs must contain at least one value",
+            "rules[0].nonResourceURLs: Invalid value: [\"/x\"]: namespaced rules cannot apply to non-resource URLs",
+            "rules[1].apiGroups: Required value: resource rules must supply at least one api group",
+            "rules[1].resources: Required value: resource rules must supply at least one resource",
+        ],
+    );
+    let binding = json!({
+        "metadata": {"name": "b"},
+        "roleRef": {"kind": "ClusterRole", "name": "view"},
+        "subjects": [{"kind": "User", "name": "u"}, {"kind": "ServiceAccount", "name": "s", "namespace": "n"}]
+    });
+    check(&ROLE_BINDING, binding.clone(), &[]);
+    check(&CLUSTER_ROLE_BINDING, binding.clone(), &[]);
+    check(
+        &CLUSTER_ROLE_BINDING,
+        json!({"roleRef": {"kind": "Role", "name": "a/b"}, "subjects": [{"kind": "ServiceAccount", "name": "s"}, {"kind": "Robot", "name": "r"}]}),
+        &[
+            "roleRef.kind: Unsupported value: \"Role\": supported values: \"ClusterRole\"",
+            "roleRef.name: Invalid value: \"a/b\": may not contain '/'",
+            "subjects[0].namespace: Required value",
+            "subjects[1].kind: Unsupported value: \"Robot\": supported values: \"ServiceAccount\", \"User\", \"Group\"",
+        ],
+    );
+    check_update(
+        &ROLE_BINDING,
+        json!({"roleRef": {"kind": "Role", "name": "b"}}),
+        json!({"roleRef": {"kind": "Role", "name": "a"}}),
+        &["roleRef: Invalid value: {\"kind\":\"Role\",\"name\":\"b\"}: cannot change roleRef"],
+    );
+    check_cells(
+        &ROLE_BINDING,
+        binding,
+        json!(["b", "ClusterRole/view", "<unknown>", "u", "", "n/s"]),
+    );
+    check_cells(
+        &CLUSTER_ROLE,
+        json!({"metadata": {"name": "r", "creationTimestamp": "2024-05-06T11:59:00Z"}}),
+        json!(["r", "2024-05-06T11:59:00Z"]),
+    );
+}
+
+#[test]
+fn classes() {
+    let class = json!({"metadata": {"name": "high"}, "value": 1000});
+    check(&PRIORITY_CLASS, class.clone(), &[]);
+    check(
+        &PRIORITY_CLASS,
+        json!({"metadata": {"name": "x"}, "value": 1_000_000_001, "preemptionPolicy": "Maybe"}),
+        &[
+            "value: Forbidden: maximum allowed value of a user defined priority is 1000000000",
+            "preemptionPolicy: Unsupported value: \"Maybe\": supported values: \"Never\", \"PreemptLowerPriority\"",
+        ],
+    );
+    check(
+        &PRIORITY_CLASS,
+        json!({"metadata": {"name": "system-x"}}),
+        &[
+            "metadata.name: Forbidden: priority class names with 'system-' prefix are reserved for system use only",
+        ],
+    );
+    check(
+        &PRIORITY_CLASS,
+        json!({"metadata": {"name": "system-node-critical"}, "value": 2_000_001_000}),
+        &[],
+    );
+    check_update(
+        &PRIORITY_CLASS,
+        json!({"value": 2}),
+        json!({"value": 1}),
+        &["value: Forbidden: may not be changed in an update."],
+    );
+    check_cells(&PRIORITY_CLASS, class, json!(["high", 1000, false, "<unknown>", ""]));
+
+    check(&RUNTIME_CLASS, json!({"handler": "wasm"}), &[]);
+    assert_eq!((RUNTIME_CLASS.validate)(&json!({"handler": "Wasm"})).len(), 1);
+    check_update(
+        &RUNTIME_CLASS,
+        json!({"handler": "oci"}),
+        json!({"handler": "wasm"}),
+        &["handler: Invalid value: \"oci\": field is immutable"],
+    );
+}
+
+#[test]
+fn leases_and_endpoints() {
+    check(&LEASE, json!({"spec": {"holderIdentity": "n", "leaseDurationSeconds": 40}}), &[]);
+    check(
+        &LEASE,
+        json!({"spec": {"leaseDurationSeconds": 0, "leaseTransitions": -1}}),
+        &[
+            "spec.leaseDurationSeconds: Invalid value: 0: must be greater than 0",
+            "spec.leaseTransitions: Invalid value: -1: must be greater than or equal to 0",
+        ],
+    );
+    check_cells(
+        &LEASE,
+        json!({"metadata": {"name": "n"}, "spec": {"holderIdentity": "h"}}),
+        json!(["n", "h", "<unknown>"]),
+    );
+
+    let addresses = |n: usize| {
+        (1..=n).map(|i| json!({"addresses": [format!("10.0.0.{i}")]})).collect::<Vec<_>>()
+    };
+    let slice = json!({"metadata": {"name": "s"}, "addressType": "IPv4", "endpoints": addresses(5), "ports": [{"port": 80}]});
+    check(&ENDPOINT_SLICE, slice.clone(), &[]);
+    check_cells(
+        &ENDPOINT_SLICE,
+        slice,
+        json!(["s", "IPv4", "80", "10.0.0.1,10.0.0.2,10.0.0.3 + 2 more...", "<unknown>"]),
+    );
+    check(
+        &ENDPOINT_SLICE,
+        json!({"endpoints": [{"addresses": []}], "ports": [{}, {}]}),
+        &[
+            "addressType: Required value",
+            "endpoints[0].addresses: Required value: must contain at least 1 address",
+            "ports[1].name: Duplicate value: \"\"",
+        ],
+    );
+
+    let endpoints = json!({"metadata": {"name": "e"}, "subsets": [
+        {"addresses": [{"ip": "10.0.0.1"}, {"ip": "10.0.0.2"}], "ports": [{"port": 80}, {"port": 81}]}]});
+    check(&ENDPOINTS, endpoints.clone(), &[]);
+    check_cells(
+        &ENDPOINTS,
+        endpoints,
+        json!(["e", "10.0.0.1:80,10.0.0.2:80,10.0.0.1:81 + 1 more...", "<unknown>"]),
+    );
+    check_cells(
+        &ENDPOINTS,
+        json!({"metadata": {"name": "e"}}),
+        json!(["e", "<none>", "<unknown>"]),
+    );
+}
+
+#[test]
+fn events() {
+    let event = json!({
+        "metadata": {"name": "p.1", "namespace": "default"},
+        "involvedObject": {"kind": "Pod", "name": "p", "namespace": "default", "fieldPath": "spec.containers{c}"},
+        "reason": "Pulled", "type": "Normal", "message": "Image pulled\n",
+        "source": {"component": "agent", "host": "n"},
+        "firstTimestamp": "2024-05-06T11:50:00Z", "lastTimestamp": "2024-05-06T11:59:30Z", "count": 4
+    });
+    check(&EVENT, event.clone(), &[]);
+    check_cells(
+        &EVENT,
+        event.clone(),
+        json!([
+            "30s",
+            "Normal",
+            "Pulled",
+            "pod/p",
+            "spec.containers{c}",
+            "agent, n",
+            "Image pulled",
+            "10m",
+            4,
+            "p.1"
+        ]),
+    );
+    let object = Object::from_value(&EVENT, &event).expect("an event");
+    for (selector, expected) in [
+        (
+            "involvedObject.kind=Pod,involvedObject.name=p,type!=Warning,reason=Pulled,source=agent",
+            true,
+        ),
+        ("involvedObject.uid=1", false),
+    ] {
+        let selector = crate::FieldSelector::parse(selector, &EVENT).expect(selector);
+        assert_eq!(selector.matches(&object), expected);
+    }
+}
+
+#[test]
+fn namespaces_and_nodes() {
+    let mut namespace = json!({"metadata": {"name": "n"}});
+    (NAMESPACE.default)(&mut namespace);
+    (NAMESPACE.prepare)(Prepare::Create(&mut namespace));
+    assert_eq!(
+        namespace,
+        json!({"metadata": {"name": "n", "labels": {"kubernetes.io/metadata.name": "n"}},
+            "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}})
+    );
+    check_cells(&NAMESPACE, namespace, json!(["n", "Active", "<unknown>"]));
+
+    let mut node = json!({"metadata": {"name": "n", "labels": {"node-role.kubernetes.io/worker": "", "node-role.kubernetes.io/control-plane": ""}},
+        "spec": {"unschedulable": true},
+        "status": {"capacity": {"cpu": 2, "memory": "4096Mi"}, "conditions": [{"type": "Ready", "status": "True"}],
+            "addresses": [{"type": "InternalIP", "address": "10.0.0.1"}], "nodeInfo": {"kubeletVersion": "v1"}}});
+    (NODE.default)(&mut node);
+    assert_eq!(node["status"]["allocatable"], json!({"cpu": "2", "memory": "4Gi"}));
+    (NODE.prepare)(Prepare::Create(&mut node));
+    check_cells(
+        &NODE,
+        node,
+        json!([
+            "n",
+            "Ready,SchedulingDisabled",
+            "control-plane,worker",
+            "<unknown>",
+            "v1",
+            "10.0.0.1",
+            "<none>",
+            "<unknown>",
+            "<unknown>",
+            "<unknown>"
+        ]),
+    );
+}

@@ -1,0 +1,74 @@
+//! What controllers read of a Node and its Lease.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// The namespace of the Leases that nodes renew.
+pub(crate) const LEASES: &str = "kube-node-lease";
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct View {
+    pub(crate) spec: Spec,
+    pub(crate) status: Status,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Spec {
+    pub(crate) unschedulable: bool,
+    pub(crate) taints: Vec<Taint>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Taint {
+    pub(crate) key: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) value: Option<String>,
+    pub(crate) effect: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) time_added: Option<Timestamp>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Status {
+    pub(crate) conditions: Vec<Condition>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Condition {
+    pub(crate) r#type: String,
+    pub(crate) status: String,
+    pub(crate) last_heartbeat_time: Option<Timestamp>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct LeaseView {
+    pub(crate) spec: LeaseSpec,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct LeaseSpec {
+    pub(crate) renew_time: Option<Timestamp>,
+}
+
+impl View {
+    pub(crate) fn condition(&self, kind: &str) -> Option<&Condition> {
+        self.status.conditions.iter().find(|c| c.r#type == kind)
+    }
+
+    /// The status of condition Ready: `True`, `False`, `Unknown`, or empty if it never told.
+    pub(crate) fn ready(&self) -> &str {
+        self.condition("Ready").map_or("", |c| c.status.as_str())
+    }
+
+    /// The taints that drive Pods away.
+    pub(crate) fn evicting(&self) -> impl Iterator<Item = &Taint> {
+        self.spec.taints.iter().filter(|taint| taint.effect == "NoExecute")
+    }
+}

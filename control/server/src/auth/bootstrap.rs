@@ -1,0 +1,209 @@
+//! The roles and bindings that every cluster starts with, as upstream's bootstrap policy names them.
+
+use serde_json::{Value, json};
+
+/// ClusterRoles, complete but for server-set metadata.
+pub fn cluster_roles() -> Vec<Value> {
+    let all = rule(&["*"], &["*"], &["*"]);
+    let anything = json!({"nonResourceURLs": ["*"], "verbs": ["*"]});
+    let public = json!({
+        "nonResourceURLs": ["/healthz", "/livez", "/readyz", "/version", "/version/"],
+        "verbs": ["get"],
+    });
+    let discovery = json!({
+        "nonResourceURLs": [
+            "/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi", "/openapi/*", "/readyz",
+            "/version", "/version/",
+        ],
+        "verbs": ["get"],
+    });
+    let basic = vec![
+        rule(
+            &["authorization.k8s.io"],
+            &["selfsubjectaccessreviews", "selfsubjectrulesreviews"],
+            &["create"],
+        ),
+        rule(&["authentication.k8s.io"], &["selfsubjectreviews"], &["create"]),
+    ];
+    let view = || {
+        vec![
+            rule(
+                &[""],
+                &[
+                    "bindings",
+                    "configmaps",
+                    "endpoints",
+                    "events",
+                    "limitranges",
+                    "namespaces",
+                    "namespaces/status",
+                    "persistentvolumeclaims",
+                    "persistentvolumeclaims/status",
+                    "pods",
+                    "pods/log",
+                    "pods/status",
+                    "replicationcontrollers",
+                    "replicationcontrollers/scale",
+                    "replicationcontrollers/status",
+                    "resourcequotas",
+                    "resourcequotas/status",
+                    "serviceaccounts",
+                    "services",
+                    "services/status",
+                ],
+                READ,
+            ),
+            rule(&["events.k8s.io"], &["events"], READ),
+            rule(&["discovery.k8s.io"], &["endpointslices"], READ),
+            rule(&["apps"], APPS, READ),
+            rule(
+                &["autoscaling"],
+                &["horizontalpodautoscalers", "horizontalpodautoscalers/status"],
+                READ,
+            ),
+            rule(&["batch"], &["cronjobs", "cronjobs/status", "jobs", "jobs/status"], READ),
+            rule(
+                &["networking.k8s.io"],
+                &["ingresses", "ingresses/status", "networkpolicies"],
+                READ,
+            ),
+            rule(&["policy"], &["poddisruptionbudgets", "poddisruptionbudgets/status"], READ),
+        ]
+    };
+    let edit = || {
+        let mut rules = view();
+        rules.extend([
+            rule(
+                &[""],
+                &[
+                    "configmaps",
+                    "endpoints",
+                    "events",
+                    "persistentvolumeclaims",
+                    "pods",
+                    "pods/attach",
+                    "pods/eviction",
+                    "pods/exec",
+                    "pods/portforward",
+                    "pods/proxy",
+                    "replicationcontrollers",
+                    "replicationcontrollers/scale",
+                    "secrets",
+                    "serviceaccounts",
+                    "services",
+                    "services/proxy",
+                ],
+                WRITE,
+            ),
+            rule(
+                &[""],
+                &[
+                    "secrets",
+                    "pods/attach",
+                    "pods/exec",
+                    "pods/portforward",
+                    "pods/proxy",
+                    "services/proxy",
+                ],
+                READ,
+            ),
+            rule(&[""], &["serviceaccounts"], &["impersonate"]),
+            rule(&[""], &["serviceaccounts/token"], &["create"]),
+            rule(
+                &["apps"],
+                &[
+                    "daemonsets",
+                    "deployments",
+                    "deployments/rollback",
+                    "deployments/scale",
+                    "replicasets",
+                    "replicasets/scale",
+                    "statefulsets",
+                    "statefulsets/scale",
+                ],
+                WRITE,
+            ),
+            rule(&["autoscaling"], &["horizontalpodautoscalers"], WRITE),
+            rule(&["batch"], &["cronjobs", "jobs"], WRITE),
+            rule(&["networking.k8s.io"], &["ingresses", "networkpolicies"], WRITE),
+            rule(&["policy"], &["poddisruptionbudgets"], WRITE),
+        ]);
+        rules
+    };
+    let admin = || {
+        let mut rules = edit();
+        rules.extend([
+            rule(&["rbac.authorization.k8s.io"], &["rolebindings", "roles"], &["*"]),
+            rule(&["authorization.k8s.io"], &["localsubjectaccessreviews"], &["create"]),
+        ]);
+        rules
+    };
+    vec![
+        role("cluster-admin", vec![all, anything]),
+        role("admin", admin()),
+        role("edit", edit()),
+        role("view", view()),
+        role("system:basic-user", basic),
+        role("system:discovery", vec![discovery]),
+        role("system:public-info-viewer", vec![public]),
+        // For people and tools of the cluster's own: who may push to and pull from the built-in registry.
+        role(
+            "coracle:registry-reader",
+            vec![json!({"nonResourceURLs": ["/v2", "/v2/*"], "verbs": ["get", "head"]})],
+        ),
+        role(
+            "coracle:registry-writer",
+            vec![json!({"nonResourceURLs": ["/v2", "/v2/*"], "verbs": ["*"]})],
+        ),
+    ]
+}
+
+/// ClusterRoleBindings, complete but for server-set metadata.
+pub fn cluster_role_bindings() -> Vec<Value> {
+    vec![
+        binding("cluster-admin", "cluster-admin", "system:masters"),
+        binding("system:basic-user", "system:basic-user", "system:authenticated"),
+        binding("system:discovery", "system:discovery", "system:authenticated"),
+        binding("system:public-info-viewer", "system:public-info-viewer", "system:authenticated"),
+    ]
+}
+
+const READ: &[&str] = &["get", "list", "watch"];
+const WRITE: &[&str] = &["create", "delete", "deletecollection", "patch", "update"];
+const APPS: &[&str] = &[
+    "controllerrevisions",
+    "daemonsets",
+    "daemonsets/status",
+    "deployments",
+    "deployments/scale",
+    "deployments/status",
+    "replicasets",
+    "replicasets/scale",
+    "replicasets/status",
+    "statefulsets",
+    "statefulsets/scale",
+    "statefulsets/status",
+];
+
+fn rule(groups: &[&str], resources: &[&str], verbs: &[&str]) -> Value {
+    json!({"apiGroups": groups, "resources": resources, "verbs": verbs})
+}
+
+fn role(name: &str, rules: Vec<Value>) -> Value {
+    json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRole",
+        "metadata": {"name": name, "labels": {"kubernetes.io/bootstrapping": "rbac-defaults"}},
+        "rules": rules,
+    })
+}
+
+fn binding(name: &str, role: &str, group: &str) -> Value {
+    json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": {"name": name, "labels": {"kubernetes.io/bootstrapping": "rbac-defaults"}},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+        "subjects": [{"kind": "Group", "apiGroup": "rbac.authorization.k8s.io", "name": group}],
+    })
+}

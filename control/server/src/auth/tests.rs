@@ -1,0 +1,243 @@
+use std::sync::Arc;
+
+use bytes::Bytes;
+use coracle_api::{Kind, Object, kinds};
+use http::HeaderValue;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::*;
+
+fn auth(data: &Path) -> Auth {
+    let names =
+        pki::ServingNames { dns: vec!["localhost".into()], ips: vec![[127, 0, 0, 1].into()] };
+    Auth::open(data, &names, NetworkFacts::default()).unwrap()
+}
+
+fn put(cluster: &mut Cluster, kind: &'static Kind, value: Value) {
+    let json = Bytes::from(value.to_string());
+    cluster.put(Arc::new(Object::from_json(kind, json).unwrap()));
+}
+
+fn bootstrapped() -> Cluster {
+    let mut cluster = Cluster::new(Timestamp::now());
+    for role in bootstrap::cluster_roles() {
+        put(&mut cluster, &kinds::CLUSTER_ROLE, role);
+    }
+    for binding in bootstrap::cluster_role_bindings() {
+        put(&mut cluster, &kinds::CLUSTER_ROLE_BINDING, binding);
+    }
+    cluster
+}
+
+fn wants(text: &str) -> Attributes {
+    // verb group/resource[/sub] namespace name
+    let parts: Vec<&str> = text.split(' ').collect();
+    let part = |i: usize| parts.get(i).map(|p| p.trim_matches('-')).unwrap_or_default().to_owned();
+    let target = part(1);
+    if target.starts_with('/') {
+        return Attributes { verb: part(0), path: target, ..Attributes::default() };
+    }
+    let (group, resource) = target.split_once(':').unwrap_or(("", &target));
+    let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
+    Attributes {
+        verb: part(0),
+        group: group.into(),
+        resource: resource.into(),
+        subresource: subresource.into(),
+        namespace: part(2),
+        name: part(3),
+        ..Attributes::default()
+    }
+}
+
+fn who(user: &str, groups: &[&str]) -> Identity {
+    let mut groups: Vec<String> = groups.iter().map(|g| g.to_string()).collect();
+    groups.push(AUTHENTICATED.into());
+    Identity { user: user.into(), groups, ..Identity::default() }
+}
+
+#[test]
+fn roles_grant_what_their_rules_say_and_no_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let auth = auth(dir.path());
+    let mut cluster = bootstrapped();
+    let binding = |kind: &str, role_kind: &str, role: &str, subject: Value| {
+        json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind,
+               "metadata": {"name": role, "namespace": if kind == "RoleBinding" { "shop" } else { "" }},
+               "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": role_kind, "name": role},
+               "subjects": [subject]})
+    };
+    let jane = json!({"kind": "User", "name": "jane"});
+    put(&mut cluster, &kinds::ROLE_BINDING, binding("RoleBinding", "ClusterRole", "view", jane));
+    let robot = json!({"kind": "ServiceAccount", "name": "robot", "namespace": "tools"});
+    put(&mut cluster, &kinds::ROLE_BINDING, binding("RoleBinding", "Role", "one", robot));
+    put(
+        &mut cluster,
+        &kinds::ROLE,
+        json!({
+            "metadata": {"name": "one", "namespace": "shop"},
+            "rules": [{"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["a"], "verbs": ["get"]},
+                      {"apiGroups": ["apps"], "resources": ["*/scale"], "verbs": ["patch"]}],
+        }),
+    );
+    for (user, groups, wanted, allowed) in [
+        ("root", &["system:masters"][..], "delete nodes - n", true),
+        ("jane", &[], "list pods shop", true),
+        ("jane", &[], "get pods/log shop p", true),
+        ("jane", &[], "list pods other", false),
+        ("jane", &[], "list pods -", false),
+        ("jane", &[], "get secrets shop s", false),
+        ("jane", &[], "delete pods shop p", false),
+        ("jane", &[], "get /version", true),
+        ("jane", &[], "get /apis/apps", true),
+        ("jane", &[], "get /metrics", false),
+        ("jane", &[], "create authorization.k8s.io:selfsubjectaccessreviews -", true),
+        ("system:serviceaccount:tools:robot", &[], "get configmaps shop a", true),
+        ("system:serviceaccount:tools:robot", &[], "get configmaps shop b", false),
+        ("system:serviceaccount:tools:robot", &[], "list configmaps shop", false),
+        ("system:serviceaccount:tools:robot", &[], "patch apps:deployments/scale shop d", true),
+        ("system:serviceaccount:tools:robot", &[], "patch apps:deployments shop d", false),
+        ("system:serviceaccount:shop:robot", &[], "get configmaps shop a", false),
+    ] {
+        let answer = auth.authorize(&cluster, &who(user, groups), &wants(wanted));
+        assert_eq!(answer.is_ok(), allowed, "{user}: {wanted}");
+    }
+    let error = auth
+        .authorize(&cluster, &who("jane", &[]), &wants("list apps:deployments other"))
+        .unwrap_err();
+    assert_eq!(
+        error.message,
+        "deployments.apps is forbidden: User \"jane\" cannot list resource \"deployments\" in API group \"apps\" in the namespace \"other\""
+    );
+}
+
+#[test]
+fn a_node_touches_its_own_objects_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let auth = auth(dir.path());
+    let mut cluster = bootstrapped();
+    for (name, node) in [("mine", "n1"), ("theirs", "n2")] {
+        put(
+            &mut cluster,
+            &kinds::POD,
+            json!({
+                "metadata": {"name": name, "namespace": "shop"},
+                "spec": {"nodeName": node, "containers": [{"name": "c", "envFrom": [{"configMapRef": {"name": name}}],
+                         "env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": name, "key": "k"}}}]}]},
+            }),
+        );
+    }
+    let node = who("system:node:n1", &[NODES]);
+    for (wanted, allowed) in [
+        ("get nodes - n2", true),
+        ("patch nodes/status - n1", true),
+        ("patch nodes - n2", false),
+        ("delete nodes - n1", false),
+        ("get pods shop mine", true),
+        ("get pods shop theirs", false),
+        ("patch pods/status shop mine", true),
+        ("patch pods/status shop theirs", false),
+        ("create pods shop", false),
+        ("delete pods shop mine", true),
+        ("get secrets shop mine", true),
+        ("get secrets shop theirs", false),
+        ("list secrets shop", false),
+        ("get configmaps shop mine", true),
+        ("get configmaps other mine", false),
+        ("list services -", true),
+        ("patch coordination.k8s.io:leases kube-node-lease n1", true),
+        ("patch coordination.k8s.io:leases kube-node-lease n2", false),
+        ("create events shop", true),
+        ("get /v2/app/manifests/v1", true),
+        ("put /v2/app/manifests/v1", false),
+    ] {
+        assert_eq!(auth.authorize(&cluster, &node, &wants(wanted)).is_ok(), allowed, "{wanted}");
+    }
+    // The name alone makes no node.
+    let fake = who("system:node:n1", &[]);
+    assert!(auth.authorize(&cluster, &fake, &wants("get secrets shop mine")).is_err());
+}
+
+#[test]
+fn tokens_hold_while_their_account_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let auth = auth(dir.path());
+    let mut cluster = Cluster::new(Timestamp::now());
+    let account =
+        |uid: &str| json!({"metadata": {"name": "robot", "namespace": "tools", "uid": uid}});
+    put(&mut cluster, &kinds::SERVICE_ACCOUNT, account("u1"));
+    let issue = |audiences: &[&str]| {
+        let audiences = audiences.iter().map(|a| a.to_string()).collect();
+        let request = tokens::Issue {
+            namespace: "tools",
+            name: "robot",
+            uid: "u1",
+            audiences,
+            seconds: 3600,
+            pod: None,
+        };
+        auth.issue(&request).unwrap().token
+    };
+    let token = issue(&[]);
+    let mut headers = HeaderMap::new();
+    let mut set = |value: String| {
+        headers.insert(http::header::AUTHORIZATION, HeaderValue::from_str(&value).unwrap());
+        headers.clone()
+    };
+    let bearer = set(format!("Bearer {token}"));
+    let identity = auth.authenticate(&cluster, &bearer, None).unwrap();
+    assert_eq!(identity.user, "system:serviceaccount:tools:robot");
+    assert!(identity.groups.contains(&"system:serviceaccounts:tools".to_owned()));
+    let basic = base64::engine::general_purpose::STANDARD.encode(format!("any:{token}"));
+    let basic = set(format!("Basic {basic}"));
+    assert!(auth.authenticate(&cluster, &basic, None).is_ok());
+    // Another audience, a changed token, none at all, an account that was made anew.
+    let other = set(format!("Bearer {}", issue(&["vault"])));
+    assert!(auth.authenticate(&cluster, &other, None).is_err());
+    assert!(auth.review(&cluster, &issue(&["vault"]), &["vault".to_owned()]).is_ok());
+    let broken = set(format!("Bearer {}x", token));
+    assert!(auth.authenticate(&cluster, &broken, None).is_err());
+    assert!(auth.authenticate(&cluster, &HeaderMap::new(), None).is_err());
+    put(&mut cluster, &kinds::SERVICE_ACCOUNT, account("u2"));
+    assert!(auth.authenticate(&cluster, &bearer, None).is_err());
+}
+
+#[test]
+fn machines_join_with_the_token_and_get_a_nodes_certificate() {
+    let dir = tempfile::tempdir().unwrap();
+    let auth = auth(dir.path());
+    let key = rcgen::KeyPair::generate().unwrap();
+    // What the request asks for beyond its key is not granted.
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name.push(rcgen::DnType::OrganizationName, MASTERS);
+    let csr = params.serialize_request(&key).unwrap().pem().unwrap();
+    let body =
+        |name: &str| json!({"node_name": name, "client_csr": csr, "serving_csr": csr}).to_string();
+    let mut headers = HeaderMap::new();
+    assert_eq!(auth.join(&headers, body("n1").as_bytes()).unwrap_err().code, 401);
+    let bearer = format!("Bearer {}", auth.join_token());
+    headers.insert(http::header::AUTHORIZATION, HeaderValue::from_str(&bearer).unwrap());
+    assert_eq!(auth.join(&headers, body("N 1").as_bytes()).unwrap_err().code, 422);
+    assert_eq!(auth.join(&headers, b"{}").unwrap_err().code, 400);
+    let answer = auth.join(&headers, body("n1").as_bytes()).unwrap();
+    use rustls_pki_types::pem::PemObject;
+    let der = CertificateDer::from_pem_slice(answer.client_cert.as_bytes()).unwrap();
+    let identity = auth.authenticate(&Cluster::default(), &HeaderMap::new(), Some(&der)).unwrap();
+    assert_eq!(identity.user, "system:node:n1");
+    assert_eq!(identity.groups, [NODES, AUTHENTICATED]);
+}
+
+#[test]
+fn keys_stay_as_they_are_and_are_for_the_owner_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let first = auth(dir.path());
+    let second = auth(dir.path());
+    assert_eq!(first.join_token(), second.join_token());
+    assert_eq!(first.pki().pair("admin").unwrap().cert, second.pki().pair("admin").unwrap().cert);
+    for entry in std::fs::read_dir(dir.path().join("pki")).unwrap() {
+        let mode = entry.unwrap().metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+}
