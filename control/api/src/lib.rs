@@ -2,6 +2,9 @@
 //!
 //! Read in this order: an [`Object`] is one stored thing of a [`Kind`]; a [`Cluster`] is an indexed set of
 //! them; a [`Plan`] is what a controller wants written. [`status`] holds the errors that clients see.
+//!
+//! What a kind's file is written with: [`json`] (fields of trees), [`path`] (where an error is), [`names`] (syntax),
+//! [`quantity`], [`selector`]; [`meta`] checks what all kinds have in common, [`pod`] answers what readers of Pods ask.
 
 pub mod age;
 pub mod cluster;

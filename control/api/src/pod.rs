@@ -108,7 +108,13 @@ fn parse(quantity: &resource::Quantity) -> Quantity {
 pub fn qos_class(spec: &Value) -> &'static str {
     let mut asks = false;
     let mut guaranteed = true;
-    for container in spec.list(&["containers"]).iter().chain(spec.list(&["initContainers"])) {
+    // Resources of the Pod as a whole take the place of its containers'.
+    let (containers, init) = if spec.has(&["resources"]) {
+        (std::slice::from_ref(spec), &[][..])
+    } else {
+        (spec.list(&["containers"]), spec.list(&["initContainers"]))
+    };
+    for container in containers.iter().chain(init) {
         for name in ["cpu", "memory"] {
             let of = |list| {
                 container
@@ -187,5 +193,9 @@ mod tests {
         ] {
             assert_eq!(qos_class(&json!({"containers": containers})), expected, "{containers}");
         }
+        assert_eq!(
+            qos_class(&json!({"containers": [c(json!({}))], "resources": full})),
+            "Guaranteed"
+        );
     }
 }

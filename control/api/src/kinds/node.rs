@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use super::common::{AGE, NAME, object_age, or, prepare_status, text, wide};
 use super::*;
 use crate::json::{Json, object};
+use crate::names;
+use crate::path::Path;
 
 /// `nodes`.
 pub static KIND: Kind = Kind {
@@ -22,6 +24,8 @@ pub static KIND: Kind = Kind {
             prepare_status(prepare);
         }
     },
+    validate,
+    validate_update,
     columns: &[
         NAME,
         text("Status", "The status of the node."),
@@ -54,6 +58,50 @@ fn default(node: &mut Value) {
             pod::defaults::quantities(list);
         }
     }
+}
+
+fn validate(node: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let list = Path::new("spec.taints");
+    let mut seen = BTreeSet::new();
+    for (i, taint) in node.list(&["spec", "taints"]).iter().enumerate() {
+        let at = list.index(i);
+        let of = |field| taint.text(&[field]);
+        if let Some(problem) = names::qualified(of("key")) {
+            errors.push(FieldError::invalid(at.child("key"), of("key"), problem));
+        }
+        if let Some(problem) = names::label_value(of("value")) {
+            errors.push(FieldError::invalid(at.child("value"), of("value"), problem));
+        }
+        if of("effect").is_empty() {
+            errors.push(FieldError::required(at.child("effect"), ""));
+        } else if !matches!(of("effect"), "NoSchedule" | "PreferNoSchedule" | "NoExecute") {
+            errors.push(FieldError::not_supported(
+                at.child("effect"),
+                of("effect"),
+                &["NoExecute", "NoSchedule", "PreferNoSchedule"],
+            ));
+        }
+        if !seen.insert((of("key"), of("effect"))) {
+            errors.push(FieldError::duplicate(at, taint.clone()));
+        }
+    }
+    errors
+}
+
+/// A node's address range and its provider's identity are given once.
+fn validate_update(new: &Value, old: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    for (field, what) in [
+        ("podCIDR", "node updates may not change podCIDR except from \"\" to valid"),
+        ("providerID", "node updates may not change providerID except from \"\" to valid"),
+    ] {
+        let (is, was) = (new.text(&["spec", field]), old.text(&["spec", field]));
+        if !was.is_empty() && is != was {
+            errors.push(FieldError::forbidden(Path::new("spec").child(field), what));
+        }
+    }
+    errors
 }
 
 fn cells(object: &Object, now: Timestamp) -> Vec<Value> {

@@ -388,6 +388,14 @@ fn events() {
 
 #[test]
 fn namespaces_and_nodes() {
+    check(
+        &NODE,
+        json!({"spec": {"taints": [{"key": "a", "effect": "NoSchedule"}, {"key": "a", "effect": "NoSchedule"}, {"key": "b"}]}}),
+        &[
+            "spec.taints[1]: Duplicate value: {\"effect\":\"NoSchedule\",\"key\":\"a\"}",
+            "spec.taints[2].effect: Required value",
+        ],
+    );
     let mut namespace = json!({"metadata": {"name": "n"}});
     (NAMESPACE.default)(&mut namespace);
     (NAMESPACE.prepare)(Prepare::Create(&mut namespace));
@@ -421,4 +429,61 @@ fn namespaces_and_nodes() {
             "<unknown>"
         ]),
     );
+}
+
+/// Manifests as users write them pass, and what defaults and preparation add to them is known to the schema.
+#[test]
+fn manifests() {
+    let texts = [
+        include_str!("../../testdata/nginx-deployment.json"),
+        include_str!("../../testdata/my-app.json"),
+        include_str!("../../testdata/web-and-cache-pod.json"),
+    ];
+    let objects = texts
+        .iter()
+        .flat_map(|text| serde_json::from_str::<Vec<Value>>(text).expect("a list of objects"));
+    let small = [
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "n"}}),
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "stringData": {"a": "b"}}),
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}, "spec": {"type": "LoadBalancer",
+            "sessionAffinity": "ClientIP", "ports": [{"port": 80}]}}),
+        json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"}, "status": {"capacity": {"cpu": 2}}}),
+        json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": {"name": "s"},
+            "addressType": "IPv4", "endpoints": [], "ports": [{"port": 80}]}),
+        json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "b"},
+            "roleRef": {"kind": "Role", "name": "r"}, "subjects": [{"kind": "Group", "name": "g"}]}),
+        json!({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": "p"}, "value": 1}),
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"hostNetwork": true,
+            "containers": [{"name": "c", "image": "i", "ports": [{"containerPort": 80}],
+                "env": [{"name": "E", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}}],
+                "livenessProbe": {"grpc": {"port": 1}}, "lifecycle": {"preStop": {"httpGet": {"port": 80}}}}],
+            "volumes": [{"name": "a"}, {"name": "b", "hostPath": {"path": "/"}}, {"name": "c", "image": {"reference": "i"}},
+                {"name": "d", "configMap": {"name": "c"}}, {"name": "e", "projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}}]}}),
+    ];
+    for mut object in objects.chain(small) {
+        let (version, name) = (object["apiVersion"].clone(), object["kind"].clone());
+        let (version, name) = (version.as_str().expect("text"), name.as_str().expect("text"));
+        let kind = by_kind(version, name).expect("a kind");
+        if kind.namespaced {
+            object["metadata"]["namespace"] = json!("default");
+        }
+        (kind.default)(&mut object);
+        (kind.prepare)(Prepare::Create(&mut object));
+        let mut errors = crate::meta::validate_meta(kind, &object);
+        errors.extend((kind.validate)(&object));
+        assert_eq!(errors, [], "{object}");
+
+        let schema = crate::schema::builtin().by_gvk(kind.group, kind.version, kind.kind);
+        let decoded = crate::schema::check(object.clone(), schema.expect("a schema"));
+        let decoded = decoded.unwrap_or_else(|e| panic!("{e}: {object}"));
+        assert_eq!(decoded.strict_error(), None, "{object}");
+        assert_eq!(decoded.value, object);
+
+        // A second pass, as on every update, finds nothing to do.
+        let before = object.clone();
+        (kind.default)(&mut object);
+        (kind.prepare)(Prepare::Update { new: &mut object, old: &before });
+        assert_eq!(object, before);
+        assert_eq!((kind.validate_update)(&object, &before), []);
+    }
 }

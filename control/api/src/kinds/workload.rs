@@ -58,7 +58,10 @@ pub(super) fn validate(workload: &Value, kind: &str) -> Vec<FieldError> {
     }
     let labels = spec.at(&["template", "metadata", "labels"]);
     match spec.at(&["selector"]) {
-        None => errors.push(FieldError::required(at.child("selector"), "")),
+        None => {
+            errors.push(FieldError::required(at.child("selector"), ""));
+            errors.push(mismatch(labels));
+        }
         Some(selector) => {
             let before = errors.len();
             validate_selector(selector, &at.child("selector"), &mut errors);
@@ -73,11 +76,7 @@ pub(super) fn validate(workload: &Value, kind: &str) -> Vec<FieldError> {
                     format!("empty selector is invalid for {kind}"),
                 ));
             } else if !label_selector_matches(Some(selector), labels) {
-                errors.push(FieldError::invalid(
-                    at.child("template").child("metadata").child("labels"),
-                    labels.cloned().unwrap_or_else(|| serde_json::json!({})),
-                    "`selector` does not match template `labels`",
-                ));
+                errors.push(mismatch(labels));
             }
         }
     }
@@ -86,6 +85,15 @@ pub(super) fn validate(workload: &Value, kind: &str) -> Vec<FieldError> {
         None => errors.push(FieldError::required(at.child("template"), "")),
     }
     errors
+}
+
+/// Pods made from the template would not be the workload's own.
+fn mismatch(labels: Option<&Value>) -> FieldError {
+    FieldError::invalid(
+        "spec.template.metadata.labels",
+        labels.cloned().unwrap_or_else(|| serde_json::json!({})),
+        "`selector` does not match template `labels`",
+    )
 }
 
 /// Which Pods belong to a workload never changes.

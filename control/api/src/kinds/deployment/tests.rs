@@ -58,7 +58,13 @@ fn defaults() {
 #[test]
 fn validation() {
     check(json!({}), &[]);
-    check(json!({"selector": null}), &["spec.selector: Required value"]);
+    check(
+        json!({"selector": null}),
+        &[
+            "spec.selector: Required value",
+            "spec.template.metadata.labels: Invalid value: {\"app\":\"nginx\"}: `selector` does not match template `labels`",
+        ],
+    );
     check(
         json!({"selector": {}}),
         &["spec.selector: Invalid value: {}: empty selector is invalid for deployment"],

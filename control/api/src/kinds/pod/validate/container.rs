@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 
-use super::{Errors, one_of, probe, quantity};
+use super::{Errors, one_of, probe, quantity, security_ids};
 use crate::json::Json;
 use crate::names;
 use crate::path::Path;
@@ -60,6 +60,7 @@ pub(super) fn container(
     environment(container, at, errors);
     mounts(container.list(&["volumeMounts"]), &context.volumes, &at.child("volumeMounts"), errors);
     resources(container, &at.child("resources"), errors);
+    security_ids(container, at, errors);
     let sidecar = restart == "Always";
     for field in ["livenessProbe", "readinessProbe", "startupProbe"] {
         let Some(settings) = container.at(&[field]) else { continue };

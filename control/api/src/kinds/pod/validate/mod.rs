@@ -127,7 +127,23 @@ fn pod_spec(spec: &Value, at: &Path<'_>, errors: &mut Errors) {
             quantity(value, &at.child("overhead").key(name), errors);
         }
     }
+    security_ids(spec, at, errors);
     scheduling::scheduling(spec, at, errors);
+}
+
+/// User and group numbers of a Pod's or container's security context.
+fn security_ids(object: &Value, at: &Path<'_>, errors: &mut Errors) {
+    for field in ["runAsUser", "runAsGroup", "fsGroup"] {
+        if let Some(id) = object.int(&["securityContext", field])
+            && !(0..=i64::from(i32::MAX)).contains(&id)
+        {
+            errors.push(FieldError::invalid(
+                at.child("securityContext").child(field),
+                id,
+                "must be between 0 and 2147483647, inclusive",
+            ));
+        }
+    }
 }
 
 /// A required text out of an enumeration; the path ends in the field.

@@ -18,7 +18,13 @@ pub(super) fn scheduling(spec: &Value, at: &Path<'_>, errors: &mut Errors) {
         toleration(item, &list.index(i), errors);
     }
     if let Some(affinity) = spec.at(&["affinity"]) {
-        node_affinity(affinity, &at.child("affinity"), errors);
+        let at = at.child("affinity");
+        node_affinity(affinity, &at, errors);
+        for kind in ["podAffinity", "podAntiAffinity"] {
+            if let Some(terms) = affinity.at(&[kind]) {
+                pod_affinity(terms, &at.child(kind), errors);
+            }
+        }
     }
     let list = at.child("topologySpreadConstraints");
     let mut seen = HashSet::new();
@@ -126,17 +132,43 @@ fn node_affinity(affinity: &Value, at: &Path<'_>, errors: &mut Errors) {
     let at = at.child(preferred);
     for (i, item) in affinity.list(&["nodeAffinity", preferred]).iter().enumerate() {
         let at = at.index(i);
-        let weight = item.int(&["weight"]).unwrap_or(0);
-        if !(1..=100).contains(&weight) {
-            errors.push(FieldError::invalid(
-                at.child("weight"),
-                weight,
-                "must be in the range 1-100",
-            ));
-        }
+        weight(item, &at, errors);
         if let Some(preference) = item.at(&["preference"]) {
             term(preference, &at.child("preference"), errors);
         }
+    }
+}
+
+/// Which other Pods to be near to, or far from, and by which label of nodes distance is told.
+fn pod_affinity(affinity: &Value, at: &Path<'_>, errors: &mut Errors) {
+    let required = "requiredDuringSchedulingIgnoredDuringExecution";
+    let list = at.child(required);
+    for (i, item) in affinity.list(&[required]).iter().enumerate() {
+        topology_key(item, &list.index(i), errors);
+    }
+    let preferred = "preferredDuringSchedulingIgnoredDuringExecution";
+    let list = at.child(preferred);
+    for (i, item) in affinity.list(&[preferred]).iter().enumerate() {
+        let at = list.index(i);
+        weight(item, &at, errors);
+        let term = item.at(&["podAffinityTerm"]).unwrap_or(&Value::Null);
+        topology_key(term, &at.child("podAffinityTerm"), errors);
+    }
+}
+
+fn topology_key(term: &Value, at: &Path<'_>, errors: &mut Errors) {
+    let key = term.text(&["topologyKey"]);
+    if key.is_empty() {
+        errors.push(FieldError::required(at.child("topologyKey"), "can not be empty"));
+    } else if let Some(problem) = names::qualified(key) {
+        errors.push(FieldError::invalid(at.child("topologyKey"), key, problem));
+    }
+}
+
+fn weight(preferred: &Value, at: &Path<'_>, errors: &mut Errors) {
+    let weight = preferred.int(&["weight"]).unwrap_or(0);
+    if !(1..=100).contains(&weight) {
+        errors.push(FieldError::invalid(at.child("weight"), weight, "must be in the range 1-100"));
     }
 }
 

@@ -193,6 +193,23 @@ fn policies_and_scheduling() {
 }
 
 #[test]
+fn affinity_between_pods_and_ids() {
+    check_pod(
+        json!({"affinity": {"podAntiAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": [{"labelSelector": {}}],
+            "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 101, "podAffinityTerm": {"topologyKey": "zone"}}]}}}),
+        &[
+            "spec.affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].topologyKey: Required value: can not be empty",
+            "spec.affinity.podAntiAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].weight: Invalid value: 101: must be in the range 1-100",
+        ],
+    );
+    check_container(
+        json!({"securityContext": {"runAsUser": -1}}),
+        &["spec.containers[0].securityContext.runAsUser: Invalid value: -1: must be between 0 and 2147483647, inclusive"],
+    );
+}
+
+#[test]
 fn updates() {
     let mut old = json!({"spec": {"containers": [{"name": "c", "image": "a:1"}], "activeDeadlineSeconds": 10}});
     (KIND.default)(&mut old);
