@@ -2,37 +2,47 @@
 
 use std::net::SocketAddr;
 
-use coracle_api::{ApiError, kinds};
-use serde_json::json;
+use coracle_api::{ApiError, Kind, kinds};
+use serde_json::{Value, json};
 
+use crate::auth;
 use crate::registry::{Part, Registry, WriteOptions};
 
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+const RUNTIME_CLASSES: [&str; 2] = ["wasm", "oci"];
+const PRIORITY_CLASSES: [(&str, i64, &str); 2] = [
+    (
+        "system-cluster-critical",
+        2_000_000_000,
+        "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+    ),
+    (
+        "system-node-critical",
+        2_000_001_000,
+        "Used for system critical pods that must not be moved from their current node.",
+    ),
+];
 
 /// Creates what is missing, and points the `kubernetes` Service at this server.
 pub(crate) async fn bootstrap(registry: &Registry, serving: SocketAddr) -> Result<(), ApiError> {
+    let mut objects: Vec<(&'static Kind, Value)> = Vec::new();
     for name in NAMESPACES {
-        registry.ensure(&kinds::NAMESPACE, "", json!({"metadata": {"name": name}})).await?;
+        objects.push((&kinds::NAMESPACE, json!({"metadata": {"name": name}})));
     }
-    for (name, value, what) in [
-        (
-            "system-cluster-critical",
-            2_000_000_000_i64,
-            "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
-        ),
-        (
-            "system-node-critical",
-            2_000_001_000,
-            "Used for system critical pods that must not be moved from their current node.",
-        ),
-    ] {
+    for (name, value, what) in PRIORITY_CLASSES {
         let class = json!({"metadata": {"name": name}, "value": value, "description": what});
-        registry.ensure(&kinds::PRIORITY_CLASS, "", class).await?;
+        objects.push((&kinds::PRIORITY_CLASS, class));
     }
-    for name in ["wasm", "oci"] {
-        let class = json!({"metadata": {"name": name}, "handler": name});
-        registry.ensure(&kinds::RUNTIME_CLASS, "", class).await?;
+    for name in RUNTIME_CLASSES {
+        objects.push((&kinds::RUNTIME_CLASS, json!({"metadata": {"name": name}, "handler": name})));
     }
+    let roles = auth::bootstrap::cluster_roles();
+    objects.extend(roles.into_iter().map(|role| (&kinds::CLUSTER_ROLE, role)));
+    let bindings = auth::bootstrap::cluster_role_bindings();
+    objects.extend(bindings.into_iter().map(|binding| (&kinds::CLUSTER_ROLE_BINDING, binding)));
+    // All at once, so that they share a few commits to disk.
+    let writes = objects.into_iter().map(|(kind, object)| registry.ensure(kind, "", object));
+    futures::future::try_join_all(writes).await?;
     kubernetes_service(registry, serving).await
 }
 

@@ -1,10 +1,10 @@
 //! What a server is started with, and why it could not start.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use crate::auth::AuthError;
+use crate::auth::PkiError;
 
 /// What a server is started with.
 #[derive(Debug, Clone)]
@@ -15,6 +15,12 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Addresses of Services: network and prefix length.
     pub service_network: (Ipv4Addr, u8),
+    /// Addresses of Pods, told to nodes that join.
+    pub pod_range: String,
+    /// Tells clusters on one machine apart; told to nodes that join.
+    pub cluster_id: String,
+    /// More addresses under which the server is reached, for its certificate.
+    pub addresses: Vec<IpAddr>,
     /// Ports of NodePort Services.
     pub node_ports: RangeInclusive<u16>,
     /// Run the controllers in this process.
@@ -32,6 +38,9 @@ impl Config {
             data: data.into(),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             service_network: (Ipv4Addr::new(10, 96, 0, 0), 16),
+            pod_range: "10.244.0.0/16".to_owned(),
+            cluster_id: "coracle".to_owned(),
+            addresses: Vec::new(),
             node_ports: 30000..=32767,
             controllers: true,
             scheduler: true,
@@ -59,7 +68,12 @@ pub enum StartError {
     },
     /// Certificates.
     #[error(transparent)]
-    Auth(#[from] AuthError),
+    Pki(#[from] PkiError),
+    /// TLS with them.
+    #[error(
+        "the certificates in the data folder cannot be used: {0}: remove pki/ to make them anew"
+    )]
+    Tls(String),
     /// The first objects could not be written.
     #[error("creating the cluster's first objects failed: {0}")]
     Bootstrap(coracle_api::ApiError),

@@ -12,6 +12,7 @@ mod http;
 mod keys;
 mod registry;
 mod serve;
+mod tls;
 
 pub use config::{Config, StartError};
 pub use serve::{Server, start};

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -19,12 +19,13 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 
-use crate::auth::Auth;
+use crate::auth::pki::{self, ServingNames};
+use crate::auth::{Auth, NetworkFacts};
 use crate::cache::Cache;
 use crate::config::{Config, StartError};
 use crate::http::{App, router};
 use crate::registry::{Registry, ServiceRanges};
-use crate::{bootstrap, events};
+use crate::{bootstrap, events, tls};
 
 /// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -61,14 +62,19 @@ pub async fn start(config: Config) -> Result<Server, StartError> {
         Ok(store) => store?,
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     };
-    let auth = Arc::new(Auth::open(&config.data, &names(addr))?);
+    let (network, prefix) = config.service_network;
+    let ranges = ServiceRanges { network, prefix, node_ports: config.node_ports.clone() };
+    let facts = NetworkFacts {
+        cluster_id: config.cluster_id.clone(),
+        pod_range: config.pod_range.clone(),
+        service_range: format!("{network}/{prefix}"),
+    };
+    let auth = Auth::open(&config.data, &names(addr, &config, ranges.first()), facts)?;
     let cache = Cache::load(&store).await?;
     let (stop, stopping) = watch::channel(false);
     let mut tasks = JoinSet::new();
     tasks.spawn(cache.clone().follow(store.clone()));
 
-    let (network, prefix) = config.service_network;
-    let ranges = ServiceRanges { network, prefix, node_ports: config.node_ports.clone() };
     let registry = Registry::new(store.clone(), cache, ranges);
     let app = App {
         registry: registry.clone(),
@@ -76,12 +82,13 @@ pub async fn start(config: Config) -> Result<Server, StartError> {
         ready: Arc::new(AtomicBool::new(false)),
         shutdown: stopping.clone(),
     };
-    let acceptor = TlsAcceptor::from(auth.server_tls());
+    let acceptor = TlsAcceptor::from(tls::server(auth.pki())?);
     let accepting = tokio::spawn(accept(listener, acceptor, router(app.clone()), stopping.clone()));
 
     bootstrap::bootstrap(&registry, reachable(addr)).await.map_err(StartError::Bootstrap)?;
     tasks.spawn(events::expire(registry.clone()));
-    auth.write_kubeconfig(&config.data, &format!("https://{}", reachable(addr)))?;
+    let kubeconfig = auth.pki().kubeconfig(&format!("https://{}", reachable(addr)))?;
+    pki::write(&config.data.join("admin.kubeconfig"), &kubeconfig)?;
     app.ready.store(true, Ordering::Release);
 
     let serving = tokio::spawn(async move {
@@ -122,12 +129,21 @@ fn reachable(addr: SocketAddr) -> SocketAddr {
     }
 }
 
-fn names(addr: SocketAddr) -> Vec<IpAddr> {
-    let mut all = vec![IpAddr::from([127, 0, 0, 1])];
-    if !all.contains(&addr.ip()) {
-        all.push(addr.ip());
+fn names(addr: SocketAddr, config: &Config, service: Ipv4Addr) -> ServingNames {
+    let dns = [
+        "localhost",
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "kubernetes.default.svc.cluster.local",
+    ];
+    let mut ips = vec![IpAddr::from([127, 0, 0, 1]), service.into()];
+    for ip in [addr.ip()].into_iter().chain(config.addresses.iter().copied()) {
+        if !ip.is_unspecified() && !ips.contains(&ip) {
+            ips.push(ip);
+        }
     }
-    all
+    ServingNames { dns: dns.map(str::to_owned).to_vec(), ips }
 }
 
 async fn accept(

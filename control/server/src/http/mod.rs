@@ -26,8 +26,9 @@ use axum::body::Body;
 use axum::extract::{Extension, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use coracle_api::ApiError;
+use http::Uri;
 use http::request::Parts;
 use tokio::sync::watch as channel;
 
@@ -43,7 +44,7 @@ use crate::serve::PeerCertificate;
 #[derive(Clone)]
 pub(crate) struct App {
     pub(crate) registry: Registry,
-    pub(crate) auth: Arc<Auth>,
+    pub(crate) auth: Auth,
     pub(crate) ready: Arc<AtomicBool>,
     pub(crate) shutdown: channel::Receiver<bool>,
 }
@@ -56,45 +57,45 @@ impl App {
 
 /// Everything that is served.
 pub(crate) fn router(app: App) -> Router {
-    Router::new()
+    let gated = Router::new()
         .route("/version", get(async || health::version()))
-        .route("/livez", get(live))
-        .route("/readyz", get(async |s, i| ready(s, i, "readyz").await))
-        .route("/healthz", get(async |s, i| ready(s, i, "healthz").await))
         .fallback(api)
-        .layer(middleware::from_fn_with_state(app.clone(), gate))
+        .layer(middleware::from_fn_with_state(app.clone(), gate));
+    // Health has no caller to know, and a machine that joins has only its token.
+    Router::new()
+        .route("/livez", get(async |uri: Uri| health::live(&query_of(&uri))))
+        .route("/readyz", get(async |s, uri| ready(s, uri, "readyz")))
+        .route("/healthz", get(async |s, uri| ready(s, uri, "healthz")))
+        .route("/coracle/v1/join", post(join))
+        .fallback_service(gated.with_state(app.clone()))
         .with_state(app)
 }
 
-async fn live(Extension(info): Extension<Arc<RequestInfo>>) -> Response {
-    health::live(&info.query)
+fn query_of(uri: &Uri) -> request::Query {
+    RequestInfo::parse(&http::Method::GET, uri).query
 }
 
-async fn ready(
-    State(app): State<App>,
-    Extension(info): Extension<Arc<RequestInfo>>,
-    name: &'static str,
-) -> Response {
-    health::ready(&app, &info.query, name)
+fn ready(State(app): State<App>, uri: Uri, name: &'static str) -> Response {
+    health::ready(&app, &query_of(&uri), name)
+}
+
+async fn join(State(app): State<App>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let answer = async {
+        let bytes = body::read(&parts.headers, body).await?;
+        app.auth.join(&parts.headers, &bytes)
+    };
+    match answer.await {
+        Ok(joined) => answer::json_response(200, &serde_json::json!(joined)),
+        Err(error) => Failure(error).into_response(),
+    }
 }
 
 /// Who asks, and may they?
 async fn gate(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let info = Arc::new(RequestInfo::parse(request.method(), request.uri()));
     let (mut parts, body) = request.into_parts();
-    let admitted = match parts.extensions.get::<Identity>() {
-        // Set only within this process; nothing that arrives over the network carries extensions.
-        Some(identity) => Ok(identity.clone()),
-        None => {
-            let peer = parts.extensions.get::<PeerCertificate>().and_then(|peer| peer.0.clone());
-            let cluster = app.registry.cache.read();
-            app.auth.authenticate(&cluster, &parts, peer.as_ref())
-        }
-    }
-    .and_then(|identity| {
-        let cluster = app.registry.cache.read();
-        app.auth.authorize(&cluster, &identity, &info.attributes()).map(|()| identity)
-    });
+    let admitted = admit(&app, &parts, &info);
     match admitted {
         Ok(identity) => {
             parts.extensions.insert(identity);
@@ -104,6 +105,20 @@ async fn gate(State(app): State<App>, mut request: Request, next: Next) -> Respo
         }
         Err(error) => Failure(error).into_response(),
     }
+}
+
+fn admit(app: &App, parts: &Parts, info: &RequestInfo) -> Result<Identity, ApiError> {
+    let cluster = app.registry.cache.read();
+    let identity = match parts.extensions.get::<Identity>() {
+        // Set only within this process; nothing that arrives over the network carries extensions.
+        Some(identity) => identity.clone(),
+        None => {
+            let peer = parts.extensions.get::<PeerCertificate>().and_then(|peer| peer.0.as_ref());
+            app.auth.authenticate(&cluster, &parts.headers, peer)?
+        }
+    };
+    app.auth.authorize(&cluster, &identity, &info.attributes())?;
+    Ok(identity)
 }
 
 /// Everything below `/api`, `/apis` and `/openapi`.

@@ -104,12 +104,22 @@ pub(crate) async fn create(
         }
         "SelfSubjectRulesReview" => {
             let namespace = tree["spec"]["namespace"].as_str().unwrap_or_default().to_owned();
-            app.auth.rules(&app.registry.cache.read(), identity, &namespace)
+            rules(app, identity, &namespace)
         }
         "TokenReview" => {
             let token = tree["spec"]["token"].as_str().unwrap_or_default().to_owned();
-            match app.auth.authenticate_token(&app.registry.cache.read(), &token) {
-                Ok(identity) => json!({"authenticated": true, "user": user_info(&identity)}),
+            let audiences: Vec<String> = tree["spec"]["audiences"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(|a| a.as_str().map(str::to_owned))
+                .collect();
+            match app.auth.review(&app.registry.cache.read(), &token, &audiences) {
+                Ok(identity) => json!({
+                    "authenticated": true,
+                    "user": user_info(&identity),
+                    "audiences": audiences,
+                }),
                 Err(error) => json!({"authenticated": false, "error": error.message}),
             }
         }
@@ -137,6 +147,25 @@ fn subject(spec: &Value) -> Identity {
         groups: spec["groups"].as_array().into_iter().flatten().map(text).collect(),
         extra: Default::default(),
     }
+}
+
+/// `SubjectRulesReviewStatus`: RBAC rules parted into those on resources and those on paths.
+fn rules(app: &App, identity: &Identity, namespace: &str) -> Value {
+    let mut resource_rules = Vec::new();
+    let mut path_rules = Vec::new();
+    for rule in crate::auth::rbac::rules(&app.registry.cache.read(), identity, namespace) {
+        let rule = json!(rule);
+        if rule.get("nonResourceURLs").is_some() {
+            path_rules.push(rule);
+        } else {
+            resource_rules.push(rule);
+        }
+    }
+    if identity.groups.iter().any(|group| group == crate::auth::MASTERS) {
+        resource_rules.push(json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}));
+        path_rules.push(json!({"verbs": ["*"], "nonResourceURLs": ["*"]}));
+    }
+    json!({"resourceRules": resource_rules, "nonResourceRules": path_rules, "incomplete": false})
 }
 
 fn access(app: &App, identity: &Identity, spec: &Value) -> Value {
