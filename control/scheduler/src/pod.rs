@@ -1,0 +1,329 @@
+//! What the scheduler reads of a Pod. Two Pods of one [`Shape`] are the same to it.
+
+use std::collections::BTreeMap;
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+
+use coracle_api::Object;
+use serde::Deserialize;
+
+use crate::resources::{Amounts, Resources};
+
+/// The part of a Pod that matters here, as it is written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct PodView {
+    spec: Spec,
+    status: Status,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Status {
+    phase: Option<Box<str>>,
+}
+
+#[derive(Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Spec {
+    scheduler_name: Option<Box<str>>,
+    scheduling_gates: Vec<Gate>,
+    priority: Option<i32>,
+    preemption_policy: Option<Box<str>>,
+    node_selector: BTreeMap<String, String>,
+    affinity: Affinities,
+    tolerations: Vec<Toleration>,
+    containers: Vec<Container>,
+    init_containers: Vec<Container>,
+    overhead: Amounts,
+    /// Of the whole Pod; they stand instead of the containers' where given.
+    resources: Requests,
+}
+
+#[derive(Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+struct Gate {}
+
+#[derive(Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Affinities {
+    node_affinity: NodeAffinity,
+}
+
+#[derive(Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(default)]
+struct NodeAffinity {
+    #[serde(rename = "requiredDuringSchedulingIgnoredDuringExecution")]
+    required: Option<NodeSelector>,
+    #[serde(rename = "preferredDuringSchedulingIgnoredDuringExecution")]
+    preferred: Vec<Preference>,
+}
+
+#[derive(Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct NodeSelector {
+    node_selector_terms: Vec<Term>,
+}
+
+/// A preferred term and its weight.
+#[derive(Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(default)]
+pub(crate) struct Preference {
+    pub(crate) weight: i32,
+    pub(crate) preference: Term,
+}
+
+/// All expressions must match; a term without any matches nothing.
+#[derive(Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Term {
+    pub(crate) match_expressions: Vec<Expression>,
+    pub(crate) match_fields: Vec<Expression>,
+}
+
+#[derive(Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(default)]
+pub(crate) struct Expression {
+    pub(crate) key: String,
+    pub(crate) operator: String,
+    pub(crate) values: Vec<String>,
+}
+
+#[derive(Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(default)]
+pub(crate) struct Toleration {
+    pub(crate) key: String,
+    pub(crate) operator: String,
+    pub(crate) value: String,
+    pub(crate) effect: String,
+}
+
+#[derive(Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Container {
+    image: Option<String>,
+    resources: Requests,
+    ports: Vec<Port>,
+    restart_policy: Option<Box<str>>,
+}
+
+#[derive(Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(default)]
+struct Requests {
+    requests: Amounts,
+}
+
+#[derive(Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Port {
+    host_port: Option<i32>,
+    #[serde(rename = "hostIP")]
+    host_ip: Option<Box<str>>,
+    protocol: Option<Box<str>>,
+}
+
+/// A port of the node that a Pod takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HostPort {
+    port: i32,
+    ip: Box<str>,
+    protocol: Box<str>,
+}
+
+/// A Pod without its name, and what was worked out about it.
+#[derive(Debug)]
+pub(crate) struct Shape {
+    pub(crate) identity: Identity,
+    pub(crate) priority: i32,
+    pub(crate) requests: Resources,
+    /// CPU and memory to score by: what asks for nothing still uses something.
+    pub(crate) usual: (i64, i64),
+    pub(crate) ports: Vec<HostPort>,
+    /// Pods to be spread over nodes: those of one controller.
+    pub(crate) group: Option<u64>,
+    pub(crate) images: Vec<String>,
+}
+
+/// What two Pods must have in common to be the same to the scheduler.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Identity {
+    spec: Spec,
+    owner: Option<Box<str>>,
+}
+
+impl PodView {
+    /// Reads a Pod; `None` if it is not readable, which what is stored always is.
+    pub(crate) fn read(pod: &Object) -> Option<Self> {
+        serde_json::from_slice(pod.json()).ok()
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        ended(self.status.phase.as_deref())
+    }
+
+    pub(crate) fn is_gated(&self) -> bool {
+        !self.spec.scheduling_gates.is_empty()
+    }
+
+    pub(crate) fn is_ours(&self) -> bool {
+        self.spec
+            .scheduler_name
+            .as_deref()
+            .is_none_or(|name| name.is_empty() || name == crate::NAME)
+    }
+
+    pub(crate) fn into_shape(self, pod: &Object) -> Shape {
+        let owner: Option<Box<str>> = pod.controller().map(|owner| owner.uid.as_str().into());
+        let spec = self.spec;
+        let containers = || spec.containers.iter().chain(&spec.init_containers);
+        let requests = spec.requests(|container| Resources::of(&container.resources.requests));
+        let usual = spec.requests(|container| {
+            let mut requests = Resources::of(&container.resources.requests);
+            requests.cpu = if requests.cpu == 0 { 100 } else { requests.cpu };
+            requests.memory = if requests.memory == 0 { 200 << 20 } else { requests.memory };
+            requests
+        });
+        let group = owner.as_ref().map(|owner| {
+            let mut hasher = DefaultHasher::new();
+            owner.hash(&mut hasher);
+            hasher.finish()
+        });
+        Shape {
+            priority: spec.priority.unwrap_or(0),
+            requests,
+            usual: (usual.cpu, usual.memory),
+            ports: containers().flat_map(|c| &c.ports).filter_map(Port::on_host).collect(),
+            images: containers().filter_map(|c| c.image.clone()).collect(),
+            group,
+            identity: Identity { spec, owner },
+        }
+    }
+}
+
+/// Whether a Pod ran to its end; reads nothing else.
+pub(crate) fn has_ended(pod: &Object) -> bool {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Phase {
+        status: Status,
+    }
+    serde_json::from_slice::<Phase>(pod.json()).is_ok_and(|pod| ended(pod.status.phase.as_deref()))
+}
+
+fn ended(phase: Option<&str>) -> bool {
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+impl Spec {
+    /// What runs at once at most: all containers and sidecars, or one init container beside the sidecars before it.
+    fn requests(&self, of: impl Fn(&Container) -> Resources) -> Resources {
+        let mut sidecars = Resources::default();
+        let mut starting = Resources::default();
+        for container in &self.init_containers {
+            let mut requests = of(container);
+            if container.restart_policy.as_deref() == Some("Always") {
+                sidecars.add(&requests);
+                starting.at_least(&sidecars);
+            } else {
+                requests.add(&sidecars);
+                starting.at_least(&requests);
+            }
+        }
+        let mut total = sidecars;
+        for container in &self.containers {
+            total.add(&of(container));
+        }
+        total.at_least(&starting);
+        let pod = Resources::of(&self.resources.requests);
+        if self.resources.requests.contains_key("cpu") {
+            total.cpu = pod.cpu;
+        }
+        if self.resources.requests.contains_key("memory") {
+            total.memory = pod.memory;
+        }
+        total.add(&Resources::of(&self.overhead));
+        total
+    }
+}
+
+impl Port {
+    fn on_host(&self) -> Option<HostPort> {
+        let any = |text: &Option<Box<str>>, default: &str| {
+            text.clone().filter(|t| !t.is_empty()).unwrap_or_else(|| default.into())
+        };
+        Some(HostPort {
+            port: self.host_port.filter(|port| *port > 0)?,
+            ip: any(&self.host_ip, "0.0.0.0"),
+            protocol: any(&self.protocol, "TCP"),
+        })
+    }
+}
+
+impl HostPort {
+    pub(crate) fn conflicts(&self, other: &Self) -> bool {
+        self.port == other.port
+            && self.protocol == other.protocol
+            && (self.ip == other.ip || &*self.ip == "0.0.0.0" || &*other.ip == "0.0.0.0")
+    }
+}
+
+impl Shape {
+    pub(crate) fn node_selector(&self) -> &BTreeMap<String, String> {
+        &self.identity.spec.node_selector
+    }
+
+    /// Required node affinity: one of the terms must match; `None` if nothing is required.
+    pub(crate) fn required(&self) -> Option<&[Term]> {
+        let required = self.identity.spec.affinity.node_affinity.required.as_ref()?;
+        Some(&required.node_selector_terms)
+    }
+
+    pub(crate) fn preferred(&self) -> &[Preference] {
+        &self.identity.spec.affinity.node_affinity.preferred
+    }
+
+    pub(crate) fn tolerations(&self) -> &[Toleration] {
+        &self.identity.spec.tolerations
+    }
+
+    pub(crate) fn may_preempt(&self) -> bool {
+        self.identity.spec.preemption_policy.as_deref() != Some("Never")
+    }
+}
+
+impl Toleration {
+    pub(crate) fn tolerates(&self, key: &str, value: &str, effect: &str) -> bool {
+        (self.effect.is_empty() || self.effect == effect)
+            && (self.key.is_empty() || self.key == key)
+            && (self.operator == "Exists" || !self.key.is_empty() && self.value == value)
+    }
+}
+
+impl Term {
+    /// Whether a node of that name and these labels is meant.
+    pub(crate) fn matches(&self, name: &str, labels: &BTreeMap<String, String>) -> bool {
+        let stated = !self.match_expressions.is_empty() || !self.match_fields.is_empty();
+        stated
+            && self
+                .match_expressions
+                .iter()
+                .all(|e| e.matches(labels.get(&e.key).map(String::as_str)))
+            && self.match_fields.iter().all(|e| e.key == "metadata.name" && e.matches(Some(name)))
+    }
+}
+
+impl Expression {
+    fn matches(&self, value: Option<&str>) -> bool {
+        let listed = |value: &str| self.values.iter().any(|v| v == value);
+        let number = |text: Option<&str>| text.and_then(|t| t.parse::<i64>().ok());
+        let bound = || number(self.values.first().map(String::as_str));
+        match self.operator.as_str() {
+            "In" => value.is_some_and(listed),
+            "NotIn" => !value.is_some_and(listed),
+            "Exists" => value.is_some(),
+            "DoesNotExist" => value.is_none(),
+            "Gt" => number(value).zip(bound()).is_some_and(|(value, bound)| value > bound),
+            "Lt" => number(value).zip(bound()).is_some_and(|(value, bound)| value < bound),
+            _ => false,
+        }
+    }
+}
