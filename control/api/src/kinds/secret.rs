@@ -70,16 +70,12 @@ fn validate(secret: &Value) -> Vec<FieldError> {
     };
     match secret.text(&["type"]) {
         "kubernetes.io/tls" => required(&["tls.crt", "tls.key"]),
-        "kubernetes.io/ssh-auth" => {
-            if value("ssh-privatekey").is_none_or(str::is_empty) {
-                errors.push(FieldError::required(at.key("ssh-privatekey"), ""));
-            }
+        "kubernetes.io/ssh-auth" if value("ssh-privatekey").is_none_or(str::is_empty) => {
+            errors.push(FieldError::required(at.key("ssh-privatekey"), ""));
         }
-        "kubernetes.io/basic-auth" => {
-            if value("username").is_none() && value("password").is_none() {
-                errors.push(FieldError::required(at.key("username"), ""));
-                errors.push(FieldError::required(at.key("password"), ""));
-            }
+        "kubernetes.io/basic-auth" if value("username").is_none() && value("password").is_none() => {
+            errors.push(FieldError::required(at.key("username"), ""));
+            errors.push(FieldError::required(at.key("password"), ""));
         }
         "kubernetes.io/dockerconfigjson" => json_key(secret, ".dockerconfigjson", &mut errors),
         "kubernetes.io/dockercfg" => json_key(secret, ".dockercfg", &mut errors),

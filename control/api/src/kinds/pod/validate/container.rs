@@ -276,10 +276,19 @@ pub(super) fn relative(path: &str, at: &Path<'_>, errors: &mut Errors) {
     }
 }
 
-/// Resource names without a domain that containers may use.
-fn is_standard(name: &str) -> bool {
-    matches!(name, "cpu" | "memory" | "ephemeral-storage" | "storage")
-        || name.starts_with("hugepages-")
+/// Why containers may not ask for a resource of that name.
+fn resource_name(name: &str) -> names::Problem {
+    if let Some(problem) = names::qualified(name) {
+        return Some(problem);
+    }
+    let standard = matches!(name, "cpu" | "memory" | "ephemeral-storage");
+    if standard || name.starts_with("hugepages-") || name.contains('/') {
+        None
+    } else if matches!(name, "storage" | "pods") {
+        Some("must be a standard resource for containers".into())
+    } else {
+        Some("must be a standard resource type or fully qualified".into())
+    }
 }
 
 fn resources(container: &Value, at: &Path<'_>, errors: &mut Errors) {
@@ -288,27 +297,37 @@ fn resources(container: &Value, at: &Path<'_>, errors: &mut Errors) {
         let list_at = at.child(list);
         for (name, value) in container.pairs(&["resources", list]) {
             let at = list_at.key(name);
-            if let Some(problem) = names::qualified(name) {
-                errors.push(FieldError::invalid(&at, name, problem));
-            } else if !name.contains('/') && !is_standard(name) {
-                errors.push(FieldError::invalid(
-                    &at,
-                    name,
-                    "must be a standard resource type or fully qualified",
-                ));
+            if let Some(problem) = resource_name(name) {
+                errors.push(FieldError::invalid(at, name, problem));
             }
             quantity(value, &at, errors);
             let Some(amount) = Quantity::of(value) else { continue };
+            // Devices and huge pages are given out whole and never to more than one.
+            let countable = name.contains('/');
+            if countable && !amount.is_whole() {
+                errors.push(FieldError::invalid(at, value.clone(), "must be an integer"));
+            }
             if list == "limits" {
                 limits.insert(name, amount);
-            } else if let Some(limit) = limits.get(name)
-                && amount > *limit
-            {
-                errors.push(FieldError::invalid(
+                continue;
+            }
+            let exclusive = countable || name.starts_with("hugepages-");
+            match limits.get(name) {
+                Some(limit) if exclusive && amount != *limit => errors.push(FieldError::invalid(
+                    list_at,
+                    value.clone(),
+                    format!("must be equal to {name} limit of {limit}"),
+                )),
+                Some(limit) if amount > *limit => errors.push(FieldError::invalid(
                     list_at,
                     value.clone(),
                     format!("must be less than or equal to {name} limit of {limit}"),
-                ));
+                )),
+                None if exclusive => errors.push(FieldError::required(
+                    list_at,
+                    "Limit must be set for non overcommitable resources",
+                )),
+                _ => {}
             }
         }
     }

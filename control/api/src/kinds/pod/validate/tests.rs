@@ -107,6 +107,17 @@ fn resources() {
         &["spec.containers[0].resources.requests: Invalid value: \"2\": must be less than or equal to cpu limit of 1"],
     );
     check_container(
+        json!({"resources": {"limits": {"a.b/c": 2, "a.b/half": "500m", "storage": 1}, "requests": {"a.b/c": 1, "a.b/d": 1}}}),
+        &[
+            "spec.containers[0].resources.limits[a.b/half]: Invalid value: \"500m\": must be an integer",
+            "spec.containers[0].resources.limits[storage]: Invalid value: \"storage\": must be a standard resource for containers",
+            "spec.containers[0].resources.requests: Invalid value: \"1\": must be equal to a.b/c limit of 2",
+            "spec.containers[0].resources.requests: Required value: Limit must be set for non overcommitable resources",
+            "spec.containers[0].resources.requests[a.b/half]: Invalid value: \"500m\": must be an integer",
+            "spec.containers[0].resources.requests[storage]: Invalid value: \"storage\": must be a standard resource for containers",
+        ],
+    );
+    check_container(
         json!({"resources": {"requests": {"cpu": "-1", "memory": "lots", "speed": "1"}}}),
         &[
             "spec.containers[0].resources.requests[cpu]: Invalid value: \"-1\": must be greater than or equal to 0",
