@@ -2,11 +2,13 @@
 //!
 //! Read in this order: [`serve`] accepts connections; [`http`] turns requests into calls; [`registry`] is the one path by
 //! which anything is written; [`cache`] holds the cluster in memory and feeds watches; [`auth`] says who may do what.
+//! [`distribution`] is the image registry that is served beside the API.
 
 pub mod auth;
 mod bootstrap;
 mod cache;
 mod config;
+pub mod distribution;
 mod events;
 mod http;
 mod keys;
