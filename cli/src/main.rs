@@ -1,2 +1,111 @@
-//! The `coracle` binary.
-fn main() {}
+//! The `coracle` binary: the one place that names concrete parts and wires them.
+//!
+//! A command is a file: [`up`], [`server`], [`agent`] and [`host`] start parts; [`push`], [`run`], [`status`] and
+//! [`token`] are clients of a running cluster. What they share is in [`folder`] (the data folder), [`client`] (finding the
+//! cluster), [`apply`] (manifests) and [`watchers`] (what a person waits for).
+
+mod up;
+mod server;
+mod agent;
+mod host;
+mod push;
+mod run;
+mod status;
+mod token;
+mod folder;
+mod client;
+mod apply;
+mod watchers;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A cluster orchestrator that speaks the Kubernetes API and runs WebAssembly first.
+#[derive(Parser)]
+#[command(name = "coracle", version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start a whole cluster, control plane and node, in one process
+    Up(up::Args),
+    /// Start a control plane
+    Server(server::Args),
+    /// Make this machine a node of a cluster
+    Agent(agent::Args),
+    /// Show what lets machines join
+    #[command(subcommand)]
+    Token(token::Command),
+    /// Push a .wasm file to the cluster's registry
+    Push(push::Args),
+    /// Run a .wasm file or an image, and print where it answers
+    Run(run::Args),
+    /// Show the cluster at a glance, and what is not well
+    Status(status::Args),
+    /// Run a sandbox host (started by the agent)
+    #[command(subcommand, hide = true)]
+    Host(host::Command),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // One TLS provider for every library in the process.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    if let Command::Host(command) = cli.command {
+        return finish(host::main(command));
+    }
+    let filter = tracing_subscriber::EnvFilter::try_from_env("CORACLE_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).compact().init();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return finish(Err(error.into())),
+    };
+    let result = runtime.block_on(async {
+        match cli.command {
+            Command::Up(args) => up::main(args).await,
+            Command::Server(args) => server::main(args).await,
+            Command::Agent(args) => agent::main(args).await,
+            Command::Token(command) => token::main(command),
+            Command::Push(args) => push::main(args).await,
+            Command::Run(args) => run::main(args).await,
+            Command::Status(args) => status::main(args).await,
+            Command::Host(_) => Ok(()),
+        }
+    });
+    // What still runs in the background has nothing to say any more.
+    runtime.shutdown_background();
+    finish(result)
+}
+
+/// An error is one line that says what to do; a command's own exit code passes through.
+fn finish(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => match error.downcast_ref::<run::Exited>() {
+            Some(exited) => ExitCode::from(exited.code),
+            None => {
+                eprintln(format_args!("coracle: {error:#}"));
+                ExitCode::FAILURE
+            }
+        },
+    }
+}
+
+/// A line for people. A closed standard output is no error of ours.
+fn println(text: std::fmt::Arguments<'_>) {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+}
+
+/// A line for people, beside the output.
+fn eprintln(text: std::fmt::Arguments<'_>) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}

@@ -1,0 +1,148 @@
+//! The data folder: where it is, whose it is, and what lies where.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow, bail};
+use coracle_network::{ClusterRanges, Mode, choose_ranges};
+use coracle_server::auth::NetworkFacts;
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+
+/// Longest path of a unix socket, in bytes, with room to spare.
+const MAX_SOCKET_PATH: usize = 100;
+
+/// `/var/lib/coracle` for root, the XDG data folder otherwise.
+pub fn default() -> PathBuf {
+    if nix::unistd::geteuid().is_root() {
+        return PathBuf::from("/var/lib/coracle");
+    }
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
+    absolute("XDG_DATA_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".local/share")))
+        .unwrap_or_else(|| PathBuf::from("/tmp"))
+        .join("coracle")
+}
+
+/// A data folder that exists.
+#[derive(Debug, Clone)]
+pub struct Folder {
+    path: PathBuf,
+}
+
+/// Holds a part of the folder for this process.
+pub struct Claim {
+    _lock: Flock<File>,
+}
+
+impl Folder {
+    /// Opens the folder, making it (0700) where it is missing.
+    pub fn open(path: Option<PathBuf>) -> anyhow::Result<Self> {
+        let path = path.unwrap_or_else(default);
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
+        let path = made.and_then(|()| path.canonicalize()).with_context(|| {
+            format!("cannot use the data folder {}; choose another with --data", path.display())
+        })?;
+        Ok(Self { path })
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Claims the folder as `server` or as `agent`; fails at once if another process has it.
+    pub fn claim(&self, role: &str) -> anyhow::Result<Claim> {
+        let path = self.path.join(format!("{role}.lock"));
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let file = file.with_context(|| {
+            format!("cannot write to the data folder {}; run as its owner, or choose another with --data", self.path.display())
+        })?;
+        let mut lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(mut file, _)| {
+            let mut holder = String::new();
+            let _ = file.read_to_string(&mut holder);
+            anyhow!(
+                "the data folder {} is in use by another coracle (process {}); stop that one, or choose another folder with --data",
+                self.path.display(),
+                holder.trim()
+            )
+        })?;
+        let pid = std::process::id();
+        lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| write!(lock, "{pid}"))?;
+        Ok(Claim { _lock: lock })
+    }
+
+    /// A subfolder, made where it is missing.
+    pub fn sub(&self, name: &str) -> anyhow::Result<PathBuf> {
+        let path = self.path.join(name);
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&path)
+            .with_context(|| format!("cannot make {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// The admin's kubeconfig.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.path.join("admin.kubeconfig")
+    }
+
+    /// The Wasm host's socket. Where the folder's own path is too long for one, it is in a private folder below `/tmp`.
+    pub fn host_socket(&self) -> anyhow::Result<PathBuf> {
+        let path = self.sub("host")?.join("wasm.sock");
+        if path.as_os_str().len() <= MAX_SOCKET_PATH {
+            return Ok(path);
+        }
+        let seed = coracle_network::ranges::seed(self.path.as_os_str().as_encoded_bytes());
+        let folder = PathBuf::from(format!("/tmp/coracle-{}-{seed:016x}", nix::unistd::geteuid()));
+        match DirBuilder::new().mode(0o700).create(&folder) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                use std::os::unix::fs::MetadataExt;
+                let found = std::fs::symlink_metadata(&folder)?;
+                if !found.is_dir() || found.uid() != nix::unistd::geteuid().as_raw() {
+                    bail!("{} belongs to somebody else; choose a data folder with a shorter path", folder.display());
+                }
+            }
+            Err(error) => return Err(error).with_context(|| folder.display().to_string()),
+        }
+        Ok(folder.join("wasm.sock"))
+    }
+
+    /// The cluster's network, chosen on the first start and kept.
+    pub fn network(&self) -> anyhow::Result<NetworkFacts> {
+        #[derive(Serialize, Deserialize)]
+        struct Kept {
+            cluster_id: String,
+            #[serde(flatten)]
+            ranges: ClusterRanges,
+        }
+        let path = self.path.join("network.json");
+        let kept: Kept = match std::fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| {
+                format!("{} is damaged; restore it from a backup", path.display())
+            })?,
+            Err(_) => {
+                let mode = Mode::detect();
+                let text = self.path.to_string_lossy();
+                let seed = coracle_network::ranges::seed(text.as_bytes());
+                let kept = Kept {
+                    cluster_id: format!("{:08x}", seed as u32),
+                    ranges: choose_ranges(mode, &text)?,
+                };
+                std::fs::write(&path, serde_json::to_vec_pretty(&kept)?)
+                    .with_context(|| format!("cannot write {}", path.display()))?;
+                kept
+            }
+        };
+        Ok(NetworkFacts {
+            cluster_id: kept.cluster_id,
+            pod_range: kept.ranges.pods.to_string(),
+            service_range: kept.ranges.services.to_string(),
+        })
+    }
+}

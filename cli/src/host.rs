@@ -1,0 +1,62 @@
+//! `coracle host`: a sandbox host, as the agent starts it.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use crate::folder::Folder;
+
+/// Which runtime.
+#[derive(clap::Subcommand)]
+pub enum Command {
+    /// Host of Wasm Pods
+    Wasm(WasmArgs),
+}
+
+/// The Wasm host's arguments.
+#[derive(clap::Args)]
+pub struct WasmArgs {
+    /// Socket to serve
+    #[arg(long)]
+    socket: PathBuf,
+    /// Folder for compiled code
+    #[arg(long)]
+    data: PathBuf,
+    /// Folder that holds images, logs and volumes
+    #[arg(long)]
+    agent_data: PathBuf,
+}
+
+/// Runs until it is told to end.
+pub fn main(command: Command) -> anyhow::Result<()> {
+    let Command::Wasm(args) = command;
+    let filter = tracing_subscriber::EnvFilter::try_from_env("CORACLE_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).compact().init();
+    coracle_wasm::run_host(coracle_wasm::HostConfig {
+        socket: args.socket,
+        data_dir: args.data,
+        folders: vec![args.agent_data],
+        ..coracle_wasm::HostConfig::default()
+    })
+}
+
+/// How the agent starts it.
+pub fn command(folder: &Folder) -> anyhow::Result<coracle_agent::host::HostCommand> {
+    let data = folder.sub("host")?;
+    let agent_data = folder.sub("agent")?;
+    let args: [OsString; 8] = [
+        "host".into(),
+        "wasm".into(),
+        "--socket".into(),
+        folder.host_socket()?.into(),
+        "--data".into(),
+        data.clone().into(),
+        "--agent-data".into(),
+        agent_data.into(),
+    ];
+    Ok(coracle_agent::host::HostCommand {
+        program: std::env::current_exe()?,
+        args: args.into(),
+        log: data.join("wasm.log"),
+    })
+}

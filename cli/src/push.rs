@@ -1,0 +1,69 @@
+//! `coracle push`: a `.wasm` file into the cluster's registry.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use coracle_agent::images::reference::ImageName;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::client::Connection;
+use crate::println;
+
+/// Arguments of `coracle push`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The component
+    file: PathBuf,
+    /// Name of the image; the tag is `latest` where none is given
+    #[arg(value_name = "NAME[:TAG]")]
+    name: String,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+/// Pushes, and prints the digest.
+pub async fn main(args: Args) -> anyhow::Result<()> {
+    let component = read(&args.file)?;
+    let client = args.connection.client().await?;
+    let digest = push(client, component, &args.name).await?;
+    println(format_args!("pushed {}  {digest}", args.name));
+    Ok(())
+}
+
+/// A file that holds a component, or what is wrong with it.
+pub fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let file = path.display();
+    match bytes.get(..8) {
+        Some(b"\0asm\x0d\0\x01\0") => Ok(bytes),
+        Some(b"\0asm\x01\0\0\0") => bail!(
+            "{file} is a core module, not a component; build it for wasm32-wasip2, or wrap it with `wasm-tools component new`"
+        ),
+        _ => bail!("{file} is no Wasm file"),
+    }
+}
+
+/// Pushes a component; returns its digest.
+pub async fn push(client: kube::Client, component: Vec<u8>, name: &str) -> anyhow::Result<String> {
+    let parsed = match ImageName::parse(name) {
+        Ok(ImageName { host: Some(host), .. }) => {
+            bail!("\"{name}\" names the registry {host}; the cluster's own registry takes names without a host")
+        }
+        Ok(ImageName { digest: Some(_), .. }) => bail!("\"{name}\" has a digest; push to a tag"),
+        Ok(parsed) => parsed,
+        Err(why) => bail!("\"{name}\" is no image name: {why}"),
+    };
+    let bar = ProgressBar::with_draw_target(Some(component.len() as u64), ProgressDrawTarget::stderr());
+    if let Ok(style) = ProgressStyle::with_template("pushing {msg} {bar:30} {bytes}/{total_bytes}") {
+        bar.set_style(style);
+    }
+    bar.set_message(name.to_owned());
+    let progress = {
+        let bar = bar.clone();
+        move |sent| bar.set_position(sent)
+    };
+    let registry = coracle_agent::registry(client);
+    let result = registry.push(&parsed, component.into(), progress).await;
+    bar.finish_and_clear();
+    result.map_err(|why| anyhow::anyhow!("cannot push {name}: {why}"))
+}

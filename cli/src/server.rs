@@ -1,0 +1,68 @@
+//! `coracle server`: a control plane.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::Context;
+
+use crate::folder::Folder;
+use crate::println;
+
+/// Arguments of everything that starts a control plane.
+#[derive(clap::Args, Debug, Clone)]
+pub struct Args {
+    /// Data folder [default: /var/lib/coracle for root, else the XDG data folder]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Where the API listens; port 0 picks a free one
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:6443")]
+    pub listen: SocketAddr,
+    /// Where the cluster is stored
+    #[arg(long, value_name = "redb|etcd://…", default_value = "redb", value_parser = ["redb"])]
+    pub store: String,
+    /// Bind no Pods to nodes (for measurements)
+    #[arg(long, hide = true)]
+    pub no_scheduler: bool,
+    /// Run no controllers (for measurements)
+    #[arg(long, hide = true)]
+    pub no_controllers: bool,
+}
+
+/// Starts the control plane over a folder that the caller has claimed.
+pub async fn start(args: &Args, folder: &Folder) -> anyhow::Result<coracle_server::Server> {
+    let network = folder.network()?;
+    let services: coracle_network::Cidr = network.service_range.parse()?;
+    let mut config = coracle_server::Config::new(folder.path());
+    config.listen = args.listen;
+    config.service_network = (services.base(), services.prefix());
+    config.network = network;
+    config.scheduler = !args.no_scheduler;
+    config.controllers = !args.no_controllers;
+    Ok(coracle_server::start(config).await?)
+}
+
+/// Runs until it is told to end.
+pub async fn main(args: Args) -> anyhow::Result<()> {
+    let folder = Folder::open(args.data.clone())?;
+    let _claim = folder.claim("server")?;
+    let server = start(&args, &folder).await?;
+    println(format_args!(
+        "coracle server is up at {}  kubeconfig: {}",
+        server.url(),
+        folder.kubeconfig().display()
+    ));
+    signal().await?;
+    server.shutdown();
+    server.join().await;
+    Ok(())
+}
+
+/// Returns on Ctrl-C or SIGTERM.
+pub async fn signal() -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
+    tokio::select! {
+        result = tokio::signal::ctrl_c() => result.context("cannot wait for signals"),
+        _ = terminate.recv() => Ok(()),
+    }
+}
