@@ -59,7 +59,7 @@ pub async fn start(
     };
     let token = token.map(Token::parse).transpose()?;
     let mode = Mode::detect();
-    let Joined { facts } = join::join(url, token.as_ref(), &name, &data).await?;
+    let Joined { identity, network: facts } = join::join(url, token.as_ref(), &name, &data).await?;
     let pods: coracle_network::Cidr = facts.pod_range.parse()?;
     let services: coracle_network::Cidr = facts.service_range.parse()?;
     match (mode, services.base().is_loopback()) {
@@ -67,14 +67,17 @@ pub async fn start(
             "this cluster's network needs root on every node; run the agent as root, or start the cluster anew as an ordinary user with another --data"
         ),
         (Mode::Root, true) => {
-            tracing::info!("the cluster was started by an ordinary user: its network stays on loopback");
+            tracing::info!(
+                "the cluster was started by an ordinary user: its network stays on loopback"
+            );
         }
         _ => {}
     }
     let mode = if services.base().is_loopback() { Mode::Rootless } else { mode };
-    let network = Network::start(NetworkConfig { mode, id: facts.cluster_id.clone(), pods, services }).await?;
+    let network =
+        Network::start(NetworkConfig { mode, id: facts.cluster_id.clone(), pods, services })
+            .await?;
     let ip = IpAddr::V4(network.host_address());
-    let identity = join::identity(url, token.as_ref(), &name, &[ip, IpAddr::from([127, 0, 0, 1])], &data).await?;
     let config = coracle_agent::Config {
         identity,
         node_name: name,
@@ -92,8 +95,9 @@ pub async fn start(
 }
 
 fn host_name() -> anyhow::Result<String> {
-    let name = nix::unistd::gethostname().context("this machine has no host name; give --name")?;
-    let name = name.to_string_lossy().to_lowercase();
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .context("this machine has no host name; give --name")?;
+    let name = name.trim().to_lowercase();
     match coracle_api::names::subdomain(&name) {
         None => Ok(name),
         Some(_) => bail!("the machine's host name \"{name}\" cannot be a node's name; give --name"),
@@ -104,7 +108,8 @@ fn host_name() -> anyhow::Result<String> {
 pub async fn main(args: Args) -> anyhow::Result<()> {
     let folder = Folder::open(args.data)?;
     let _claim = folder.claim("agent")?;
-    let (mut agent, _network) = start(&args.server, args.token.as_deref(), &args.node, &folder).await?;
+    let (mut agent, _network) =
+        start(&args.server, args.token.as_deref(), &args.node, &folder).await?;
     println(format_args!("coracle agent is a node of {}", args.server));
     tokio::select! {
         () = agent.run() => Ok(()),

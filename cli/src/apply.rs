@@ -25,14 +25,20 @@ pub struct Applied {
 /// The objects in a YAML or JSON file; a folder is all its files.
 pub fn read(path: &Path) -> anyhow::Result<Vec<Value>> {
     if path.is_dir() {
-        let mut files: Vec<_> = std::fs::read_dir(path)?.filter_map(|e| Some(e.ok()?.path())).collect();
+        let mut files: Vec<_> =
+            std::fs::read_dir(path)?.filter_map(|e| Some(e.ok()?.path())).collect();
         files.retain(|f| f.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json"));
         files.sort();
-        return files.iter().map(|f| read(f)).collect::<anyhow::Result<Vec<_>>>().map(|all| all.concat());
+        return files
+            .iter()
+            .map(|f| read(f))
+            .collect::<anyhow::Result<Vec<_>>>()
+            .map(|all| all.concat());
     }
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let documents: Vec<Value> =
-        serde_saphyr::from_multiple(&text).with_context(|| format!("{} is not valid YAML", path.display()))?;
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let documents: Vec<Value> = serde_saphyr::from_multiple(&text)
+        .with_context(|| format!("{} is not valid YAML", path.display()))?;
     let mut objects = Vec::new();
     for document in documents.into_iter().filter(|d| !d.is_null()) {
         match document["items"].as_array() {
@@ -46,14 +52,19 @@ pub fn read(path: &Path) -> anyhow::Result<Vec<Value>> {
 }
 
 /// Applies one object.
-pub async fn apply(client: &kube::Client, mut object: Value, namespace: &str) -> anyhow::Result<Applied> {
+pub async fn apply(
+    client: &kube::Client,
+    mut object: Value,
+    namespace: &str,
+) -> anyhow::Result<Applied> {
     let (version, kind_name) = (text(&object, "apiVersion"), text(&object, "kind"));
     let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     if name.is_empty() {
         bail!("an object of kind \"{kind_name}\" has no metadata.name");
     }
-    let kind = kinds::by_kind(&version, &kind_name)
-        .ok_or_else(|| anyhow!("this cluster has no kind \"{kind_name}\" in version \"{version}\""))?;
+    let kind = kinds::by_kind(&version, &kind_name).ok_or_else(|| {
+        anyhow!("this cluster has no kind \"{kind_name}\" in version \"{version}\"")
+    })?;
     let namespace = match kind.namespaced {
         true => object["metadata"]["namespace"].as_str().unwrap_or(namespace).to_owned(),
         false => String::new(),
@@ -70,7 +81,10 @@ pub async fn apply(client: &kube::Client, mut object: Value, namespace: &str) ->
                 .method(Method::PATCH)
                 .uri(format!("{url}/{name}?fieldValidation=Strict&fieldManager=coracle"));
             let merge = "application/strategic-merge-patch+json";
-            send(client, patch, merge, &object).await.with_context(what)?.map_err(|(_, why)| anyhow!(why))?;
+            send(client, patch, merge, &object)
+                .await
+                .with_context(what)?
+                .map_err(|(_, why)| anyhow!(why))?;
         }
         Err((_, why)) => bail!(why),
     }

@@ -19,7 +19,8 @@ pub fn default() -> PathBuf {
     if nix::unistd::geteuid().is_root() {
         return PathBuf::from("/var/lib/coracle");
     }
-    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
+    let absolute =
+        |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
     absolute("XDG_DATA_HOME")
         .or_else(|| absolute("HOME").map(|home| home.join(".local/share")))
         .unwrap_or_else(|| PathBuf::from("/tmp"))
@@ -38,6 +39,11 @@ pub struct Claim {
 }
 
 impl Folder {
+    /// The folder of a cluster that was started before.
+    pub fn existing(path: Option<PathBuf>) -> Self {
+        Self { path: path.unwrap_or_else(default) }
+    }
+
     /// Opens the folder, making it (0700) where it is missing.
     pub fn open(path: Option<PathBuf>) -> anyhow::Result<Self> {
         let path = path.unwrap_or_else(default);
@@ -57,7 +63,8 @@ impl Folder {
     pub fn claim(&self, role: &str) -> anyhow::Result<Claim> {
         let path = self.path.join(format!("{role}.lock"));
         let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let file =
+            options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
         let file = file.with_context(|| {
             format!("cannot write to the data folder {}; run as its owner, or choose another with --data", self.path.display())
         })?;
@@ -91,6 +98,18 @@ impl Folder {
         self.path.join("admin.kubeconfig")
     }
 
+    /// The token with which machines join, as the server keeps it.
+    pub fn join_token(&self) -> anyhow::Result<String> {
+        let path = self.path.join("token");
+        let token = std::fs::read_to_string(&path).with_context(|| {
+            format!(
+                "cannot read {}; run this on the server, as its owner, with the server's --data",
+                path.display()
+            )
+        })?;
+        Ok(token.trim().to_owned())
+    }
+
     /// The Wasm host's socket. Where the folder's own path is too long for one, it is in a private folder below `/tmp`.
     pub fn host_socket(&self) -> anyhow::Result<PathBuf> {
         let path = self.sub("host")?.join("wasm.sock");
@@ -105,7 +124,10 @@ impl Folder {
                 use std::os::unix::fs::MetadataExt;
                 let found = std::fs::symlink_metadata(&folder)?;
                 if !found.is_dir() || found.uid() != nix::unistd::geteuid().as_raw() {
-                    bail!("{} belongs to somebody else; choose a data folder with a shorter path", folder.display());
+                    bail!(
+                        "{} belongs to somebody else; choose a data folder with a shorter path",
+                        folder.display()
+                    );
                 }
             }
             Err(error) => return Err(error).with_context(|| folder.display().to_string()),

@@ -4,17 +4,17 @@
 //! [`token`] are clients of a running cluster. What they share is in [`folder`] (the data folder), [`client`] (finding the
 //! cluster), [`apply`] (manifests) and [`watchers`] (what a person waits for).
 
-mod up;
-mod server;
 mod agent;
+mod apply;
+mod client;
+mod folder;
 mod host;
 mod push;
 mod run;
+mod server;
 mod status;
 mod token;
-mod folder;
-mod client;
-mod apply;
+mod up;
 mod watchers;
 
 use std::process::ExitCode;

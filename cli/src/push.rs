@@ -47,14 +47,18 @@ pub fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
 pub async fn push(client: kube::Client, component: Vec<u8>, name: &str) -> anyhow::Result<String> {
     let parsed = match ImageName::parse(name) {
         Ok(ImageName { host: Some(host), .. }) => {
-            bail!("\"{name}\" names the registry {host}; the cluster's own registry takes names without a host")
+            bail!(
+                "\"{name}\" names the registry {host}; the cluster's own registry takes names without a host"
+            )
         }
         Ok(ImageName { digest: Some(_), .. }) => bail!("\"{name}\" has a digest; push to a tag"),
         Ok(parsed) => parsed,
         Err(why) => bail!("\"{name}\" is no image name: {why}"),
     };
-    let bar = ProgressBar::with_draw_target(Some(component.len() as u64), ProgressDrawTarget::stderr());
-    if let Ok(style) = ProgressStyle::with_template("pushing {msg} {bar:30} {bytes}/{total_bytes}") {
+    let bar =
+        ProgressBar::with_draw_target(Some(component.len() as u64), ProgressDrawTarget::stderr());
+    if let Ok(style) = ProgressStyle::with_template("pushing {msg} {bar:30} {bytes}/{total_bytes}")
+    {
         bar.set_style(style);
     }
     bar.set_message(name.to_owned());

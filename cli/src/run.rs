@@ -62,7 +62,9 @@ pub async fn main(args: Args) -> anyhow::Result<()> {
     }
     let mut env = Vec::new();
     for pair in &args.env {
-        let Some((name, value)) = pair.split_once('=') else { bail!("--env {pair}: give NAME=VALUE") };
+        let Some((name, value)) = pair.split_once('=') else {
+            bail!("--env {pair}: give NAME=VALUE")
+        };
         env.push(json!({"name": name, "value": value}));
     }
     let (image, command) = if path.is_file() {
@@ -155,7 +157,10 @@ async fn follow(pods: &Api<Pod>, name: &str) -> anyhow::Result<()> {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let log = pods.log_stream(name, &LogParams { follow: true, ..LogParams::default() }).await.map_err(explain)?;
+    let log = pods
+        .log_stream(name, &LogParams { follow: true, ..LogParams::default() })
+        .await
+        .map_err(explain)?;
     show(log).await?;
     loop {
         let pod = pods.get(name).await.map_err(explain)?;
@@ -185,7 +190,8 @@ async fn show(mut log: impl AsyncRead + Unpin) -> anyhow::Result<()> {
 
 /// `target/hello_http.wasm` and `team/hello-http:v1` are both `hello-http`.
 fn name_after(what: &str) -> String {
-    let last = Path::new(what).file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let last =
+        Path::new(what).file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let stem = last.strip_suffix(".wasm").unwrap_or(&last);
     let stem = stem.split([':', '@']).next().unwrap_or_default();
     let name: String = stem

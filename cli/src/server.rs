@@ -35,7 +35,8 @@ pub async fn start(args: &Args, folder: &Folder) -> anyhow::Result<coracle_serve
     let mut config = coracle_server::Config::new(folder.path());
     config.listen = args.listen;
     config.service_network = (services.base(), services.prefix());
-    config.network = network;
+    config.pod_range = network.pod_range;
+    config.cluster_id = network.cluster_id;
     config.scheduler = !args.no_scheduler;
     config.controllers = !args.no_controllers;
     Ok(coracle_server::start(config).await?)

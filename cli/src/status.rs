@@ -32,11 +32,19 @@ pub async fn main(args: Args) -> anyhow::Result<()> {
         pods.list(&all),
     )
     .map_err(explain)?;
-    println(format_args!("{}", report(&nodes.items, &deployments.items, &services.items, &pods.items)));
+    println(format_args!(
+        "{}",
+        report(&nodes.items, &deployments.items, &services.items, &pods.items)
+    ));
     Ok(())
 }
 
-fn report(nodes: &[Node], deployments: &[Deployment], services: &[Service], pods: &[Pod]) -> String {
+fn report(
+    nodes: &[Node],
+    deployments: &[Deployment],
+    services: &[Service],
+    pods: &[Pod],
+) -> String {
     let mut trouble = Vec::new();
     let mut rows = vec![["NODE", "STATE", "PODS", "CPU", "MEMORY"].map(str::to_owned)];
     for node in nodes {
@@ -45,22 +53,32 @@ fn report(nodes: &[Node], deployments: &[Deployment], services: &[Service], pods
         if !ready {
             trouble.push(format!("node {name} is not ready: {}", node_reason(node)));
         }
-        let here = pods.iter().filter(|p| {
-            p.spec.as_ref().and_then(|s| s.node_name.as_deref()) == Some(&name)
-        });
+        let here = pods
+            .iter()
+            .filter(|p| p.spec.as_ref().and_then(|s| s.node_name.as_deref()) == Some(&name));
         let capacity = |resource: &str| {
             let amounts = node.status.as_ref().and_then(|s| s.allocatable.as_ref());
             amounts.and_then(|a| a.get(resource)).map(|q| q.0.clone()).unwrap_or_default()
         };
         let state = if ready { "Ready" } else { "NotReady" }.to_owned();
-        rows.push([name.clone(), state, here.count().to_string(), capacity("cpu"), capacity("memory")]);
+        rows.push([
+            name.clone(),
+            state,
+            here.count().to_string(),
+            capacity("cpu"),
+            capacity("memory"),
+        ]);
     }
     if nodes.is_empty() {
-        trouble.push("there is no node: start one with `coracle agent`, or everything with `coracle up`".to_owned());
+        trouble.push(
+            "there is no node: start one with `coracle agent`, or everything with `coracle up`"
+                .to_owned(),
+        );
     }
     let mut out = table(&rows);
     if !deployments.is_empty() {
-        let mut rows = vec![["DEPLOYMENT", "READY", "UP TO DATE", "IMAGES", "URL"].map(str::to_owned)];
+        let mut rows =
+            vec![["DEPLOYMENT", "READY", "UP TO DATE", "IMAGES", "URL"].map(str::to_owned)];
         for deployment in deployments {
             let (row, problem) = deployment_row(deployment, services);
             rows.push(row);
@@ -107,7 +125,8 @@ fn deployment_row(deployment: &Deployment, services: &[Service]) -> ([String; 5]
             })
     };
     let urls: Vec<String> = services.iter().filter(selects).flat_map(watchers::urls).collect();
-    let containers = spec.template.spec.as_ref().map(|s| s.containers.as_slice()).unwrap_or_default();
+    let containers =
+        spec.template.spec.as_ref().map(|s| s.containers.as_slice()).unwrap_or_default();
     let images: Vec<&str> = containers.iter().filter_map(|c| c.image.as_deref()).collect();
     let problem = (available < wanted).then(|| {
         let why = status
@@ -137,7 +156,9 @@ fn node_ready(node: &Node) -> bool {
 }
 
 fn node_reason(node: &Node) -> String {
-    ready_condition(node).and_then(|c| c.message.clone()).unwrap_or_else(|| "it never reported".to_owned())
+    ready_condition(node)
+        .and_then(|c| c.message.clone())
+        .unwrap_or_else(|| "it never reported".to_owned())
 }
 
 /// Columns as wide as their widest cell.

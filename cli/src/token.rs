@@ -2,9 +2,8 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context;
-
-use crate::{folder, println};
+use crate::folder::Folder;
+use crate::println;
 
 /// What about tokens.
 #[derive(clap::Subcommand)]
@@ -20,10 +19,6 @@ pub enum Command {
 /// Prints it.
 pub fn main(command: Command) -> anyhow::Result<()> {
     let Command::Create { data } = command;
-    let path = data.unwrap_or_else(folder::default).join("token");
-    let token = std::fs::read_to_string(&path).with_context(|| {
-        format!("cannot read {}; run this on the server, as its owner, with the server's --data", path.display())
-    })?;
-    println(format_args!("{}", token.trim()));
+    println(format_args!("{}", Folder::existing(data).join_token()?));
     Ok(())
 }

@@ -34,15 +34,16 @@ pub async fn main(args: Args) -> anyhow::Result<()> {
     let _server_claim = folder.claim("server")?;
     let _agent_claim = folder.claim("agent")?;
     let server = server::start(&args.server, &folder).await?;
-    let token = server.join_token();
-    let (mut agent, _network) = match agent::start(&server.url(), Some(&token), &args.node, &folder).await {
-        Ok(started) => started,
-        Err(error) => {
-            server.shutdown();
-            server.join().await;
-            return Err(error);
-        }
-    };
+    let token = folder.join_token()?;
+    let (mut agent, _network) =
+        match agent::start(&server.url(), Some(&token), &args.node, &folder).await {
+            Ok(started) => started,
+            Err(error) => {
+                server.shutdown();
+                server.join().await;
+                return Err(error);
+            }
+        };
     println(format_args!(
         "coracle is up at {}  kubeconfig: {}",
         server.url(),
@@ -96,7 +97,8 @@ async fn announce_urls(client: kube::Client) {
         .for_each(|service| {
             if let Ok(service) = service {
                 let urls = watchers::urls(&service);
-                let name = format!("{}/{}", service.namespace().unwrap_or_default(), service.name_any());
+                let name =
+                    format!("{}/{}", service.namespace().unwrap_or_default(), service.name_any());
                 if known.insert(name.clone(), urls.clone()) != Some(urls.clone()) {
                     for url in urls {
                         println(format_args!("service {name}  {url}"));

@@ -26,7 +26,11 @@ pub async fn deployment(client: &kube::Client, namespace: &str, name: &str) -> a
         let current = status.observed_generation == deployment.metadata.generation;
         let available = status.available_replicas.unwrap_or(0);
         let updated = status.updated_replicas.unwrap_or(0);
-        if current && updated >= wanted && available >= wanted && status.replicas.unwrap_or(0) <= updated {
+        if current
+            && updated >= wanted
+            && available >= wanted
+            && status.replicas.unwrap_or(0) <= updated
+        {
             bar.finish_and_clear();
             return Ok(());
         }
@@ -36,7 +40,9 @@ pub async fn deployment(client: &kube::Client, namespace: &str, name: &str) -> a
         bar.tick();
         if tokio::time::Instant::now() >= deadline {
             bar.finish_and_clear();
-            bail!("deployment/{name} is not available: {available} of {wanted}{why}; `coracle status` shows more");
+            bail!(
+                "deployment/{name} is not available: {available} of {wanted}{why}; `coracle status` shows more"
+            );
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -49,16 +55,19 @@ async fn trouble(
     deployment: &Deployment,
 ) -> anyhow::Result<Option<String>> {
     let labels = deployment.spec.as_ref().and_then(|s| s.selector.match_labels.as_ref());
-    let selector: Vec<String> = labels.into_iter().flatten().map(|(k, v)| format!("{k}={v}")).collect();
+    let selector: Vec<String> =
+        labels.into_iter().flatten().map(|(k, v)| format!("{k}={v}")).collect();
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    let list = pods.list(&ListParams::default().labels(&selector.join(","))).await.map_err(explain)?;
+    let list =
+        pods.list(&ListParams::default().labels(&selector.join(","))).await.map_err(explain)?;
     Ok(list.items.iter().find_map(pod_trouble))
 }
 
 /// Why a Pod is not running, if something is wrong with it.
 pub fn pod_trouble(pod: &Pod) -> Option<String> {
     let status = pod.status.as_ref()?;
-    let named = |why: String| Some(format!("{}: {why}", pod.metadata.name.as_deref().unwrap_or_default()));
+    let named =
+        |why: String| Some(format!("{}: {why}", pod.metadata.name.as_deref().unwrap_or_default()));
     let unscheduled = status
         .conditions
         .iter()
@@ -68,7 +77,8 @@ pub fn pod_trouble(pod: &Pod) -> Option<String> {
         let message = condition.message.as_deref().or(condition.reason.as_deref());
         return named(message.unwrap_or("not scheduled").to_owned());
     }
-    let containers = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+    let containers =
+        status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
     for container in containers {
         let state = container.state.as_ref();
         if let Some(waiting) = state.and_then(|s| s.waiting.as_ref()) {
@@ -105,7 +115,8 @@ pub fn urls(service: &Service) -> Vec<String> {
     if !matches!(spec.type_.as_deref(), Some("NodePort" | "LoadBalancer")) {
         return Vec::new();
     }
-    let ports = spec.ports.iter().flatten().filter(|p| p.protocol.as_deref().unwrap_or("TCP") == "TCP");
+    let ports =
+        spec.ports.iter().flatten().filter(|p| p.protocol.as_deref().unwrap_or("TCP") == "TCP");
     ports.filter_map(|p| Some(format!("http://127.0.0.1:{}", p.node_port?))).collect()
 }
 

@@ -3,7 +3,6 @@
 //! The token carries the hash of the cluster's CA, so that the first connection already knows whom it talks to. What
 //! comes back is kept under the agent's data folder, and a restarted agent needs no token.
 
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -25,6 +24,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::images::hex;
+
+/// File in which the network's facts are kept.
+const NETWORK: &str = "network.json";
 
 /// A join token: `coracle1.<sha256 of the CA certificate, hex>.<secret>`.
 #[derive(Clone)]
@@ -90,6 +92,27 @@ pub struct JoinResponse {
     pub serving_cert: String,
     /// The cluster's CA.
     pub ca: String,
+    /// The network.
+    pub network: NetworkFacts,
+}
+
+/// What a node must know of the cluster's network.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NetworkFacts {
+    /// Tells clusters on one machine apart.
+    pub cluster_id: String,
+    /// The node's Pod range.
+    pub pod_range: String,
+    /// The cluster's Service range.
+    pub service_range: String,
+}
+
+/// What joining brings.
+pub struct Joined {
+    /// Who the node is.
+    pub identity: Identity,
+    /// The network it is part of.
+    pub network: NetworkFacts,
 }
 
 /// Who a node is: everything it needs to speak and to be spoken to.
@@ -115,18 +138,18 @@ impl Token {
     }
 }
 
-/// The identity kept in `dir`, or a new one from the server by `token`.
+/// What was kept in `dir` from an earlier join, or a new identity from the server by `token`. The server calls the node
+/// by its name, whatever its address, so that is what the serving certificate is for.
 pub async fn join(
     server: &str,
     token: Option<&Token>,
     node_name: &str,
-    ips: &[IpAddr],
     dir: &Path,
-) -> Result<Identity, JoinError> {
+) -> Result<Joined, JoinError> {
     if dir.join("client.crt").exists()
-        && let Ok(identity) = load(server, dir)
+        && let Ok(joined) = load(server, node_name, token, dir)
     {
-        return Ok(identity);
+        return Ok(joined);
     }
     let token = token.ok_or(JoinError::NoToken)?;
     std::fs::create_dir_all(dir).map_err(|e| identity_error(dir, e))?;
@@ -145,26 +168,30 @@ pub async fn join(
         Ok::<_, JoinError>(csr)
     };
     let name = format!("system:node:{node_name}");
-    let mut sans: Vec<SanType> = ips.iter().map(|ip| SanType::IpAddress(*ip)).collect();
-    sans.extend(node_name.try_into().ok().map(SanType::DnsName));
+    let sans: Vec<SanType> = node_name.try_into().ok().map(SanType::DnsName).into_iter().collect();
     let body = JoinRequest {
         node_name: node_name.to_owned(),
         client_csr: request(&name, ExtendedKeyUsagePurpose::ClientAuth, vec![])?,
         serving_csr: request(&name, ExtendedKeyUsagePurpose::ServerAuth, sans)?,
     };
     let answer = ask(server, token, &body).await?;
+    let path = dir.join(NETWORK);
+    let network =
+        serde_json::to_string_pretty(&answer.network).map_err(|e| identity_error(&path, e))?;
     let files = [
         ("client.key", &keys[0]),
         ("serving.key", &keys[1]),
         ("serving.crt", &answer.serving_cert),
         ("ca.crt", &answer.ca),
+        ("name", &node_name.to_owned()),
+        (NETWORK, &network),
         // Last: its presence says that the rest is there.
         ("client.crt", &answer.client_cert),
     ];
     for (name, content) in files {
         write(&dir.join(name), content)?;
     }
-    load(server, dir)
+    load(server, node_name, None, dir)
 }
 
 async fn ask(server: &str, token: &Token, body: &JoinRequest) -> Result<JoinResponse, JoinError> {
@@ -209,7 +236,13 @@ async fn ask(server: &str, token: &Token, body: &JoinRequest) -> Result<JoinResp
     Err(JoinError::Refused { url: server.to_owned(), why })
 }
 
-fn load(server: &str, dir: &Path) -> Result<Identity, JoinError> {
+/// Fails also where what was kept is another node's, or (as far as a token tells) another cluster's.
+fn load(
+    server: &str,
+    node_name: &str,
+    token: Option<&Token>,
+    dir: &Path,
+) -> Result<Joined, JoinError> {
     let read = |name: &str| {
         let path = dir.join(name);
         std::fs::read(&path).map_err(|e| identity_error(&path, e))
@@ -221,6 +254,17 @@ fn load(server: &str, dir: &Path) -> Result<Identity, JoinError> {
     let uri = server
         .parse::<http::Uri>()
         .map_err(|e| JoinError::Unreachable { url: server.to_owned(), why: e.to_string() })?;
+    if read("name")? != node_name.as_bytes() {
+        return Err(identity_error(&dir.join("name"), "the identity kept here is another node's"));
+    }
+    if token.is_some_and(|t| t.ca_hash != hex(&Sha256::digest(&ca))) {
+        return Err(identity_error(
+            &dir.join("ca.crt"),
+            "the identity kept here is another cluster's",
+        ));
+    }
+    let network = serde_json::from_slice(&read(NETWORK)?)
+        .map_err(|e| identity_error(&dir.join(NETWORK), e))?;
     let mut kube = kube::Config::new(uri);
     kube.root_cert = Some(vec![ca.to_vec()]);
     let inline = |pem: Vec<u8>| base64::engine::general_purpose::STANDARD.encode(pem);
@@ -248,7 +292,7 @@ fn load(server: &str, dir: &Path) -> Result<Identity, JoinError> {
         .with_client_cert_verifier(verifier)
         .with_single_cert(chain, key)
         .map_err(|e| tls_error(&e))?;
-    Ok(Identity { kube, serving: Arc::new(serving) })
+    Ok(Joined { identity: Identity { kube, serving: Arc::new(serving) }, network })
 }
 
 fn write(path: &Path, content: &str) -> Result<(), JoinError> {
