@@ -74,6 +74,9 @@ pub enum StartError {
         "the certificates in the data folder cannot be used: {0}: remove pki/ to make them anew"
     )]
     Tls(String),
+    /// The image registry.
+    #[error(transparent)]
+    Images(#[from] crate::distribution::OpenError),
     /// The first objects could not be written.
     #[error("creating the cluster's first objects failed: {0}")]
     Bootstrap(coracle_api::ApiError),

@@ -23,6 +23,7 @@ use crate::auth::pki::{self, ServingNames};
 use crate::auth::{Auth, NetworkFacts};
 use crate::cache::Cache;
 use crate::config::{Config, StartError};
+use crate::distribution;
 use crate::http::{App, router};
 use crate::registry::{Registry, ServiceRanges};
 use crate::{bootstrap, events, tls};
@@ -79,6 +80,7 @@ pub async fn start(config: Config) -> Result<Server, StartError> {
     let app = App {
         registry: registry.clone(),
         auth: auth.clone(),
+        images: distribution::Registry::open(&config.data.join("registry"))?,
         ready: Arc::new(AtomicBool::new(false)),
         shutdown: stopping.clone(),
     };

@@ -42,7 +42,7 @@ pub fn authorize(cluster: &Cluster, identity: &Identity, wanted: &Attributes) ->
         }
         ("", "pods") => match (wanted.verb.as_str(), wanted.subresource.as_str()) {
             ("get", "") => is_on(cluster, node, wanted),
-            // Which of them is the field selector's part; see `select`.
+            // Only those bound to it: the gate insists on the field selector.
             ("list" | "watch", "") => true,
             ("patch" | "update", "status") | ("delete", "") => is_on(cluster, node, wanted),
             _ => false,

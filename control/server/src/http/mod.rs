@@ -27,16 +27,17 @@ use axum::extract::{Extension, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use coracle_api::ApiError;
-use http::Uri;
+use coracle_api::{ApiError, kinds};
 use http::request::Parts;
+use http::{HeaderValue, Uri, header};
 use tokio::sync::watch as channel;
 
 pub(crate) use answer::{Answer, Failure};
 use render::Render;
 use request::{RequestInfo, not_found_here};
 
-use crate::auth::{Auth, Identity};
+use crate::auth::{Auth, Identity, node};
+use crate::distribution;
 use crate::registry::Registry;
 use crate::serve::PeerCertificate;
 
@@ -45,6 +46,7 @@ use crate::serve::PeerCertificate;
 pub(crate) struct App {
     pub(crate) registry: Registry,
     pub(crate) auth: Auth,
+    pub(crate) images: distribution::Registry,
     pub(crate) ready: Arc<AtomicBool>,
     pub(crate) shutdown: channel::Receiver<bool>,
 }
@@ -60,6 +62,8 @@ pub(crate) fn router(app: App) -> Router {
     let gated = Router::new()
         .route("/version", get(async || health::version()))
         .fallback(api)
+        .with_state(app.clone())
+        .merge(distribution::router(app.images.clone()))
         .layer(middleware::from_fn_with_state(app.clone(), gate));
     // Health has no caller to know, and a machine that joins has only its token.
     Router::new()
@@ -67,7 +71,7 @@ pub(crate) fn router(app: App) -> Router {
         .route("/readyz", get(async |s, uri| ready(s, uri, "readyz")))
         .route("/healthz", get(async |s, uri| ready(s, uri, "healthz")))
         .route("/coracle/v1/join", post(join))
-        .fallback_service(gated.with_state(app.clone()))
+        .fallback_service(gated)
         .with_state(app)
 }
 
@@ -103,7 +107,16 @@ async fn gate(State(app): State<App>, mut request: Request, next: Next) -> Respo
             request = Request::from_parts(parts, body);
             next.run(request).await
         }
-        Err(error) => Failure(error).into_response(),
+        Err(error) => {
+            let asks = error.code == 401 && info.path.starts_with("/v2");
+            let mut answer = Failure(error).into_response();
+            if asks {
+                // What registry clients take as the request for their credentials.
+                let basic = HeaderValue::from_static("Basic realm=\"coracle\"");
+                answer.headers_mut().insert(header::WWW_AUTHENTICATE, basic);
+            }
+            answer
+        }
     }
 }
 
@@ -118,6 +131,16 @@ fn admit(app: &App, parts: &Parts, info: &RequestInfo) -> Result<Identity, ApiEr
         }
     };
     app.auth.authorize(&cluster, &identity, &info.attributes())?;
+    if let Some(node) = node::name(&identity)
+        && info.resource == "pods"
+        && matches!(info.verb, "list" | "watch")
+        && info.query.get("fieldSelector") != Some(&format!("spec.nodeName={node}"))
+    {
+        let why = format!(
+            "node \"{node}\" may list and watch only with fieldSelector=spec.nodeName={node}"
+        );
+        return Err(ApiError::forbidden(&kinds::POD, "", &why));
+    }
     Ok(identity)
 }
 
