@@ -1,18 +1,22 @@
 //! The API server: everything between a client's bytes and the store.
 //!
 //! Read in this order: [`serve`] accepts connections; [`http`] turns requests into calls; [`registry`] is the one path by
-//! which anything is written; [`cache`] holds the cluster in memory and feeds watches; [`auth`] says who may do what.
-//! [`distribution`] is the image registry that is served beside the API.
+//! which anything is written; [`cache`] holds the cluster in memory and feeds watches; [`driver`] and [`scheduling`] run
+//! the controllers and the scheduler; [`auth`] says who may do what. [`distribution`] is the image registry that is served
+//! beside the API.
 
 pub mod auth;
 mod bootstrap;
 mod cache;
 mod config;
 pub mod distribution;
+mod driver;
 mod events;
 mod http;
 mod keys;
+mod recorder;
 mod registry;
+mod scheduling;
 mod serve;
 mod tls;
 

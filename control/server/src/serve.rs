@@ -26,7 +26,7 @@ use crate::config::{Config, StartError};
 use crate::distribution;
 use crate::http::{App, router};
 use crate::registry::{Registry, ServiceRanges};
-use crate::{bootstrap, events, tls};
+use crate::{bootstrap, driver, events, recorder, scheduling, tls};
 
 /// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -91,6 +91,21 @@ pub async fn start(config: Config) -> Result<Server, StartError> {
     tasks.spawn(events::expire(registry.clone()));
     let kubeconfig = auth.pki().kubeconfig(&format!("https://{}", reachable(addr)))?;
     pki::write(&config.data.join("admin.kubeconfig"), &kubeconfig)?;
+    let (recorder, recording) = recorder::new(registry.clone());
+    tasks.spawn(recording);
+    if config.controllers {
+        for controller in coracle_controllers::all() {
+            tasks.spawn(driver::run(
+                controller.into(),
+                registry.clone(),
+                recorder.clone(),
+                stopping.clone(),
+            ));
+        }
+    }
+    if config.scheduler {
+        tasks.spawn(scheduling::run(registry.clone(), recorder, stopping));
+    }
     app.ready.store(true, Ordering::Release);
 
     let serving = tokio::spawn(async move {

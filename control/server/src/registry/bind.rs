@@ -10,8 +10,7 @@ use super::commit::Refused;
 use super::{ATTEMPTS, Registry, WriteOptions, meta};
 
 impl Registry {
-    /// Binds a Pod to a node. With `seen`, only if the Pod is still at that revision; otherwise whatever its revision, if
-    /// it is not bound yet.
+    /// Binds a Pod to a node, if it is not bound yet; with `seen`, only if it is still that Pod.
     pub(crate) async fn bind(
         &self,
         (namespace, name): (&str, &str),
@@ -23,14 +22,15 @@ impl Registry {
         if seen.is_none() {
             self.catch_up().await?;
         }
-        for _ in 0..ATTEMPTS {
-            let old = match seen {
-                Some(seen) => seen.clone(),
-                None => self
-                    .cache
-                    .get(kind, namespace, name)
-                    .ok_or_else(|| ApiError::not_found(kind, name))?,
+        for attempt in 0..ATTEMPTS {
+            let known = match seen {
+                // What the caller has seen is most likely how it is.
+                Some(seen) if attempt == 0 => Some(seen.clone()),
+                _ => self.cache.get(kind, namespace, name),
             };
+            let old = known
+                .filter(|old| seen.is_none_or(|seen| seen.meta.uid == old.meta.uid))
+                .ok_or_else(|| ApiError::not_found(kind, name))?;
             let refuse = |why: String| ApiError::conflict(&BINDING, name, &why);
             if old.is_deleting() {
                 return Err(refuse(format!(
@@ -49,7 +49,6 @@ impl Registry {
             match self.put(kind, (namespace, name), map, expect, Batch::new()).await {
                 Ok(object) => return Ok(object),
                 Err(Refused::Error(error)) => return Err(error),
-                Err(Refused::Conflict { .. }) if seen.is_some() => break,
                 Err(Refused::Conflict { .. }) => self.catch_up().await?,
             }
         }

@@ -16,8 +16,6 @@ pub(super) enum Refused {
     Conflict {
         /// The key whose condition failed.
         key: Bytes,
-        /// Its revision, if it exists.
-        found: Option<u64>,
     },
     /// Everything else; for the client.
     Error(ApiError),
@@ -80,9 +78,7 @@ fn stored_object(
 
 fn refused(error: CommitError) -> Refused {
     Refused::Error(match error {
-        CommitError::Conflict { key, found } => {
-            return Refused::Conflict { key, found: found.map(|entry| entry.mod_revision) };
-        }
+        CommitError::Conflict { key, .. } => return Refused::Conflict { key },
         CommitError::Full(why) => ApiError::new(507, "InsufficientStorage", why.to_string()),
         error @ CommitError::TooLarge { .. } => {
             ApiError::new(413, "RequestEntityTooLarge", error.to_string())

@@ -64,10 +64,10 @@ impl Registry {
             match put {
                 Ok(object) => return Ok(object),
                 Err(Refused::Error(error)) => return Err(error),
-                Err(Refused::Conflict { key, .. }) if kind.namespaced && key == parent => {
+                Err(Refused::Conflict { key }) if kind.namespaced && key == parent => {
                     return Err(ApiError::not_found(&kinds::NAMESPACE, namespace));
                 }
-                Err(Refused::Conflict { key, .. }) if claims.claims(&key) => {
+                Err(Refused::Conflict { key }) if claims.claims(&key) => {
                     claims.taken(kind, &name, &key)?;
                     self.catch_up().await?;
                     tree = asked.unwrap_or(tree);

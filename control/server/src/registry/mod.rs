@@ -18,12 +18,14 @@ mod validate;
 use std::sync::Arc;
 use std::time::Duration;
 
-use coracle_api::{ApiError, Kind, Object};
+use coracle_api::ApiError;
 use coracle_store::Store;
+use serde_json::Value;
 
 use crate::cache::Cache;
 pub(crate) use allocate::ServiceRanges;
 pub(crate) use delete::{DeleteOptions, Deleted, Preconditions, answers_with_object};
+pub(crate) use meta::now;
 pub(crate) use scale::{from_object as scale_of, into_object as scale_into};
 pub(crate) use update::Part;
 
@@ -66,15 +68,26 @@ impl Registry {
             })
         })
     }
+}
 
-    /// The object as of now: every write acknowledged before the call is visible.
-    pub(crate) async fn get(
-        &self,
-        kind: &'static Kind,
-        namespace: &str,
-        name: &str,
-    ) -> Result<Arc<Object>, ApiError> {
-        self.catch_up().await?;
-        self.cache.get(kind, namespace, name).ok_or_else(|| ApiError::not_found(kind, name))
+/// RFC 7386, for plans.
+pub(crate) fn merge(target: Value, patch: Value) -> Value {
+    match patch {
+        Value::Object(patch) => {
+            let mut map = match target {
+                Value::Object(map) => map,
+                _ => serde_json::Map::new(),
+            };
+            for (field, value) in patch {
+                if value.is_null() {
+                    map.remove(&field);
+                } else {
+                    let known = map.remove(&field).unwrap_or_default();
+                    map.insert(field, merge(known, value));
+                }
+            }
+            Value::Object(map)
+        }
+        other => other,
     }
 }

@@ -70,7 +70,7 @@ impl Registry {
             match self.put(kind, (namespace, name), map, expect, batch).await {
                 Ok(object) => return Ok(object),
                 Err(Refused::Error(error)) => return Err(error),
-                Err(Refused::Conflict { key, .. }) if claims.claims(&key) => {
+                Err(Refused::Conflict { key }) if claims.claims(&key) => {
                     claims.taken(kind, name, &key)?;
                 }
                 Err(Refused::Conflict { .. }) => {}

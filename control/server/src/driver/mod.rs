@@ -1,0 +1,127 @@
+//! The driver: runs the controllers and performs their plans, through the registry like everybody's writes.
+//!
+//! One task a controller. It wakes keys from the old and the new object of every change, runs each key alone but several
+//! keys side by side, and runs a key again only once the cache shows what its last plan wrote. Controllers are pure, so
+//! all that can fail is a write: the key then runs again, later each time. Nothing depends on seeing every change: on
+//! start, after a lag and every few minutes, everything is looked at. Next step of the apply trace:
+//! `coracle_controllers`, then [`crate::scheduling`].
+
+mod perform;
+mod queue;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use coracle_api::plan::{Controller, Key};
+use coracle_api::{Change, Cluster};
+use jiff::Timestamp;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::recorder::Recorder;
+use crate::registry::Registry;
+use perform::{Outcome, perform};
+use queue::Queue;
+
+/// Keys of one controller that are worked on at a time.
+const PARALLEL: usize = 16;
+/// Changes looked at under one lock of the cluster.
+const BATCH: usize = 256;
+/// How often everything is looked at, changed or not.
+const RESYNC: Duration = Duration::from_secs(300);
+
+/// Runs one controller until the server stops.
+pub(crate) async fn run(
+    controller: Arc<dyn Controller>,
+    registry: Registry,
+    recorder: Recorder,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let mut changes = registry.cache.changes();
+    let mut queue = Queue::default();
+    let mut performing: JoinSet<(Key, Outcome)> = JoinSet::new();
+    let mut resync = tokio::time::interval(RESYNC);
+    loop {
+        start_ready(&*controller, &registry, &recorder, &mut queue, &mut performing);
+        let due = queue.next_due();
+        tokio::select! {
+            change = changes.recv() => match change {
+                Ok(change) => {
+                    let mut batch = vec![change];
+                    while batch.len() < BATCH {
+                        match changes.try_recv() {
+                            Ok(change) => batch.push(change),
+                            Err(TryRecvError::Lagged(_)) => {
+                                resync.reset_immediately();
+                                break;
+                            }
+                            Err(_) => break,
+                        }
+                    }
+                    let cluster = registry.cache.read();
+                    for change in &batch {
+                        wake(&*controller, &cluster, change, &mut queue);
+                    }
+                }
+                Err(RecvError::Lagged(_)) => resync.reset_immediately(),
+                Err(RecvError::Closed) => return,
+            },
+            Some(done) = performing.join_next() => match done {
+                Ok((key, outcome)) => queue.done(key, outcome),
+                Err(panic) => tracing::error!(controller = controller.name(), %panic, "a plan failed"),
+            },
+            () = tokio::time::sleep_until(due.unwrap_or_else(far)), if due.is_some() => {}
+            // The first tick comes at once: on start everything is new.
+            _ = resync.tick() => {
+                let cluster = registry.cache.read();
+                for kind in coracle_api::kinds::ALL {
+                    for object in cluster.list(kind) {
+                        controller.wakes(&cluster, object).into_iter().for_each(|k| queue.add(k));
+                    }
+                }
+            }
+            _ = stopping.changed() => return,
+        }
+    }
+}
+
+fn far() -> Instant {
+    Instant::now() + RESYNC
+}
+
+fn wake(controller: &dyn Controller, cluster: &Cluster, change: &Change, queue: &mut Queue) {
+    for object in [&change.old, &change.new].into_iter().flatten() {
+        controller.wakes(cluster, object).into_iter().for_each(|key| queue.add(key));
+    }
+}
+
+/// Plans for every key that may run; a plan with nothing to write is done at once.
+fn start_ready(
+    controller: &dyn Controller,
+    registry: &Registry,
+    recorder: &Recorder,
+    queue: &mut Queue,
+    performing: &mut JoinSet<(Key, Outcome)>,
+) {
+    if !queue.has_ready() {
+        return;
+    }
+    registry.cache.set_now(Timestamp::now());
+    while performing.len() < PARALLEL
+        && let Some(key) = queue.take()
+    {
+        let plan = controller.reconcile(&registry.cache.read(), &key);
+        if plan.writes.is_empty() && plan.events.is_empty() {
+            queue.done(key, Outcome::Done { again: plan.requeue_after });
+            continue;
+        }
+        let name = controller.name();
+        let (registry, recorder) = (registry.clone(), recorder.clone());
+        performing.spawn(async move {
+            let outcome = perform(name, &key, plan, &registry, &recorder).await;
+            (key, outcome)
+        });
+    }
+}

@@ -1,0 +1,175 @@
+//! The loop around the scheduler: shows it every change of Pods and Nodes, and writes what it decides.
+//!
+//! Deciding is quick and done here, one batch after the other; bindings are written beside that, many at a time, so that
+//! they share commits to disk. A binding that fails is taken back. Next step of the apply trace: the agent of the node.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use coracle_api::plan::EventRecord;
+use coracle_api::{ApiError, Change, Object, kinds};
+use coracle_scheduler::{Decision, Outcome, Scheduler};
+use futures::stream::{self, StreamExt};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use tokio::sync::{broadcast, watch};
+use tokio::task::JoinSet;
+
+use crate::recorder::Recorder;
+use crate::registry::{Part, Registry, WriteOptions, now};
+
+/// Decisions of one batch.
+const BATCH: usize = 512;
+/// Batches that are being written at a time.
+const BATCHES: usize = 4;
+/// Writes of one batch under way at a time.
+const AT_ONCE: usize = 256;
+/// The longest sleep.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// Runs the scheduler until the server stops.
+pub(crate) async fn run(
+    registry: Registry,
+    recorder: Recorder,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let mut changes = registry.cache.changes();
+    let mut scheduler = observe_all(&registry);
+    let mut writing: JoinSet<Vec<Arc<Object>>> = JoinSet::new();
+    loop {
+        if writing.len() < BATCHES {
+            let decisions = scheduler.schedule(Timestamp::now(), BATCH);
+            if !decisions.is_empty() {
+                writing.spawn(write(decisions, registry.clone(), recorder.clone()));
+                // Others run too; changes are taken in before the next batch.
+                tokio::task::yield_now().await;
+            }
+        }
+        let wait = if writing.len() < BATCHES { until(scheduler.wake_at()) } else { IDLE };
+        tokio::select! {
+            biased;
+            _ = stopping.changed() => return,
+            change = changes.recv() => match change {
+                Ok(change) => {
+                    scheduler.observe(&change);
+                    if drain(&mut changes, &mut scheduler) {
+                        scheduler = observe_all(&registry);
+                    }
+                }
+                Err(RecvError::Lagged(_)) => scheduler = observe_all(&registry),
+                Err(RecvError::Closed) => return,
+            },
+            Some(failed) = writing.join_next() => match failed {
+                Ok(failed) => failed.iter().for_each(|pod| scheduler.forget(pod)),
+                Err(panic) => tracing::error!(%panic, "writing bindings failed"),
+            },
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+/// Takes in what is there; true if some changes were missed.
+fn drain(changes: &mut broadcast::Receiver<Arc<Change>>, scheduler: &mut Scheduler) -> bool {
+    loop {
+        match changes.try_recv() {
+            Ok(change) => scheduler.observe(&change),
+            Err(TryRecvError::Lagged(_)) => return true,
+            Err(_) => return false,
+        }
+    }
+}
+
+/// A scheduler that knows the cluster as it is. Changes that arrive twice do no harm.
+fn observe_all(registry: &Registry) -> Scheduler {
+    let mut scheduler = Scheduler::new();
+    let cluster = registry.cache.read();
+    let revision = cluster.revision();
+    for object in cluster.list(&kinds::NODE).chain(cluster.list(&kinds::POD)) {
+        scheduler.observe(&Change { revision, old: None, new: Some(object.clone()) });
+    }
+    scheduler
+}
+
+fn until(wake_at: Option<Timestamp>) -> Duration {
+    let Some(at) = wake_at else { return IDLE };
+    Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default().min(IDLE)
+}
+
+/// Writes decisions; gives the Pods whose binding failed.
+async fn write(
+    decisions: Vec<Decision>,
+    registry: Registry,
+    recorder: Recorder,
+) -> Vec<Arc<Object>> {
+    let writes = decisions.into_iter().map(|decision| one(decision, &registry, &recorder));
+    stream::iter(writes).buffer_unordered(AT_ONCE).filter_map(async |failed| failed).collect().await
+}
+
+async fn one(decision: Decision, registry: &Registry, recorder: &Recorder) -> Option<Arc<Object>> {
+    let Decision { pod, outcome } = decision;
+    let place = (pod.meta.namespace.as_str(), pod.meta.name.as_str());
+    match outcome {
+        Outcome::Bind(node) => {
+            match registry.bind(place, &node, Some(&pod), WriteOptions::default()).await {
+                Ok(_) => {
+                    let message = format!("Successfully assigned {} to {node}", pod.key());
+                    let event = EventRecord::about(&pod, false, "Scheduled", message);
+                    recorder.record(coracle_scheduler::NAME, event);
+                    None
+                }
+                Err(error) => {
+                    tracing::debug!(pod = %pod.key(), node, %error, "a binding was refused");
+                    Some(pod)
+                }
+            }
+        }
+        Outcome::Unschedulable(message) => {
+            match unschedulable(&pod, &message, registry).await {
+                Ok(()) => {
+                    let event = EventRecord::about(&pod, true, "FailedScheduling", message);
+                    recorder.record(coracle_scheduler::NAME, event);
+                }
+                // Gone meanwhile, most likely; otherwise it is told again when it is tried again.
+                Err(error) => {
+                    tracing::debug!(pod = %pod.key(), %error, "a Pod was not told why it waits");
+                }
+            }
+            None
+        }
+    }
+}
+
+async fn unschedulable(pod: &Object, message: &str, registry: &Registry) -> Result<(), ApiError> {
+    let place = (pod.meta.namespace.as_str(), pod.meta.name.as_str());
+    registry
+        .update(&kinds::POD, place, Part::Status, WriteOptions::default(), |old, mut tree| {
+            if old.meta.uid != pod.meta.uid {
+                return Err(ApiError::not_found(&kinds::POD, &pod.meta.name));
+            }
+            set_condition(&mut tree, message);
+            Ok(tree)
+        })
+        .await
+        .map(|_| ())
+}
+
+fn set_condition(tree: &mut Value, message: &str) {
+    let mut conditions = tree["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    let known = conditions.iter().position(|c| c["type"] == "PodScheduled");
+    let since = known
+        .filter(|i| conditions[*i]["status"] == "False")
+        .map(|i| conditions[i]["lastTransitionTime"].clone());
+    let condition = json!({
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "Unschedulable",
+        "message": message,
+        "lastTransitionTime": since.unwrap_or_else(|| now().into()),
+    });
+    match known {
+        Some(i) => conditions[i] = condition,
+        None => conditions.push(condition),
+    }
+    tree["status"]["conditions"] = conditions.into();
+}
