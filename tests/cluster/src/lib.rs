@@ -1,1 +1,20 @@
-//! coracle-test-cluster
+//! Real clusters for tests: the real `coracle` binary, a real `kubectl`, free ports, a folder of their own.
+//!
+//! A [`Cluster`] runs as root or as an ordinary user, in one process (`up`) or in two (`server` and `agent`), so that the
+//! same test body can be held against each. It ends with everything that it started; [`Cluster::stop`] also says what a
+//! cluster left behind that should have gone with it: processes, network namespaces, mounts, nftables tables.
+//!
+//! [`load`] is the client under whose constant requests updates and kills are done; [`tools`] finds the programs.
+
+mod cluster;
+mod command;
+pub mod http;
+mod leftovers;
+pub mod load;
+mod process;
+pub mod tools;
+mod wait;
+
+pub use cluster::{Cluster, Options, Part, User};
+pub use command::Output;
+pub use wait::eventually;

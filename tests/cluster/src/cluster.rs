@@ -1,0 +1,465 @@
+//! A cluster: its processes, its folder, and how to talk to it.
+
+use std::ffi::OsStr;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::time::Duration;
+use std::{env, fs};
+
+use anyhow::{Context as _, bail};
+use k8s_openapi::api::core::v1::Service;
+use kube::Api;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use nix::sys::signal::Signal;
+use nix::unistd::geteuid;
+
+use crate::command::{self, Output};
+use crate::leftovers::Leftovers;
+use crate::process::{self, Process};
+use crate::tools;
+use crate::wait::{ensure, eventually};
+
+/// The ordinary user of clusters that root starts. Nobody has this number; a home folder is all that it needs.
+const ORDINARY: u32 = 64_321;
+/// How long a start may take, on a busy machine and unoptimised.
+const START: Duration = Duration::from_secs(60);
+/// How long an end may take.
+const END: Duration = Duration::from_secs(30);
+
+/// Whose processes a cluster's are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum User {
+    /// Root, with the machine's network.
+    Root,
+    /// Somebody else, on loopback addresses.
+    Ordinary,
+}
+
+impl User {
+    /// Whether this process can start clusters of this user.
+    pub fn is_possible(self) -> bool {
+        self == Self::Ordinary || geteuid().is_root()
+    }
+}
+
+/// How to start a cluster.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// As whom.
+    pub user: User,
+    /// More arguments of `up`, or of `server`.
+    pub args: Vec<String>,
+}
+
+impl From<User> for Options {
+    fn from(user: User) -> Self {
+        Self { user, args: Vec::new() }
+    }
+}
+
+/// A process of a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// `coracle up`.
+    Up,
+    /// `coracle server`.
+    Server,
+    /// `coracle agent`.
+    Agent,
+    /// `coracle host wasm`, which an agent started.
+    Host,
+}
+
+/// A running cluster.
+pub struct Cluster {
+    user: User,
+    args: Vec<String>,
+    folder: tempfile::TempDir,
+    binary: PathBuf,
+    split: bool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    main: Option<Process>,
+    agent: Option<Process>,
+    /// A process was killed and not started again: what it should have removed is still there.
+    killed: bool,
+    listen: Option<SocketAddr>,
+}
+
+impl Cluster {
+    /// Starts a cluster in one process.
+    ///
+    /// # Errors
+    /// When it is not ready in time; with what it said.
+    pub async fn up(options: impl Into<Options>) -> anyhow::Result<Self> {
+        let cluster = Self::prepare(options.into(), false)?;
+        cluster.start(Part::Up).await?;
+        Ok(cluster)
+    }
+
+    /// Starts a cluster whose control plane and node are two processes.
+    ///
+    /// # Errors
+    /// When it is not ready in time; with what it said.
+    pub async fn split(options: impl Into<Options>) -> anyhow::Result<Self> {
+        let cluster = Self::prepare(options.into(), true)?;
+        cluster.start(Part::Server).await?;
+        cluster.start(Part::Agent).await?;
+        Ok(cluster)
+    }
+
+    /// Everything but the processes.
+    ///
+    /// # Errors
+    /// When programs are missing or the folder cannot be made.
+    pub fn prepare(options: Options, split: bool) -> anyhow::Result<Self> {
+        let folder = tempfile::Builder::new().prefix("coracle-").tempdir()?;
+        let binary = folder.path().join("bin/coracle");
+        for name in ["bin", "data", "home", "logs"] {
+            let path = folder.path().join(name);
+            fs::create_dir(&path)?;
+            if changes_user(options.user) {
+                chown(&path, Some(ORDINARY), Some(ORDINARY))?;
+            }
+        }
+        if changes_user(options.user) {
+            fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
+        }
+        // Builds often lie where an ordinary user may not look.
+        let built = tools::coracle()?;
+        fs::hard_link(&built, &binary).or_else(|_| fs::copy(&built, &binary).map(drop))?;
+        let Options { user, args } = options;
+        Ok(Self { user, args, folder, binary, split, state: Mutex::default() })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whose it is.
+    pub fn user(&self) -> User {
+        self.user
+    }
+
+    /// The data folder.
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// A folder for the test's own files, in which the cluster's user may write.
+    pub fn home(&self) -> PathBuf {
+        self.folder.path().join("home")
+    }
+
+    /// The admin's kubeconfig.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.data().join("admin.kubeconfig")
+    }
+
+    /// Where the API is.
+    ///
+    /// # Panics
+    /// Before the first start.
+    pub fn api(&self) -> SocketAddr {
+        self.state().listen.expect("the cluster was started")
+    }
+
+    /// A `coracle` command of the cluster's user.
+    pub fn coracle_command(&self) -> std::process::Command {
+        let mut command = std::process::Command::new(&self.binary);
+        command
+            .current_dir(self.home())
+            .env("HOME", self.home())
+            .env("CORACLE_LOG", env::var("CORACLE_LOG").unwrap_or_else(|_| "info".to_owned()));
+        for name in ["KUBECONFIG", "XDG_DATA_HOME", "XDG_RUNTIME_DIR"] {
+            command.env_remove(name);
+        }
+        if changes_user(self.user) {
+            // Of root's groups none stays: the standard library drops them with the user.
+            command.uid(ORDINARY).gid(ORDINARY);
+        }
+        command
+    }
+
+    /// Starts a part, again or for the first time; returns when it is ready. The API keeps its address.
+    ///
+    /// # Errors
+    /// When it is not ready in time; with what it said.
+    pub async fn start(&self, part: Part) -> anyhow::Result<()> {
+        let listen = self.state().listen;
+        let mut command = self.coracle_command();
+        let logs = self.folder.path().join("logs");
+        command.arg(name(part));
+        match part {
+            Part::Up | Part::Server => {
+                let address = listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0)));
+                command.args(&self.args).args(["--listen", &address.to_string()]);
+            }
+            Part::Agent => {
+                let token = fs::read_to_string(self.data().join("token")).context("join token")?;
+                let url = format!("https://{}", self.api());
+                command.args(["--server", &url, "--token", token.trim()]);
+            }
+            Part::Host => bail!("hosts are started by agents"),
+        }
+        command.arg("--data").arg(self.data());
+        let wanted = match part {
+            Part::Up => "coracle is up at https://",
+            Part::Server => "coracle server is up at https://",
+            _ => "coracle agent is a node of https://",
+        };
+        let ready = |line: &str| {
+            let rest = line.strip_prefix(wanted)?;
+            rest.split_whitespace().next()?.parse::<SocketAddr>().ok()
+        };
+        let (process, address) = Process::start(command, &logs, name(part), START, ready).await?;
+        let mut state = self.state();
+        state.killed = false;
+        match part {
+            Part::Agent => state.agent = Some(process),
+            _ => {
+                state.listen = Some(address);
+                state.main = Some(process);
+            }
+        }
+        Ok(())
+    }
+
+    /// The process id of a part.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn pid(&self, part: Part) -> anyhow::Result<i32> {
+        let state = self.state();
+        let found = match part {
+            Part::Up | Part::Server => state.main.as_ref().map(Process::pid),
+            Part::Agent => state.agent.as_ref().map(Process::pid),
+            Part::Host => process::of_folder(&self.data())
+                .into_iter()
+                .find(|(_, line)| line.contains(" host wasm "))
+                .map(|(pid, _)| pid),
+        };
+        found.with_context(|| format!("{part:?} is not running"))
+    }
+
+    /// Kills a part with SIGKILL; returns when it is gone.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub async fn kill9(&self, part: Part) -> anyhow::Result<()> {
+        let pid = self.pid(part)?;
+        if part == Part::Host {
+            process::kill_other(pid).await;
+            return Ok(());
+        }
+        let mut state = self.state();
+        state.killed = true;
+        let process = match part {
+            Part::Agent => state.agent.take(),
+            _ => state.main.take(),
+        };
+        drop(state);
+        if let Some(mut process) = process {
+            process.kill();
+        }
+        Ok(())
+    }
+
+    /// Tells a part to end as `signal` does; returns when it has.
+    ///
+    /// # Errors
+    /// When it does not end in time, or not well.
+    pub async fn end(&self, part: Part, signal: Signal) -> anyhow::Result<()> {
+        let process = match part {
+            Part::Agent => self.state().agent.take(),
+            _ => self.state().main.take(),
+        };
+        let mut process = process.with_context(|| format!("{part:?} is not running"))?;
+        process.signal(signal)?;
+        let status = process.ended(END).await;
+        if status.is_err() {
+            process.kill();
+        }
+        let status = status?;
+        ensure(status.success(), || format!("{part:?} ended with {status}:\n{}", process.output()))
+    }
+
+    /// Ends the cluster, and says what it left behind: of one process nothing may be left; an agent alone leaves its
+    /// workloads, which are removed without complaint.
+    ///
+    /// # Errors
+    /// When a process does not end well, or something is left.
+    pub async fn stop(&self) -> anyhow::Result<()> {
+        let (main, agent, killed) = {
+            let state = self.state();
+            (state.main.is_some(), state.agent.is_some(), state.killed)
+        };
+        if agent {
+            self.end(Part::Agent, Signal::SIGTERM).await?;
+        }
+        if main {
+            self.end(if self.split { Part::Server } else { Part::Up }, Signal::SIGINT).await?;
+        }
+        let leftovers = self.leftovers();
+        let strict = !self.split && main && !killed;
+        let checked = eventually(Duration::from_secs(5), "everything is gone", async || {
+            let left = leftovers.list();
+            ensure(!strict || left.is_empty(), || format!("left behind:\n{}", left.join("\n")))
+        });
+        let checked = checked.await;
+        leftovers.remove();
+        checked
+    }
+
+    fn leftovers(&self) -> Leftovers {
+        Leftovers::of(&self.data(), self.user == User::Root)
+    }
+
+    /// Runs the newest kubectl; its output, if it succeeded.
+    ///
+    /// # Errors
+    /// With all that it said, if it failed.
+    pub async fn kubectl(&self, args: &[&str]) -> anyhow::Result<String> {
+        self.kubectl_with(args, "").await?.ok()
+    }
+
+    /// Runs the newest kubectl with `input`; what it said, success or not.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub async fn kubectl_with(&self, args: &[&str], input: &str) -> anyhow::Result<Output> {
+        command::run(self.kubectl_command(&tools::kubectl()?, args).into(), input.as_bytes()).await
+    }
+
+    /// A kubectl command for this cluster.
+    pub fn kubectl_command(&self, kubectl: &Path, args: &[&str]) -> std::process::Command {
+        let mut command = std::process::Command::new(kubectl);
+        // A home of its own: kubectl caches what it discovers under the server's address, and addresses come again.
+        command.env("HOME", self.folder.path().join("logs")).env("KUBECONFIG", self.kubeconfig());
+        command.args(args).current_dir(self.folder.path());
+        command
+    }
+
+    /// Applies `manifest`.
+    ///
+    /// # Errors
+    /// With what kubectl said.
+    pub async fn apply(&self, manifest: &str) -> anyhow::Result<String> {
+        self.kubectl_with(&["apply", "-f", "-"], manifest).await?.ok()
+    }
+
+    /// Runs `coracle` with these arguments, as the cluster's user, with the cluster's kubeconfig.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub async fn coracle<S: AsRef<OsStr>>(&self, args: &[S]) -> anyhow::Result<Output> {
+        let mut command = self.coracle_command();
+        command.env("KUBECONFIG", self.kubeconfig()).args(args);
+        command::run(command.into(), b"").await
+    }
+
+    /// Pushes a file as an image, as root or whoever runs the tests, who may read it.
+    ///
+    /// # Errors
+    /// With what `coracle push` said.
+    pub async fn push(&self, file: &Path, image: &str) -> anyhow::Result<()> {
+        let mut command = std::process::Command::new(&self.binary);
+        command.env("KUBECONFIG", self.kubeconfig()).arg("push").arg(file).arg(image);
+        command::run(command.into(), b"").await?.ok().map(drop)
+    }
+
+    /// A client with the admin's credentials.
+    ///
+    /// # Errors
+    /// When the kubeconfig is not usable.
+    pub async fn client(&self) -> anyhow::Result<kube::Client> {
+        static PROVIDER: Once = Once::new();
+        PROVIDER.call_once(|| {
+            let _ = rustls::crypto::ring::default_provider().install_default();
+        });
+        let kubeconfig = Kubeconfig::read_from(self.kubeconfig())?;
+        let options = KubeConfigOptions::default();
+        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await?;
+        Ok(kube::Client::try_from(config)?)
+    }
+
+    /// Where a Service's port is reached from this machine.
+    ///
+    /// # Errors
+    /// When there is no such Service.
+    pub async fn service(&self, namespace: &str, name: &str) -> anyhow::Result<SocketAddr> {
+        let api: Api<Service> = Api::namespaced(self.client().await?, namespace);
+        let spec = api.get(name).await?.spec.context("the Service has no spec")?;
+        let address: IpAddr = spec.cluster_ip.context("no clusterIP")?.parse()?;
+        let port = spec.ports.and_then(|p| p.first().cloned()).context("no port")?.port;
+        Ok(SocketAddr::new(address, self.listen_port(u16::try_from(port)?)))
+    }
+
+    /// The port that is really bound for `port` of a Pod or a Service.
+    pub fn listen_port(&self, port: u16) -> u16 {
+        if self.user == User::Root {
+            return port;
+        }
+        let start = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+        let start = start.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(1024);
+        coracle_network::address::listen_port(port, start)
+    }
+
+    /// What helps to understand a failure: Pods, events, and the ends of the processes' logs.
+    pub async fn diagnose(&self) -> String {
+        let mut text = String::new();
+        for args in [
+            &[
+                "get",
+                "nodes,deployments,replicasets,pods,services,endpointslices",
+                "-A",
+                "-o",
+                "wide",
+            ][..],
+            &["get", "events", "-A"],
+        ] {
+            let args: Vec<&str> = args.iter().chain(&["--request-timeout=5s"]).copied().collect();
+            match self.kubectl_with(&args, "").await {
+                Ok(output) => text += &format!("{output}\n"),
+                Err(error) => text += &format!("{error:#}\n"),
+            }
+        }
+        let logs = self.folder.path().join("logs");
+        let mut files: Vec<PathBuf> =
+            fs::read_dir(logs).into_iter().flatten().flatten().map(|e| e.path()).collect();
+        files.push(self.data().join("host/wasm.log"));
+        for file in files.iter().filter(|file| file.is_file()) {
+            text += &format!("--- {}\n{}\n", file.display(), process::tail(file));
+        }
+        text
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for mut process in [state.main.take(), state.agent.take()].into_iter().flatten() {
+            process.kill();
+        }
+        self.leftovers().remove();
+    }
+}
+
+fn changes_user(user: User) -> bool {
+    user == User::Ordinary && geteuid().is_root()
+}
+
+fn name(part: Part) -> &'static str {
+    match part {
+        Part::Up => "up",
+        Part::Server => "server",
+        Part::Agent => "agent",
+        Part::Host => "host",
+    }
+}
