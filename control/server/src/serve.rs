@@ -24,7 +24,7 @@ use crate::auth::{Auth, NetworkFacts};
 use crate::cache::Cache;
 use crate::config::{Config, StartError};
 use crate::distribution;
-use crate::http::{App, router};
+use crate::http::{App, Kubelets, router};
 use crate::registry::{Registry, ServiceRanges};
 use crate::{bootstrap, driver, events, recorder, scheduling, tls};
 
@@ -81,6 +81,7 @@ pub async fn start(config: Config) -> Result<Server, StartError> {
         registry: registry.clone(),
         auth: auth.clone(),
         images: distribution::Registry::open(&config.data.join("registry"))?,
+        kubelets: Kubelets::new(tls::kubelet_client(auth.pki())?),
         ready: Arc::new(AtomicBool::new(false)),
         shutdown: stopping.clone(),
     };

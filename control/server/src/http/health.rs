@@ -10,6 +10,11 @@ use super::request::Query;
 /// The Kubernetes version whose API this is.
 const MINOR: &str = "36";
 
+/// The server's version, as Kubernetes clients read it.
+pub(crate) fn release() -> String {
+    format!("v1.{MINOR}.0+coracle{}", env!("CARGO_PKG_VERSION"))
+}
+
 /// `/version`.
 pub(crate) fn version() -> Response {
     json_response(
@@ -17,7 +22,7 @@ pub(crate) fn version() -> Response {
         &json!({
             "major": "1",
             "minor": MINOR,
-            "gitVersion": format!("v1.{MINOR}.0+coracle{}", env!("CARGO_PKG_VERSION")),
+            "gitVersion": release(),
             "gitCommit": "",
             "gitTreeState": "clean",
             "buildDate": "1970-01-01T00:00:00Z",

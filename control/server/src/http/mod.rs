@@ -10,6 +10,8 @@ mod delete;
 mod discovery;
 mod events_v1;
 mod health;
+mod logs;
+mod openapi;
 mod read;
 mod render;
 mod request;
@@ -33,6 +35,7 @@ use http::{HeaderValue, Uri, header};
 use tokio::sync::watch as channel;
 
 pub(crate) use answer::{Answer, Failure};
+pub(crate) use logs::Kubelets;
 use render::Render;
 use request::{RequestInfo, not_found_here};
 
@@ -47,6 +50,7 @@ pub(crate) struct App {
     pub(crate) registry: Registry,
     pub(crate) auth: Auth,
     pub(crate) images: distribution::Registry,
+    pub(crate) kubelets: Kubelets,
     pub(crate) ready: Arc<AtomicBool>,
     pub(crate) shutdown: channel::Receiver<bool>,
 }
@@ -170,6 +174,14 @@ fn discover(info: &RequestInfo, parts: &Parts) -> Answer {
         ["apis"] => discovery::group_list(&parts.headers),
         ["api", version] => discovery::resources("", version)?,
         ["apis", group] => discovery::group(group)?,
+        ["openapi", "v2"] => openapi::everything(&parts.headers),
+        ["openapi", "v3"] => openapi::index(),
+        ["openapi", "v3", "api", version] => {
+            openapi::of_group("", version, info.query.get("hash"))?
+        }
+        ["openapi", "v3", "apis", group, version] => {
+            openapi::of_group(group, version, info.query.get("hash"))?
+        }
         ["apis", group, version] => discovery::resources(group, version)?,
         _ => return Err(not_found_here().into()),
     })

@@ -5,11 +5,15 @@ use coracle_api::kinds::{self, Subresource};
 use coracle_api::{ApiError, Kind};
 use http::request::Parts;
 
-use super::answer::Answer;
+use super::answer::{Answer, json_response};
 use super::body::{self, FieldValidation};
 use super::request::{RequestInfo, not_found_here};
-use super::{App, delete, method_not_allowed, write};
-use crate::registry::WriteOptions;
+use super::{App, delete, logs, method_not_allowed, write};
+use crate::auth::tokens::Issue;
+use crate::registry::{WriteOptions, seconds};
+
+/// Lifetime of tokens that ask for none.
+const HOUR: i64 = 3600;
 
 /// Whatever the path names that is no part of the object.
 pub(crate) async fn serve(
@@ -35,6 +39,8 @@ pub(crate) async fn serve(
             write::scale(&app.registry, info, kind, parts, body).await
         }
         (Subresource::Binding, "create") => bind(app, info, parts, body).await,
+        (Subresource::Log, "get") => logs::get(&app.registry, &app.kubelets, info).await,
+        (Subresource::Token, "create") => token(app, info, parts, body).await,
         (Subresource::Eviction, "create") => evict(app, info, parts, body).await,
         _ => Err(method_not_allowed().into()),
     }
@@ -73,4 +79,55 @@ async fn evict(app: &App, info: &RequestInfo, parts: &Parts, body: Body) -> Answ
     options.dry_run |= info.query.dry_run()?;
     app.registry.delete(&kinds::POD, (&info.namespace, &info.name), &options).await?;
     Ok(write::created())
+}
+
+/// POST of a TokenRequest.
+async fn token(app: &App, info: &RequestInfo, parts: &Parts, body: Body) -> Answer {
+    let bytes = body::read(&parts.headers, body).await?;
+    let schema = body::schema_of("authentication.k8s.io", "v1", "TokenRequest")?;
+    let (mut request, _) =
+        body::decode(&bytes, &parts.headers, schema, FieldValidation::of(&info.query)?)?;
+    let account = super::read::fresh_object(&app.registry, info, &kinds::SERVICE_ACCOUNT).await?;
+    let spec = &request["spec"];
+    let bound = &spec["boundObjectRef"];
+    let pod = match bound["kind"].as_str() {
+        None | Some("") => None,
+        Some("Pod") => {
+            let name = bound["name"].as_str().unwrap_or_default();
+            let pod = app
+                .registry
+                .cache
+                .get(&kinds::POD, &info.namespace, name)
+                .ok_or_else(|| ApiError::not_found(&kinds::POD, name))?;
+            let uid = bound["uid"].as_str().filter(|uid| !uid.is_empty());
+            if uid.is_some_and(|uid| uid != pod.meta.uid) {
+                let why = "the UID in the bound object reference does not match the UID in record";
+                return Err(ApiError::conflict(&kinds::POD, name, why).into());
+            }
+            Some(pod)
+        }
+        Some(other) => {
+            return Err(ApiError::bad_request(format!(
+                "cannot bind token to object of type {other}: only Pods can be named in spec.boundObjectRef"
+            ))
+            .into());
+        }
+    };
+    let audiences = spec["audiences"].as_array().into_iter().flatten();
+    let issued = app.auth.issue(&Issue {
+        namespace: &info.namespace,
+        name: &info.name,
+        uid: &account.meta.uid,
+        audiences: audiences.filter_map(|a| a.as_str().map(str::to_owned)).collect(),
+        seconds: spec["expirationSeconds"].as_i64().unwrap_or(HOUR),
+        pod: pod.as_ref().map(|pod| (pod.meta.name.as_str(), pod.meta.uid.as_str())),
+    })?;
+    request["kind"] = "TokenRequest".into();
+    request["apiVersion"] = "authentication.k8s.io/v1".into();
+    request["spec"]["audiences"] = issued.audiences.into();
+    request["status"] = serde_json::json!({
+        "token": issued.token,
+        "expirationTimestamp": seconds(issued.expires),
+    });
+    Ok(json_response(201, &request))
 }

@@ -25,7 +25,7 @@ use serde_json::Value;
 use crate::cache::Cache;
 pub(crate) use allocate::ServiceRanges;
 pub(crate) use delete::{DeleteOptions, Deleted, Preconditions, answers_with_object};
-pub(crate) use meta::now;
+pub(crate) use meta::{now, seconds};
 pub(crate) use scale::{from_object as scale_of, into_object as scale_into};
 pub(crate) use update::Part;
 

@@ -1,0 +1,174 @@
+//! `pods/log`: which container of which node's agent is meant, and its bytes passed on as they come.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::Response;
+use coracle_api::{ApiError, Object, kinds};
+use http::{Request, Uri};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde_json::Value;
+
+use super::answer::{Answer, body_response, text};
+use super::request::{Query, RequestInfo};
+use crate::registry::Registry;
+
+const CONNECT: Duration = Duration::from_secs(5);
+/// How much of an agent's error is passed on.
+const ERROR_LIMIT: usize = 64 << 10;
+/// Parameters that are the agent's business.
+const PASSED_ON: &[&str] = &[
+    "follow",
+    "previous",
+    "sinceSeconds",
+    "sinceTime",
+    "timestamps",
+    "tailLines",
+    "limitBytes",
+    "stream",
+];
+
+/// Calls agents' kubelet API.
+#[derive(Clone)]
+pub(crate) struct Kubelets {
+    client: Client<HttpsConnector<HttpConnector>, Body>,
+}
+
+impl Kubelets {
+    pub(crate) fn new(tls: rustls::ClientConfig) -> Self {
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_connect_timeout(Some(CONNECT));
+        let https = HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_only()
+            .enable_http1()
+            .wrap_connector(tcp);
+        Self { client: Client::builder(TokioExecutor::new()).build(https) }
+    }
+}
+
+/// GET of a Pod's log.
+pub(crate) async fn get(registry: &Registry, kubelets: &Kubelets, info: &RequestInfo) -> Answer {
+    registry.catch_up().await?;
+    let missing = || ApiError::not_found(&kinds::POD, &info.name);
+    let pod = registry.cache.get(&kinds::POD, &info.namespace, &info.name).ok_or_else(missing)?;
+    let container = container(&pod, info.query.get("container"))?;
+    let Some(node) = &pod.node_name else {
+        // Nothing has run yet, so nothing has been said.
+        return Ok(text(200, ""));
+    };
+    let address = kubelet_address(registry, node)?;
+    let uri = format!(
+        "https://{address}/containerLogs/{}/{}/{container}{}",
+        info.namespace,
+        info.name,
+        passed_on(&info.query)
+    );
+    let uri: Uri = uri.parse().map_err(ApiError::internal)?;
+    let request = Request::get(uri).body(Body::empty()).map_err(ApiError::internal)?;
+    let response = kubelets.client.request(request).await.map_err(|error| {
+        ApiError::internal(format!(
+            "the agent of node \"{node}\" at {address} does not answer: {error}"
+        ))
+    })?;
+    let status = response.status();
+    if status.is_success() {
+        return Ok(body_response(200, "text/plain", Body::new(response.into_body())));
+    }
+    let body = axum::body::to_bytes(Body::new(response.into_body()), ERROR_LIMIT).await;
+    Ok(refused(status.as_u16(), &String::from_utf8_lossy(&body.unwrap_or_default()))?)
+}
+
+/// What the agent says is wrong, as a Status.
+fn refused(code: u16, said: &str) -> Result<Response, ApiError> {
+    let status: Option<Value> = serde_json::from_str(said).ok();
+    let message = status.as_ref().and_then(|s| s["message"].as_str()).unwrap_or(said.trim());
+    let reason = match code {
+        400 => "BadRequest",
+        403 => "Forbidden",
+        404 => "NotFound",
+        _ => "InternalError",
+    };
+    Err(ApiError::new(code, reason, message))
+}
+
+fn container(pod: &Object, asked: Option<&str>) -> Result<String, ApiError> {
+    let tree = pod.value();
+    let names = |field: &str| -> Vec<String> {
+        let list = tree["spec"][field].as_array().into_iter().flatten();
+        list.filter_map(|c| c["name"].as_str().map(str::to_owned)).collect()
+    };
+    let (own, init, ephemeral) =
+        (names("containers"), names("initContainers"), names("ephemeralContainers"));
+    let name = &pod.meta.name;
+    if let Some(asked) = asked {
+        let known = [&own, &init, &ephemeral].into_iter().any(|l| l.iter().any(|c| c == asked));
+        return if known {
+            Ok(asked.to_owned())
+        } else {
+            Err(ApiError::bad_request(format!("container {asked} is not valid for pod {name}")))
+        };
+    }
+    let preferred = pod.meta.annotations.get("kubectl.kubernetes.io/default-container");
+    match own.as_slice() {
+        [only] if init.is_empty() && ephemeral.is_empty() => Ok(only.clone()),
+        _ if preferred.is_some_and(|p| own.contains(p)) => {
+            Ok(preferred.cloned().unwrap_or_default())
+        }
+        [only] if init.is_empty() => Ok(only.clone()),
+        _ => {
+            let mut message = format!(
+                "a container name must be specified for pod {name}, choose one of: [{}]",
+                own.join(" ")
+            );
+            if !init.is_empty() {
+                message.push_str(&format!(" or one of the init containers: [{}]", init.join(" ")));
+            }
+            Err(ApiError::bad_request(message))
+        }
+    }
+}
+
+fn kubelet_address(registry: &Registry, node: &str) -> Result<String, ApiError> {
+    let object = registry
+        .cache
+        .get(&kinds::NODE, "", node)
+        .ok_or_else(|| ApiError::not_found(&kinds::NODE, node))?;
+    let status = object.value()["status"].take();
+    let address = |wanted: &str| {
+        let list = status["addresses"].as_array()?;
+        list.iter().find(|a| a["type"] == wanted)?["address"].as_str().map(str::to_owned)
+    };
+    let host = ["InternalIP", "Hostname", "InternalDNS", "ExternalIP"]
+        .into_iter()
+        .find_map(address)
+        .ok_or_else(|| ApiError::internal(format!("node \"{node}\" reports no address")))?;
+    let port = status["daemonEndpoints"]["kubeletEndpoint"]["Port"]
+        .as_u64()
+        .ok_or_else(|| ApiError::internal(format!("node \"{node}\" reports no kubelet port")))?;
+    Ok(format!("{host}:{port}"))
+}
+
+fn passed_on(query: &Query) -> String {
+    let mut out = String::new();
+    for name in PASSED_ON {
+        if let Some(value) = query.get(name) {
+            out.push(if out.is_empty() { '?' } else { '&' });
+            out.push_str(name);
+            out.push('=');
+            for byte in value.bytes() {
+                match byte {
+                    b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b':' => {
+                        out.push(char::from(byte));
+                    }
+                    other => out.push_str(&format!("%{other:02X}")),
+                }
+            }
+        }
+    }
+    out
+}

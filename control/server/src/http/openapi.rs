@@ -1,0 +1,109 @@
+//! `/openapi/v3`, one document per group and version, and `/openapi/v2`, one for everything.
+//!
+//! Documents are built when asked for and not kept: clients keep them, by the hash in their address, and an idle server
+//! should not. The hashes are made once, on the first request.
+
+use std::sync::OnceLock;
+
+use axum::response::Response;
+use coracle_api::schema::openapi::{self, Resource, gnostic};
+use coracle_api::{ApiError, kinds, schema};
+use http::header::{ACCEPT, CACHE_CONTROL, ETAG};
+use http::{HeaderMap, HeaderValue};
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+
+use super::answer::{bytes_response, json_response};
+use super::request::not_found_here;
+use super::{discovery, events_v1, health, reviews};
+
+const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+const V2_PROTOBUF_ANSWER: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
+/// `/openapi/v3`.
+pub(crate) fn index() -> Response {
+    static INDEX: OnceLock<Value> = OnceLock::new();
+    let index = INDEX.get_or_init(|| {
+        let mut paths = Map::new();
+        for (group, version) in discovery::groups() {
+            let path = if group.is_empty() {
+                format!("api/{version}")
+            } else {
+                format!("apis/{group}/{version}")
+            };
+            let digest = Sha256::digest(document(group, version));
+            let hash: String = digest.iter().take(16).map(|b| format!("{b:02X}")).collect();
+            let address = format!("/openapi/v3/{path}?hash={hash}");
+            paths.insert(path, json!({"serverRelativeURL": address}));
+        }
+        json!({"paths": paths})
+    });
+    json_response(200, index)
+}
+
+/// `/openapi/v3/api/v1` and `/openapi/v3/apis/G/V`.
+pub(crate) fn of_group(
+    group: &str,
+    version: &str,
+    hash: Option<&str>,
+) -> Result<Response, ApiError> {
+    if !discovery::groups().contains(&(group, version)) {
+        return Err(not_found_here());
+    }
+    let mut response = bytes_response(200, "application/json", document(group, version).into());
+    if let Some(hash) = hash
+        && let Ok(tag) = HeaderValue::from_str(&format!("\"{hash}\""))
+    {
+        let headers = response.headers_mut();
+        headers.insert(ETAG, tag);
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
+    }
+    Ok(response)
+}
+
+/// `/openapi/v2`.
+pub(crate) fn everything(headers: &HeaderMap) -> Response {
+    let all: Vec<_> =
+        discovery::groups().iter().flat_map(|(group, version)| resources(group, version)).collect();
+    let document = openapi::v2(&all, &health::release());
+    let wants_protobuf = headers
+        .get_all(ACCEPT)
+        .iter()
+        .any(|accept| accept.to_str().is_ok_and(|accept| accept.contains(V2_PROTOBUF)));
+    if wants_protobuf {
+        bytes_response(200, V2_PROTOBUF_ANSWER, gnostic::encode(&document).into())
+    } else {
+        json_response(200, &document)
+    }
+}
+
+fn document(group: &str, version: &str) -> Vec<u8> {
+    let document = openapi::v3(&resources(group, version), &health::release());
+    serde_json::to_vec(&document).unwrap_or_default()
+}
+
+fn resources(group: &str, version: &str) -> Vec<Resource<'static>> {
+    let mut all: Vec<_> = kinds::ALL
+        .iter()
+        .filter(|kind| kind.group == group && kind.version == version)
+        .filter_map(|kind| Resource::builtin(kind))
+        .collect();
+    let mut add = |kind: &'static str, plural: &'static str, namespaced, group: &'static str| {
+        all.extend(schema::builtin().by_gvk(group, "v1", kind).map(|schema| Resource {
+            group: group.into(),
+            version: "v1".into(),
+            kind: kind.into(),
+            plural: plural.into(),
+            namespaced,
+            schema,
+            subresources: Vec::new(),
+        }));
+    };
+    if group == events_v1::GROUP {
+        add("Event", "events", true, events_v1::GROUP);
+    }
+    for review in reviews::ALL.iter().filter(|review| review.group == group) {
+        add(review.kind, review.resource, review.namespaced, review.group);
+    }
+    all
+}
