@@ -1,0 +1,127 @@
+//! Requests to Pods: a generator on raw sockets, so that little of what is measured is its own work, and the bare server
+//! that Pods are compared with.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// What the bare server answers, about as long as a Pod's greeting.
+const GREETING: &str = "Hello from Coracle (v1, bench)\n";
+
+/// Serves the greeting with hyper alone.
+pub(crate) async fn bare(address: SocketAddr) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(address).await?;
+    loop {
+        let (stream, _) = listener.accept().await?;
+        stream.set_nodelay(true)?;
+        let answer = hyper::service::service_fn(async |_: Request<hyper::body::Incoming>| {
+            let response = Response::builder()
+                .header("content-type", "text/plain")
+                .header("x-version", "v1")
+                .body(Full::new(Bytes::from_static(GREETING.as_bytes())));
+            Ok::<_, Infallible>(response.unwrap_or_default())
+        });
+        let connection = hyper::server::conn::http1::Builder::new()
+            .serve_connection(TokioIo::new(stream), answer);
+        tokio::spawn(connection);
+    }
+}
+
+/// A keep-alive connection that asks for `/`.
+pub(crate) struct Client {
+    stream: TcpStream,
+    request: Bytes,
+    buffer: Vec<u8>,
+}
+
+impl Client {
+    /// Connects; gives up after a while, for a network without an answer is silent.
+    pub(crate) async fn connect(address: SocketAddr, patience: Duration) -> anyhow::Result<Self> {
+        let stream = tokio::time::timeout(patience, TcpStream::connect(address)).await??;
+        stream.set_nodelay(true)?;
+        let request = format!("GET / HTTP/1.1\r\nhost: {address}\r\n\r\n").into();
+        Ok(Self { stream, request, buffer: Vec::with_capacity(4096) })
+    }
+
+    /// One request; the status of the whole answer.
+    pub(crate) async fn get(&mut self) -> anyhow::Result<u16> {
+        self.stream.write_all(&self.request).await?;
+        self.buffer.clear();
+        loop {
+            if self.stream.read_buf(&mut self.buffer).await? == 0 {
+                bail!("the connection was closed");
+            }
+            if let Some(status) = whole(&self.buffer)? {
+                return Ok(status);
+            }
+        }
+    }
+}
+
+/// The status, once headers and body are there.
+fn whole(answer: &[u8]) -> anyhow::Result<Option<u16>> {
+    let Some(end) = answer.windows(4).position(|window| window == b"\r\n\r\n") else {
+        return Ok(None);
+    };
+    let head = std::str::from_utf8(&answer[..end])?;
+    let status = head.get(9..12).and_then(|status| status.parse().ok()).context("no status")?;
+    let header = |name: &str| {
+        head.lines()
+            .filter_map(|line| line.split_once(": "))
+            .find(|(n, _)| n.eq_ignore_ascii_case(name))
+    };
+    let body = &answer[end + 4..];
+    let complete = match header("content-length") {
+        Some((_, length)) => body.len() >= length.trim().parse::<usize>()?,
+        None => body.ends_with(b"0\r\n\r\n"),
+    };
+    Ok(complete.then_some(status))
+}
+
+/// Requests a second over `connections` keep-alive connections; any answer but 200 is an error.
+pub(crate) async fn rate(
+    address: SocketAddr,
+    connections: usize,
+    time: Duration,
+) -> anyhow::Result<f64> {
+    let done = Arc::new(AtomicU64::new(0));
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut clients = Vec::new();
+    for _ in 0..connections {
+        clients.push(Client::connect(address, Duration::from_secs(5)).await?);
+    }
+    let begun = Instant::now();
+    let tasks: Vec<_> = clients
+        .into_iter()
+        .map(|mut client| {
+            let (done, stop) = (done.clone(), stop.clone());
+            tokio::spawn(async move {
+                while !stop.load(Ordering::Relaxed) {
+                    let status = client.get().await?;
+                    if status != 200 {
+                        bail!("{address} answered {status}");
+                    }
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+                anyhow::Ok(())
+            })
+        })
+        .collect();
+    tokio::time::sleep(time).await;
+    let rate = done.load(Ordering::Relaxed) as f64 / begun.elapsed().as_secs_f64();
+    stop.store(true, Ordering::Relaxed);
+    for task in tasks {
+        task.await??;
+    }
+    Ok(rate)
+}

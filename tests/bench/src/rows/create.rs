@@ -1,0 +1,92 @@
+//! How fast the API takes writes, each acknowledged only once it is durable.
+
+use std::time::Instant;
+
+use serde_json::json;
+
+use super::QUIET;
+use crate::Bench;
+use crate::cluster::Cluster;
+use crate::report::{Measured, quantile};
+
+const PODS: usize = 5000;
+const CLIENTS: usize = 32;
+const ROUNDS: usize = 3;
+
+pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Measured> {
+    let mut rates = Vec::new();
+    for _ in 0..ROUNDS {
+        let cluster = Cluster::start(bench, QUIET).await?;
+        rates.push(pods(&cluster, PODS).await?);
+    }
+    let rate = quantile(&mut rates, 0.5);
+    Ok(Measured {
+        value: format!("{rate:.0}/s"),
+        met: rate >= 3000.0,
+        notes: format!(
+            "over HTTPS, {CLIENTS} connections, one request at a time on each; median of {ROUNDS} new clusters ({:.0} to \
+             {:.0}/s). Clients and server share the cores.",
+            rates[0],
+            rates[ROUNDS - 1],
+        ),
+    })
+}
+
+/// Creates Pods `pod-0…` in `default` from 32 clients; how many a second were acknowledged.
+pub(super) async fn pods(cluster: &Cluster, count: usize) -> anyhow::Result<f64> {
+    let mut connection = cluster.connect().await?;
+    // No controller makes it here, and every Pod runs as it.
+    let account =
+        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+    connection.ensure("/api/v1/namespaces/default/serviceaccounts", &account).await?;
+    let mut connections = Vec::new();
+    for _ in 0..CLIENTS {
+        connections.push(cluster.connect().await?);
+    }
+    let begun = Instant::now();
+    let clients: Vec<_> = connections
+        .into_iter()
+        .enumerate()
+        .map(|(client, mut connection)| {
+            tokio::spawn(async move {
+                for number in (client..count).step_by(CLIENTS) {
+                    let path = "/api/v1/namespaces/default/pods";
+                    connection.create(path, pod(number)).await?;
+                }
+                anyhow::Ok(())
+            })
+        })
+        .collect();
+    for client in clients {
+        client.await??;
+    }
+    Ok(count as f64 / begun.elapsed().as_secs_f64())
+}
+
+/// A Pod like those of a Deployment: labels, environment, probes, resources.
+fn pod(number: usize) -> String {
+    let probe = json!({"httpGet": {"path": "/health", "port": "http"}, "periodSeconds": 5});
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "name": format!("pod-{number}"),
+            "labels": {"app": "bench", "tier": "web", "pod-template-hash": "6d4cf56db6"},
+            "annotations": {"example.com/owner": "team-a", "example.com/revision": "1"},
+        },
+        "spec": {"containers": [{
+            "name": "web",
+            "image": "registry.example.com/team-a/web:v1.27.3",
+            "ports": [{"containerPort": 8080, "name": "http"}],
+            "env": [
+                {"name": "GREETING", "value": "hello"},
+                {"name": "LOG_LEVEL", "value": "info"},
+                {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+                {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+            ],
+            "readinessProbe": probe,
+            "livenessProbe": probe,
+            "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"memory": "64Mi"}},
+        }]},
+    });
+    pod.to_string()
+}
