@@ -20,5 +20,8 @@ mod scheduling;
 mod serve;
 mod tls;
 
+#[cfg(test)]
+mod tests;
+
 pub use config::{Config, StartError};
 pub use serve::{Server, start};
