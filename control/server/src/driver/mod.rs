@@ -9,11 +9,13 @@
 mod perform;
 mod queue;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_api::plan::{Controller, Key};
 use coracle_api::{Change, Cluster};
+use futures::FutureExt as _;
 use jiff::Timestamp;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::watch;
@@ -70,7 +72,7 @@ pub(crate) async fn run(
             },
             Some(done) = performing.join_next() => match done {
                 Ok((key, outcome)) => queue.done(key, outcome),
-                Err(panic) => tracing::error!(controller = controller.name(), %panic, "a plan failed"),
+                Err(error) => tracing::error!(controller = controller.name(), %error, "a plan was lost"),
             },
             () = tokio::time::sleep_until(due.unwrap_or_else(far)), if due.is_some() => {}
             // The first tick comes at once: on start everything is new.
@@ -112,7 +114,13 @@ fn start_ready(
     while performing.len() < PARALLEL
         && let Some(key) = queue.take()
     {
-        let plan = controller.reconcile(&registry.cache.read(), &key);
+        let planning = AssertUnwindSafe(|| controller.reconcile(&registry.cache.read(), &key));
+        let Ok(plan) = std::panic::catch_unwind(planning) else {
+            // A bug in one controller is no reason for all to stop.
+            tracing::error!(controller = controller.name(), %key, "planning panicked");
+            queue.done(key, Outcome::Failed);
+            continue;
+        };
         if plan.writes.is_empty() && plan.events.is_empty() {
             queue.done(key, Outcome::Done { again: plan.requeue_after });
             continue;
@@ -120,8 +128,9 @@ fn start_ready(
         let name = controller.name();
         let (registry, recorder) = (registry.clone(), recorder.clone());
         performing.spawn(async move {
-            let outcome = perform(name, &key, plan, &registry, &recorder).await;
-            (key, outcome)
+            let performing = perform(name, &key, plan, &registry, &recorder);
+            let outcome = AssertUnwindSafe(performing).catch_unwind().await;
+            (key, outcome.unwrap_or(Outcome::Failed))
         });
     }
 }

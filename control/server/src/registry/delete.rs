@@ -16,6 +16,8 @@ use super::{ATTEMPTS, Registry, meta};
 const FOREGROUND: &str = "foregroundDeletion";
 /// Waits until dependents have been let go; the garbage collector removes it.
 const ORPHAN: &str = "orphan";
+/// Namespaces that are always there.
+const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
 const POD_GRACE_SECONDS: i64 = 30;
 
 /// `metav1.DeleteOptions`.
@@ -65,6 +67,9 @@ impl Registry {
         (namespace, name): (&str, &str),
         options: &DeleteOptions,
     ) -> Result<Deleted, ApiError> {
+        if kind.resource == kinds::NAMESPACE.resource && IMMORTAL.contains(&name) {
+            return Err(ApiError::forbidden(kind, name, "this namespace may not be deleted"));
+        }
         self.catch_up().await?;
         for _ in 0..ATTEMPTS {
             let old = self

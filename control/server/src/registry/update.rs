@@ -150,18 +150,11 @@ impl Registry {
 
 /// Whether anything beside metadata and status differs.
 fn specified(new: &Value, old: &Value) -> bool {
-    let relevant = |v: &Value| -> Option<Vec<(String, Value)>> {
-        let map = v.as_object()?;
-        Some(
-            map.iter()
-                .filter(|(k, _)| {
-                    !matches!(k.as_str(), "metadata" | "status" | "kind" | "apiVersion")
-                })
-                .map(|(k, v)| (k.clone(), v.clone()))
-                .collect(),
-        )
+    let (Some(new), Some(old)) = (new.as_object(), old.as_object()) else { return true };
+    let relevant = |(field, _): &(&String, &Value)| {
+        !matches!(field.as_str(), "metadata" | "status" | "kind" | "apiVersion")
     };
-    relevant(new) != relevant(old)
+    new.iter().filter(relevant).ne(old.iter().filter(relevant))
 }
 
 /// Equal but for the revision, which what is to be stored does not carry.

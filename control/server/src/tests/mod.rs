@@ -2,7 +2,9 @@
 
 mod conflicts;
 mod deletion;
+mod full;
 mod lists;
+mod logs;
 mod network;
 mod services;
 mod watches;

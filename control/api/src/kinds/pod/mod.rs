@@ -19,7 +19,12 @@ pub static KIND: Kind = Kind {
     resource: "pods",
     short_names: &["po"],
     categories: &["all"],
-    subresources: &[Subresource::Status, Subresource::Log, Subresource::Binding],
+    subresources: &[
+        Subresource::Status,
+        Subresource::Log,
+        Subresource::Binding,
+        Subresource::Eviction,
+    ],
     generation: Generation::Spec,
     default: defaults::pod,
     prepare,
