@@ -105,8 +105,7 @@ fn reconcile(
     selector: &LabelSelector,
     plan: &mut Plan,
 ) {
-    let mut mine =
-        owners::claim(cluster, &kinds::POD, set, selector, |pod| pods::is_active(pod), plan);
+    let mut mine = owners::claim(cluster, &kinds::POD, set, selector, pods::is_active, plan);
     let wanted = usize::try_from(view.spec.replicas()).unwrap_or(0);
     let mut created = Vec::new();
     let mut doomed = Vec::new();
@@ -120,12 +119,10 @@ fn reconcile(
         }
     }
 
-    for pod in &created {
-        plan.create(&kinds::POD, pod.clone());
-    }
-    // Before the deletions: whoever reads availability from this status must never see more than there is, and a plan
-    // from an outdated ReplicaSet stops here, before it deletes anything.
-    let status = status(cluster.now, set, view, &mine, &created, plan);
+    // First, because it carries the precondition: an outdated ReplicaSet stops here. It counts what is about to come
+    // and what is not yet gone, and as available only what stays, so that a Deployment which sizes its ReplicaSets by these
+    // numbers keeps its limits while the rest of this plan is still being performed.
+    let status = status(cluster.now, set, view, &mine, created.len() + doomed.len(), plan);
     if status != view.status {
         plan.patch_status(
             set,
@@ -137,6 +134,9 @@ fn reconcile(
                 "observedGeneration": status.observed_generation,
             }}),
         );
+    }
+    for pod in &created {
+        plan.create(&kinds::POD, pod.clone());
     }
     for pod in &doomed {
         plan.delete(pod, Propagation::Background);
@@ -243,13 +243,13 @@ fn neighbours<'a>(cluster: &'a Cluster, set: &'a Object) -> HashMap<&'a str, usi
     crowd
 }
 
-/// The status as it will be once the plan is done.
+/// The status while the plan is performed: `kept` Pods stay, `moving` more are being made or deleted.
 fn status(
     now: Timestamp,
     set: &Object,
     view: &View,
     kept: &[&Arc<Object>],
-    created: &[Value],
+    moving: usize,
     plan: &mut Plan,
 ) -> Status {
     let labels = view.spec.template["metadata"]["labels"].as_object();
@@ -261,8 +261,8 @@ fn status(
     };
     let min_ready = i64::from(view.spec.min_ready_seconds.unwrap_or(0));
     let mut status = Status {
-        replicas: (kept.len() + created.len()) as i32,
-        fully_labeled_replicas: created.len() as i32,
+        replicas: (kept.len() + moving) as i32,
+        fully_labeled_replicas: moving as i32,
         observed_generation: set.meta.generation,
         ..Status::default()
     };

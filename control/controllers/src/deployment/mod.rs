@@ -245,7 +245,8 @@ impl<'a> Rollout<'a> {
             return self.count_status();
         }
         self.note_pause();
-        if self.spec.is_paused() || self.is_scaling() {
+        // Recreate has no proportions to keep; upstream waits here for ever if two ReplicaSets hold Pods.
+        if self.spec.is_paused() || (self.spec.is_rolling() && self.is_scaling()) {
             self.mark_new_set();
             self.scale();
             if self.spec.is_paused() {

@@ -47,6 +47,11 @@ impl Rollout<'_> {
         self.sets.iter().map(|set| set.size).sum()
     }
 
+    /// Pods that shrunk ReplicaSets have not deleted yet. They still count: upstream would go beyond maxSurge.
+    fn lingering(&self) -> i32 {
+        self.sets.iter().map(|set| (set.view.status.replicas - set.size).max(0)).sum()
+    }
+
     fn active(&self) -> Vec<usize> {
         (0..self.sets.len()).filter(|i| self.sets[*i].declared() > 0).collect()
     }
@@ -86,6 +91,14 @@ impl Rollout<'_> {
             [only] => Some(only),
             _ => None,
         };
+        let grows = match only {
+            Some(only) => replicas > self.sets[only].size,
+            None => replicas.saturating_add(self.spec.fenceposts().0) > self.total(),
+        };
+        if grows && self.lingering() > 0 {
+            // Their places are not free yet. Their ReplicaSets' statuses wake this again.
+            return;
+        }
         if let Some(only) = only {
             self.resize(only, replicas);
             return self.annotate_sizes(only);
@@ -163,7 +176,8 @@ impl Rollout<'_> {
         if !self.spec.is_rolling() {
             return replicas;
         }
-        let room = replicas.saturating_add(self.spec.fenceposts().0) - self.total();
+        let there = self.total() + self.lingering();
+        let room = replicas.saturating_add(self.spec.fenceposts().0) - there;
         if room <= 0 { size } else { size + room.min(replicas - size) }
     }
 
