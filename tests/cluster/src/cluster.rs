@@ -248,6 +248,12 @@ impl Cluster {
         found.with_context(|| format!("{part:?} is not running"))
     }
 
+    /// What a part has printed on its standard output, in all of its lives.
+    pub fn output(&self, part: Part) -> String {
+        let path = self.folder.path().join("logs").join(format!("{}.out", name(part)));
+        fs::read_to_string(path).unwrap_or_default()
+    }
+
     /// Kills a part with SIGKILL; returns when it is gone.
     ///
     /// # Errors

@@ -1,0 +1,207 @@
+//! What bodies run in: their clusters, a time limit, and a report when something fails.
+
+use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use coracle_test_cluster::{Cluster, Options, User, tools};
+use futures::FutureExt as _;
+use serde_json::Value;
+
+/// Longest that a body may take.
+const LIMIT: Duration = Duration::from_secs(240);
+/// How long a kubectl that waits may do so.
+pub(crate) const PATIENCE: &str = "--timeout=60s";
+/// How long other things may take to come about.
+pub(crate) const SOON: Duration = Duration::from_secs(30);
+
+pub(crate) type Outcome = anyhow::Result<()>;
+
+/// A body's surroundings.
+pub(crate) struct Context {
+    pub(crate) user: User,
+    clusters: Mutex<Vec<Arc<Cluster>>>,
+}
+
+impl Context {
+    /// A cluster in one process.
+    pub(crate) async fn up(&self) -> anyhow::Result<Arc<Cluster>> {
+        Ok(self.keep(Cluster::up(self.user).await?))
+    }
+
+    /// A cluster in one process, started with more arguments.
+    pub(crate) async fn up_with(&self, args: &[&str]) -> anyhow::Result<Arc<Cluster>> {
+        let args = args.iter().map(|&arg| arg.to_owned()).collect();
+        Ok(self.keep(Cluster::up(Options { user: self.user, args }).await?))
+    }
+
+    /// A cluster whose control plane and node are two processes.
+    pub(crate) async fn split(&self) -> anyhow::Result<Arc<Cluster>> {
+        Ok(self.keep(Cluster::split(self.user).await?))
+    }
+
+    fn keep(&self, cluster: Cluster) -> Arc<Cluster> {
+        let cluster = Arc::new(cluster);
+        let mut clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
+        clusters.push(cluster.clone());
+        cluster
+    }
+}
+
+/// Runs a body as a test.
+pub(crate) fn run(user: User, body: impl AsyncFnOnce(Arc<Context>) -> Outcome) {
+    if !user.is_possible() {
+        return skip("needs root");
+    }
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.expect("a runtime").block_on(async {
+        let context = Arc::new(Context { user, clusters: Mutex::default() });
+        let body = AssertUnwindSafe(body(context.clone())).catch_unwind();
+        let outcome = match tokio::time::timeout(LIMIT, body).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(panic)) => Err(anyhow::anyhow!("panicked: {}", panic_text(&*panic))),
+            Err(_) => Err(anyhow::anyhow!("not done within {LIMIT:?}")),
+        };
+        let clusters =
+            std::mem::take(&mut *context.clusters.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut report = String::new();
+        if let Err(error) = &outcome {
+            report = format!("{error:?}\n");
+            for cluster in &clusters {
+                report += &cluster.diagnose().await;
+            }
+        }
+        for cluster in &clusters {
+            if let Err(error) = cluster.stop().await {
+                report += &format!("\nending the cluster: {error:?}");
+            }
+        }
+        assert!(report.is_empty(), "{report}");
+    });
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("without a message")
+}
+
+/// Says that a test was left out; there is no other way to tell the test harness.
+pub(crate) fn skip(why: &str) {
+    use std::io::Write as _;
+    let thread = std::thread::current();
+    let name = thread.name().unwrap_or_default();
+    let _ = writeln!(std::io::stderr(), "skipped: {name}: {why}");
+}
+
+/// An error unless `text` contains every one of `parts`.
+pub(crate) fn expect(text: &str, parts: &[&str]) -> Outcome {
+    for part in parts {
+        if !text.contains(part) {
+            bail!("{part:?} is not in:\n{text}");
+        }
+    }
+    Ok(())
+}
+
+/// A manifest of this suite's, or an example.
+pub(crate) fn manifest(path: &str) -> anyhow::Result<String> {
+    let path = tools::repository(path);
+    std::fs::read_to_string(&path).with_context(|| path.display().to_string())
+}
+
+/// A Deployment of a hello component that is ready quickly, and its Service.
+pub(crate) fn hello(name: &str, image: &str, replicas: u32) -> String {
+    format!(
+        r#"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: {name}, labels: {{app: {name}}}}}
+spec:
+  replicas: {replicas}
+  selector: {{matchLabels: {{app: {name}}}}}
+  template:
+    metadata: {{labels: {{app: {name}}}}}
+    spec:
+      containers:
+      - name: app
+        image: {image}
+        ports: [{{containerPort: 8080, name: http}}]
+        env: [{{name: POD_NAME, valueFrom: {{fieldRef: {{fieldPath: metadata.name}}}}}}]
+        readinessProbe: {{httpGet: {{path: /health, port: http}}, periodSeconds: 1}}
+        resources: {{requests: {{cpu: 10m, memory: 16Mi}}, limits: {{memory: 64Mi}}}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: {name}}}
+spec:
+  selector: {{app: {name}}}
+  ports: [{{port: 80, targetPort: http}}]
+"#
+    )
+}
+
+/// A Pod that runs the command component once with `args`.
+pub(crate) fn command_pod(name: &str, policy: &str, args: &[&str]) -> String {
+    format!(
+        r#"
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, labels: {{app: {name}}}}}
+spec:
+  restartPolicy: {policy}
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: main
+    image: hello-command:v1
+    command: [hello-command]
+    args: {args:?}
+"#
+    )
+}
+
+/// Shorthands for what many bodies do.
+pub(crate) trait ClusterExt {
+    /// Pushes prebuilt components: (component, image).
+    async fn push_all(&self, images: &[(&str, &str)]) -> Outcome;
+    /// Applies [`hello`] and waits until it is available.
+    async fn deploy_hello(&self, name: &str, image: &str, replicas: u32) -> Outcome;
+    /// Waits for a Deployment's rollout.
+    async fn rolled_out(&self, name: &str) -> Outcome;
+    /// What `kubectl get … -o json` says.
+    async fn get(&self, args: &[&str]) -> anyhow::Result<Value>;
+    /// A file that the cluster's user may read.
+    fn file(&self, name: &str, content: &[u8]) -> anyhow::Result<PathBuf>;
+}
+
+impl ClusterExt for Cluster {
+    async fn push_all(&self, images: &[(&str, &str)]) -> Outcome {
+        for (component, image) in images {
+            self.push(&tools::component(component), image).await?;
+        }
+        Ok(())
+    }
+
+    async fn deploy_hello(&self, name: &str, image: &str, replicas: u32) -> Outcome {
+        self.apply(&hello(name, image, replicas)).await?;
+        self.rolled_out(name).await
+    }
+
+    async fn rolled_out(&self, name: &str) -> Outcome {
+        self.kubectl(&["rollout", "status", &format!("deployment/{name}"), PATIENCE]).await?;
+        Ok(())
+    }
+
+    async fn get(&self, args: &[&str]) -> anyhow::Result<Value> {
+        let args: Vec<&str> = ["get", "-o", "json"].iter().chain(args).copied().collect();
+        Ok(serde_json::from_str(&self.kubectl(&args).await?)?)
+    }
+
+    fn file(&self, name: &str, content: &[u8]) -> anyhow::Result<PathBuf> {
+        let path = self.home().join(name);
+        std::fs::write(&path, content)?;
+        Ok(path)
+    }
+}
