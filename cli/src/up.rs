@@ -13,6 +13,7 @@ use crate::{agent, apply, client, eprintln, println, server, watchers};
 
 /// Arguments of `coracle up`.
 #[derive(clap::Args)]
+#[group(skip)] // Its name would be that of the flattened ones.
 pub struct Args {
     #[command(flatten)]
     server: server::Args,

@@ -69,18 +69,26 @@ pub(crate) fn run(user: User, body: impl AsyncFnOnce(Arc<Context>) -> Outcome) {
             std::mem::take(&mut *context.clusters.lock().unwrap_or_else(PoisonError::into_inner));
         let mut report = String::new();
         if let Err(error) = &outcome {
-            report = format!("{error:?}\n");
+            report = describe(error);
             for cluster in &clusters {
                 report += &cluster.diagnose().await;
             }
         }
         for cluster in &clusters {
             if let Err(error) = cluster.stop().await {
-                report += &format!("\nending the cluster: {error:?}");
+                report += &format!("\nending the cluster: {}", describe(&error));
             }
         }
         assert!(report.is_empty(), "{report}");
     });
+}
+
+/// An error with its causes and, where backtraces are on, the places in this suite that it came through.
+fn describe(error: &anyhow::Error) -> String {
+    let trace = error.backtrace().to_string();
+    let places = trace.lines().map(str::trim).filter(|line| line.contains("tests/e2e/"));
+    let places: String = places.take(4).map(|place| format!("  {place}\n")).collect();
+    format!("{error:#}\n{places}")
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
