@@ -32,12 +32,13 @@ pub fn main(command: Command) -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_from_env("CORACLE_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).compact().init();
-    coracle_wasm::run_host(coracle_wasm::HostConfig {
-        socket: args.socket,
-        data_dir: args.data,
-        folders: vec![args.agent_data],
-        ..coracle_wasm::HostConfig::default()
-    })
+    let mut config = coracle_wasm::HostConfig::new(args.socket, args.data);
+    let folder = |name: &str| args.agent_data.join(name);
+    config.folders = Some(coracle_wasm::Folders {
+        read: vec![folder("images")],
+        write: vec![folder("logs"), folder("volumes")],
+    });
+    coracle_wasm::run_host(config)
 }
 
 /// How the agent starts it.
