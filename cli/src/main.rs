@@ -34,7 +34,7 @@ enum Command {
     /// Start a whole cluster, control plane and node, in one process
     Up(up::Args),
     /// Start a control plane
-    Server(server::Args),
+    Server(server::ServerArgs),
     /// Make this machine a node of a cluster
     Agent(agent::Args),
     /// Show what lets machines join
@@ -108,4 +108,14 @@ fn println(text: std::fmt::Arguments<'_>) {
 fn eprintln(text: std::fmt::Arguments<'_>) {
     use std::io::Write;
     let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
 }

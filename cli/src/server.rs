@@ -10,7 +10,7 @@ use crate::println;
 
 /// Arguments of everything that starts a control plane.
 #[derive(clap::Args, Debug, Clone)]
-pub struct Args {
+pub struct ServerArgs {
     /// Data folder [default: /var/lib/coracle for root, else the XDG data folder]
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
@@ -29,7 +29,7 @@ pub struct Args {
 }
 
 /// Starts the control plane over a folder that the caller has claimed.
-pub async fn start(args: &Args, folder: &Folder) -> anyhow::Result<coracle_server::Server> {
+pub async fn start(args: &ServerArgs, folder: &Folder) -> anyhow::Result<coracle_server::Server> {
     let network = folder.network()?;
     let services: coracle_network::Cidr = network.service_range.parse()?;
     let mut config = coracle_server::Config::new(folder.path());
@@ -43,7 +43,7 @@ pub async fn start(args: &Args, folder: &Folder) -> anyhow::Result<coracle_serve
 }
 
 /// Runs until it is told to end.
-pub async fn main(args: Args) -> anyhow::Result<()> {
+pub async fn main(args: ServerArgs) -> anyhow::Result<()> {
     let folder = Folder::open(args.data.clone())?;
     let _claim = folder.claim("server")?;
     let server = start(&args, &folder).await?;

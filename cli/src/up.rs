@@ -16,7 +16,7 @@ use crate::{agent, apply, client, eprintln, println, server, watchers};
 #[group(skip)] // Its name would be that of the flattened ones.
 pub struct Args {
     #[command(flatten)]
-    server: server::Args,
+    server: server::ServerArgs,
     #[command(flatten)]
     node: agent::NodeArgs,
     /// Manifest to apply once the cluster is up; may be given several times

@@ -1,0 +1,298 @@
+//! A Pod and its containers, as long as they live.
+//!
+//! A container goes through phases, in this order, skipping what it has no need of:
+//! `Serving` → `Draining` → `Closing` → `Over` → `Killed`. What drains how is the business of
+//! [`crate::http`] and [`crate::command`]; here is what they share, and the one way to exit.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use coracle_sandbox::{
+    ContainerSpec, ContainerState, ContainerStatus, ExitReason, LABEL_NAMESPACE, SandboxSpec,
+    SandboxStatus, Usage,
+};
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::compile::{Compiled, Image, Program};
+use crate::cpu::Cpu;
+use crate::guests::Group;
+use crate::host::Node;
+use crate::http::Traffic;
+use crate::logs::{Log, Stream};
+use crate::memory::Account;
+
+/// How far a container is on its way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    /// Not on it.
+    Serving,
+    /// Serves on, and asks clients to go elsewhere.
+    Draining,
+    /// Finishes what it has begun.
+    Closing,
+    /// Has exited; answers already on their way may still leave.
+    Over,
+    /// Everything that still runs is dropped.
+    Killed,
+}
+
+/// How an attempt ended.
+#[derive(Clone, Debug)]
+pub(crate) struct Exit {
+    pub(crate) code: i32,
+    pub(crate) reason: ExitReason,
+    pub(crate) message: String,
+}
+
+impl Exit {
+    pub(crate) fn completed() -> Exit {
+        Exit { code: 0, reason: ExitReason::Completed, message: String::new() }
+    }
+
+    pub(crate) fn error(code: i32, message: impl Into<String>) -> Exit {
+        Exit { code, reason: ExitReason::Error, message: message.into() }
+    }
+
+    pub(crate) fn out_of_memory(message: impl Into<String>) -> Exit {
+        Exit { code: 137, reason: ExitReason::OOMKilled, message: message.into() }
+    }
+
+    /// As the kernel's SIGKILL.
+    pub(crate) fn killed(message: impl Into<String>) -> Exit {
+        Exit::error(137, message)
+    }
+}
+
+/// A Pod.
+pub(crate) struct Sandbox {
+    pub(crate) spec: SandboxSpec,
+    pub(crate) namespace: String,
+    pub(crate) group: Arc<Group>,
+    created_at: Timestamp,
+    memory: Arc<Account>,
+    cpu: Arc<Cpu>,
+    pub(crate) containers: Mutex<BTreeMap<String, Arc<Container>>>,
+}
+
+impl Sandbox {
+    pub(crate) fn new(spec: SandboxSpec, group: Arc<Group>) -> Arc<Sandbox> {
+        Arc::new(Sandbox {
+            namespace: spec.labels.get(LABEL_NAMESPACE).cloned().unwrap_or_default(),
+            group,
+            created_at: Timestamp::now(),
+            memory: Account::new(spec.memory_limit, None),
+            cpu: Cpu::new(spec.cpu_limit, spec.cpu_weight, None),
+            containers: Mutex::default(),
+            spec,
+        })
+    }
+
+    pub(crate) fn status(&self) -> SandboxStatus {
+        SandboxStatus {
+            spec: self.spec.clone(),
+            created_at: self.created_at,
+            containers: self.containers().iter().map(|c| c.status()).collect(),
+        }
+    }
+
+    /// The last attempt of each.
+    pub(crate) fn containers(&self) -> Vec<Arc<Container>> {
+        let containers = self.containers.lock().unwrap_or_else(PoisonError::into_inner);
+        containers.values().cloned().collect()
+    }
+
+    pub(crate) fn container(&self, name: &str) -> Option<Arc<Container>> {
+        let containers = self.containers.lock().unwrap_or_else(PoisonError::into_inner);
+        containers.get(name).cloned()
+    }
+}
+
+/// One attempt of a container.
+pub(crate) struct Container {
+    pub(crate) node: Arc<Node>,
+    pub(crate) sandbox: Arc<Sandbox>,
+    pub(crate) spec: ContainerSpec,
+    pub(crate) image: Arc<Image>,
+    pub(crate) compiled: Arc<Compiled>,
+    pub(crate) env: Vec<(String, String)>,
+    pub(crate) log: Arc<Log>,
+    pub(crate) memory: Arc<Account>,
+    pub(crate) cpu: Arc<Cpu>,
+    pub(crate) traffic: Traffic,
+    pub(crate) phase: watch::Sender<Phase>,
+    /// When a stop's grace ends; None before a stop.
+    pub(crate) stop: watch::Sender<Option<Instant>>,
+    ending: AtomicBool,
+    started_at: Timestamp,
+    life: Mutex<Life>,
+}
+
+struct Life {
+    state: ContainerState,
+    bound: Vec<SocketAddr>,
+}
+
+impl Container {
+    pub(crate) fn new(
+        node: Arc<Node>,
+        sandbox: Arc<Sandbox>,
+        spec: ContainerSpec,
+        image: Arc<Image>,
+        compiled: Arc<Compiled>,
+    ) -> Arc<Container> {
+        let started_at = Timestamp::now();
+        Arc::new(Container {
+            env: environment(&sandbox.spec, &spec),
+            log: Log::new(spec.log_path.clone()),
+            memory: Account::new(spec.memory_limit, Some(sandbox.memory.clone())),
+            cpu: Cpu::new(spec.cpu_limit, spec.cpu_weight, Some(sandbox.cpu.clone())),
+            traffic: Traffic::default(),
+            phase: watch::Sender::new(Phase::Serving),
+            stop: watch::Sender::new(None),
+            ending: AtomicBool::new(false),
+            started_at,
+            life: Mutex::new(Life {
+                state: ContainerState::Running { started_at },
+                bound: Vec::new(),
+            }),
+            node,
+            sandbox,
+            spec,
+            image,
+            compiled,
+        })
+    }
+
+    pub(crate) fn is_command(&self) -> bool {
+        matches!(self.compiled.program, Program::Command(_))
+    }
+
+    pub(crate) fn is_exited(&self) -> bool {
+        self.life().state.is_exited()
+    }
+
+    pub(crate) fn status(&self) -> ContainerStatus {
+        let life = self.life();
+        ContainerStatus {
+            name: self.spec.name.clone(),
+            attempt: self.spec.attempt,
+            image_digest: self.spec.image.digest.clone(),
+            state: life.state.clone(),
+            bound: life.bound.clone(),
+            usage: Usage {
+                memory_bytes: self.memory.used(),
+                cpu_nanoseconds: self.cpu.used(),
+                ..self.traffic.usage()
+            },
+        }
+    }
+
+    pub(crate) fn set_bound(&self, bound: Vec<SocketAddr>) {
+        self.life().bound = bound;
+    }
+
+    pub(crate) fn bound(&self) -> Vec<SocketAddr> {
+        self.life().bound.clone()
+    }
+
+    /// Tells the agent how it is.
+    pub(crate) fn announce(&self) {
+        self.node.events.push(&self.sandbox.spec.id, self.status());
+    }
+
+    /// Moves on to a later phase; true if it was not there yet.
+    pub(crate) fn enter(&self, phase: Phase) -> bool {
+        self.phase.send_if_modified(|now| {
+            let later = phase > *now;
+            if later {
+                *now = phase;
+            }
+            later
+        })
+    }
+
+    /// The one way to exit: stops listening, publishes the exit (so that the next attempt can bind
+    /// the same addresses), and drops what still runs after `linger`. The first call counts.
+    pub(crate) async fn exit(self: &Arc<Self>, exit: Exit, linger: Duration) {
+        if self.ending.swap(true, Relaxed) {
+            return;
+        }
+        self.enter(Phase::Over);
+        if linger.is_zero() {
+            self.enter(Phase::Killed);
+        }
+        for address in self.bound() {
+            self.node.listeners.close(self, address).await;
+        }
+        if !exit.message.is_empty() && exit.code != 0 {
+            self.log.write(Stream::Err, &exit.message);
+        }
+        {
+            let mut life = self.life();
+            life.bound.clear();
+            life.state = ContainerState::Exited {
+                code: exit.code,
+                reason: exit.reason,
+                message: exit.message,
+                started_at: self.started_at,
+                finished_at: Timestamp::now(),
+            };
+        }
+        self.announce();
+        tokio::time::sleep(linger).await;
+        self.enter(Phase::Killed);
+        self.log.close_if_quiet();
+    }
+
+    /// [`Container::exit`] from where one cannot wait. Answers on their way have a moment to leave.
+    pub(crate) fn exit_soon(self: &Arc<Self>, exit: Exit) {
+        let container = self.clone();
+        self.enter(Phase::Over);
+        self.node.handle.spawn(async move {
+            container.exit(exit, Duration::from_millis(100)).await;
+        });
+    }
+
+    fn life(&self) -> std::sync::MutexGuard<'_, Life> {
+        self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The last of equal names counts; HOSTNAME is set as container runtimes do.
+fn environment(sandbox: &SandboxSpec, spec: &ContainerSpec) -> Vec<(String, String)> {
+    let mut env: Vec<(String, String)> = Vec::with_capacity(spec.env.len() + 1);
+    let hostname =
+        (!sandbox.hostname.is_empty()).then(|| ("HOSTNAME".to_owned(), sandbox.hostname.clone()));
+    for (name, value) in hostname.into_iter().chain(spec.env.iter().cloned()) {
+        match env.iter_mut().find(|(known, _)| *known == name) {
+            Some(entry) => entry.1 = value,
+            None => env.push((name, value)),
+        }
+    }
+    env
+}
+
+/// Milliseconds on a clock that is cheap to read often.
+#[derive(Debug, Default)]
+pub(crate) struct Stamp(AtomicU64);
+
+impl Stamp {
+    pub(crate) fn touch(&self) {
+        self.0.store(Self::now(), Relaxed);
+    }
+
+    pub(crate) fn age(&self) -> Duration {
+        Duration::from_millis(Self::now().saturating_sub(self.0.load(Relaxed)))
+    }
+
+    fn now() -> u64 {
+        static START: std::sync::LazyLock<std::time::Instant> =
+            std::sync::LazyLock::new(std::time::Instant::now);
+        START.elapsed().as_millis() as u64
+    }
+}

@@ -1,0 +1,271 @@
+//! Engines: one per class of guest, each with a pool of instance slots.
+//!
+//! A pool reserves address space for all its slots at once, so a slot's size decides how many fit.
+//! Most guests need little: the *small* class has thousands of 64 MiB slots. Guests that need more
+//! (by their tables, memories or Pod's limit) get a *large* slot. WASI 0.3 needs
+//! `concurrency_support`, which halves the speed of everything else: it will be a class of its own.
+//!
+//! Exhausting a pool is an error in wasmtime. A semaphore in front of each makes it a wait.
+
+use std::fs;
+use std::hash::{Hash, Hasher};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::Thread;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use wasmtime::component::Linker;
+use wasmtime::{Config, Enabled, Engine, OptLevel, PoolingAllocationConfig};
+
+use crate::instance::{self, State};
+
+/// Guests are looked at this often: the unit of CPU accounting.
+pub(crate) const TICK: Duration = Duration::from_millis(1);
+
+const MIB: u64 = 1 << 20;
+const LARGE_SLOTS: u32 = 256;
+
+/// Which class a guest runs in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum ClassKind {
+    Small,
+    Large,
+}
+
+/// What a class offers each instance.
+struct Slot {
+    name: &'static str,
+    /// Bytes that one linear memory can grow to.
+    memory: u64,
+    guard: u64,
+    table_elements: usize,
+    memories: u32,
+    tables: u32,
+    core_instances: u32,
+    /// Bytes of the runtime's own records per instance.
+    records: usize,
+}
+
+const SMALL: Slot = Slot {
+    name: "small",
+    memory: 64 * MIB,
+    guard: 64 << 10,
+    table_elements: 16 << 10,
+    memories: 2,
+    tables: 4,
+    core_instances: 16,
+    records: 1 << 20,
+};
+
+/// 4 GiB and a guard behind them: no bounds checks, and room for interpreters compiled to Wasm.
+const LARGE: Slot = Slot {
+    name: "large",
+    memory: 4096 * MIB,
+    guard: 32 * MIB,
+    table_elements: 128 << 10,
+    memories: 4,
+    tables: 16,
+    core_instances: 100,
+    records: 8 << 20,
+};
+
+/// An engine, what guests in it may import, and its free slots.
+pub(crate) struct Class {
+    pub(crate) name: &'static str,
+    pub(crate) engine: Engine,
+    pub(crate) linker: Linker<State>,
+    pub(crate) slots: Arc<Semaphore>,
+    pub(crate) total: usize,
+    /// Bytes that a guest's memory can grow to here.
+    pub(crate) memory: u64,
+    /// Changes with anything that makes compiled code incompatible.
+    pub(crate) hash: String,
+    slot: &'static Slot,
+}
+
+impl Class {
+    fn new(slot: &'static Slot, count: u32, scan: bool) -> wasmtime::Result<Class> {
+        let mut pool = PoolingAllocationConfig::new();
+        pool.total_component_instances(count)
+            .total_core_instances(count.saturating_mul(slot.core_instances))
+            .total_memories(count * slot.memories)
+            .total_tables(count * slot.tables)
+            .total_stacks(count)
+            .total_gc_heaps(count.min(64))
+            .max_core_instances_per_component(slot.core_instances)
+            .max_memories_per_component(slot.memories)
+            .max_tables_per_component(slot.tables)
+            .max_component_instance_size(slot.records)
+            .max_core_instance_size(slot.records)
+            .max_tables_per_module(slot.tables)
+            .max_memories_per_module(slot.memories)
+            .table_elements(slot.table_elements)
+            .max_memory_size(slot.memory as usize)
+            // Resetting pages is what limits requests per second: memset what is small, and where
+            // the kernel can tell which pages are dirty, reset only those.
+            .linear_memory_keep_resident(256 << 10)
+            .table_keep_resident(64 << 10)
+            .async_stack_keep_resident(64 << 10)
+            .pagemap_scan(if scan { Enabled::Yes } else { Enabled::No });
+        let mut config = Config::new();
+        config
+            .wasm_component_model(true)
+            .concurrency_support(false)
+            .epoch_interruption(true)
+            .cranelift_opt_level(OptLevel::Speed)
+            .memory_reservation(slot.memory)
+            .memory_guard_size(slot.guard)
+            .memory_may_move(false)
+            .native_unwind_info(false)
+            .allocation_strategy(wasmtime::InstanceAllocationStrategy::Pooling(pool));
+        let engine = Engine::new(&config)?;
+        let mut hasher = std::collections::hash_map::DefaultHasher::new();
+        engine.precompile_compatibility_hash().hash(&mut hasher);
+        let hash = format!("{}-{:016x}", slot.name, hasher.finish());
+        Ok(Class {
+            name: slot.name,
+            linker: instance::linker(&engine)?,
+            engine,
+            slots: Arc::new(Semaphore::new(count as usize)),
+            total: count as usize,
+            memory: slot.memory,
+            hash,
+            slot,
+        })
+    }
+
+    /// Whether a component's memories and tables fit into a slot.
+    pub(crate) fn fits(&self, needs: &wasmtime::ResourcesRequired) -> bool {
+        let slot = self.slot;
+        needs.num_memories <= slot.memories
+            && needs.num_tables <= slot.tables
+            && needs.max_initial_memory_size.unwrap_or(0) <= slot.memory
+            && needs.max_initial_table_size.unwrap_or(0) <= slot.table_elements as u64
+    }
+
+    fn idle(&self) -> bool {
+        self.slots.available_permits() == self.total
+    }
+}
+
+/// The classes, and the clock that all their guests are interrupted by.
+pub(crate) struct Engines {
+    small: Class,
+    large: OnceLock<Class>,
+    making: Mutex<()>,
+    clock: OnceLock<Thread>,
+    used: AtomicBool,
+    parked: AtomicBool,
+    scan: bool,
+}
+
+impl Engines {
+    /// Makes the small class with so many slots, or fewer if the system has no room for them, and
+    /// starts the clock.
+    pub(crate) fn start(slots: u32) -> anyhow::Result<Arc<Engines>> {
+        let scan = can_scan_pages();
+        let count = slots.min(slots_by_mappings());
+        let engines = Arc::new(Engines {
+            small: Class::new(&SMALL, count, scan)?,
+            large: OnceLock::new(),
+            making: Mutex::new(()),
+            clock: OnceLock::new(),
+            used: AtomicBool::new(false),
+            parked: AtomicBool::new(false),
+            scan,
+        });
+        let ticking = engines.clone();
+        let clock = std::thread::Builder::new()
+            .name("epoch".into())
+            .stack_size(64 << 10)
+            .spawn(move || ticking.tick())?;
+        let _ = engines.clock.set(clock.thread().clone());
+        Ok(engines)
+    }
+
+    /// A class; the large one is made when first needed.
+    pub(crate) fn class(&self, kind: ClassKind) -> wasmtime::Result<&Class> {
+        match kind {
+            ClassKind::Small => Ok(&self.small),
+            ClassKind::Large => {
+                if let Some(class) = self.large.get() {
+                    return Ok(class);
+                }
+                let _one = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+                if self.large.get().is_none() {
+                    let class = Class::new(&LARGE, LARGE_SLOTS, self.scan)?;
+                    let _ = self.large.set(class);
+                }
+                Ok(self.large.get().expect("set above"))
+            }
+        }
+    }
+
+    /// For people: what runs the guests.
+    pub(crate) fn describe(&self) -> String {
+        let pages = if self.scan { ", dirty pages by scan" } else { "" };
+        let memory = self.small.memory / MIB;
+        format!("wasmtime {}, {} slots of {memory} MiB{pages}", version(), self.small.total)
+    }
+
+    /// Must be called by whoever took a slot, before the guest runs: the clock may be asleep.
+    pub(crate) fn wake_clock(&self) {
+        if !self.used.load(SeqCst) {
+            self.used.store(true, SeqCst);
+        }
+        if self.parked.load(SeqCst)
+            && let Some(clock) = self.clock.get()
+        {
+            clock.unpark();
+        }
+    }
+
+    /// Ticks while there are guests; an idle host uses no CPU.
+    fn tick(&self) {
+        let idle = || self.small.idle() && self.large.get().is_none_or(Class::idle);
+        let mut ticks = 0_u32;
+        loop {
+            ticks = ticks.wrapping_add(1);
+            if ticks.is_multiple_of(64) && !self.used.swap(false, SeqCst) && idle() {
+                self.parked.store(true, SeqCst);
+                while !self.used.load(SeqCst) && idle() {
+                    std::thread::park();
+                }
+                self.parked.store(false, SeqCst);
+            }
+            std::thread::sleep(TICK);
+            self.small.engine.increment_epoch();
+            if let Some(large) = self.large.get() {
+                large.engine.increment_epoch();
+            }
+        }
+    }
+}
+
+/// Version of wasmtime, as in the workspace's manifest; part of the names of compiled code.
+pub(crate) fn version() -> &'static str {
+    "48"
+}
+
+/// How many running instances the kernel's limit on memory mappings allows: about six each.
+fn slots_by_mappings() -> u32 {
+    let limit = fs::read_to_string("/proc/sys/vm/max_map_count").ok();
+    let limit = limit.and_then(|s| s.trim().parse::<u32>().ok()).unwrap_or(65_530);
+    (limit.saturating_sub(5_000) / 6).saturating_sub(LARGE_SLOTS).max(64)
+}
+
+/// Asking the kernel for dirty pages is right only where pages cannot have been swapped out: it
+/// does not report those.
+fn can_scan_pages() -> bool {
+    let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default().lines().count() > 1;
+    let may_swap = swaps && !cgroup_forbids_swap();
+    !may_swap && PoolingAllocationConfig::is_pagemap_scan_available()
+}
+
+fn cgroup_forbids_swap() -> bool {
+    let Ok(own) = fs::read_to_string("/proc/self/cgroup") else { return false };
+    let Some(path) = own.lines().find_map(|line| line.strip_prefix("0::")) else { return false };
+    let file = format!("/sys/fs/cgroup{path}/memory.swap.max");
+    fs::read_to_string(file).is_ok_and(|max| max.trim() == "0")
+}

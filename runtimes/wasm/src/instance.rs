@@ -1,0 +1,204 @@
+//! What an instance sees of the world: WASI, cut down to its container.
+//!
+//! A State is made for every request, so making one must cost next to nothing: environment,
+//! arguments and output are served here from what all instances of the container share, instead of
+//! being copied into wasmtime-wasi's context.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use wasmtime::component::{HasSelf, Linker, Resource, ResourceTable};
+use wasmtime::{Engine, Store, UpdateDeadline};
+use wasmtime_wasi::p2::DynOutputStream;
+use wasmtime_wasi::p2::bindings::cli::{environment, stderr, stdout};
+use wasmtime_wasi::sockets::SocketAddrUse;
+use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+
+use crate::container::{Container, Phase};
+use crate::cpu::Run;
+use crate::logs::{Output, Stream};
+use crate::memory::Hold;
+use crate::outgoing::Outgoing;
+
+/// The store's data.
+pub(crate) struct State {
+    wasi: WasiCtx,
+    http: WasiHttpCtx,
+    table: ResourceTable,
+    outgoing: Outgoing,
+    pub(crate) memory: Hold,
+    run: Run,
+    container: Arc<Container>,
+    out: Option<Output>,
+    err: Option<Output>,
+}
+
+/// A trap's cause where the guest was ended on purpose.
+#[derive(Debug, thiserror::Error)]
+#[error("ended by force")]
+pub(crate) struct Killed;
+
+impl State {
+    /// The state of a fresh instance.
+    pub(crate) fn new(container: &Arc<Container>) -> wasmtime::Result<State> {
+        Ok(State {
+            wasi: context(container)?,
+            http: WasiHttpCtx::new(),
+            table: ResourceTable::new(),
+            outgoing: Outgoing::new(container.clone()),
+            memory: Hold::new(container.memory.clone()),
+            run: Run::default(),
+            container: container.clone(),
+            out: None,
+            err: None,
+        })
+    }
+
+    /// A store for it, interrupted at every tick and held to its memory.
+    pub(crate) fn store(self, engine: &Engine) -> Store<State> {
+        let mut store = Store::new(engine, self);
+        store.limiter(|state| &mut state.memory);
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_callback(|mut context| {
+            let state = context.data_mut();
+            if *state.container.phase.borrow() == Phase::Killed {
+                return Err(Killed.into());
+            }
+            let State { run, container, .. } = state;
+            Ok(UpdateDeadline::YieldCustom(1, run.tick(&container.cpu)))
+        });
+        store
+    }
+
+    fn output(&mut self, stream: Stream) -> wasmtime::Result<Resource<DynOutputStream>> {
+        let log = &self.container.log;
+        let output = match stream {
+            Stream::Out => &mut self.out,
+            Stream::Err => &mut self.err,
+        };
+        let output = output.get_or_insert_with(|| Output::new(log.clone(), stream)).clone();
+        Ok(self.table.push(Box::new(output) as DynOutputStream)?)
+    }
+}
+
+/// Files and sockets. A component that only answers HTTP mostly has neither.
+fn context(container: &Container) -> wasmtime::Result<WasiCtx> {
+    let command = container.is_command();
+    if !command && container.spec.mounts.is_empty() {
+        return Ok(WasiCtx::default());
+    }
+    let mut builder = WasiCtx::builder();
+    for mount in &container.spec.mounts {
+        let perms = if mount.read_only { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
+        builder.preopened_dir(&mount.host_path, mount.guest_path.to_string_lossy(), perms)?;
+    }
+    if command {
+        // Servers may listen on the Pod's own addresses, nowhere else; clients may call anything
+        // that the network lets them. Clients' addresses on accept are not ours to judge.
+        let ips = container.sandbox.spec.ips.clone();
+        builder.allow_ip_name_lookup(true);
+        builder.socket_addr_check(move |address, usage| {
+            let allowed = may_use(&ips, address, usage);
+            Box::pin(async move { allowed })
+        });
+    }
+    Ok(builder.build())
+}
+
+fn may_use(ips: &[std::net::IpAddr], address: SocketAddr, usage: SocketAddrUse) -> bool {
+    match usage {
+        SocketAddrUse::TcpListen => ips.contains(&address.ip()),
+        // A socket that calls is first bound to the wildcard address, by the system's choice.
+        SocketAddrUse::TcpBind | SocketAddrUse::UdpBind => {
+            ips.contains(&address.ip()) || (address.ip().is_unspecified() && address.port() == 0)
+        }
+        SocketAddrUse::TcpAccept | SocketAddrUse::TcpConnect => true,
+        SocketAddrUse::UdpSend | SocketAddrUse::UdpReceive => true,
+    }
+}
+
+impl WasiView for State {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl WasiHttpView for State {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { ctx: &mut self.http, table: &mut self.table, hooks: &mut self.outgoing }
+    }
+}
+
+impl environment::Host for State {
+    fn get_environment(&mut self) -> wasmtime::Result<Vec<(String, String)>> {
+        Ok(self.container.env.clone())
+    }
+
+    fn get_arguments(&mut self) -> wasmtime::Result<Vec<String>> {
+        Ok(self.container.spec.args.clone())
+    }
+
+    fn initial_cwd(&mut self) -> wasmtime::Result<Option<String>> {
+        let folder = self.container.spec.working_dir.as_ref();
+        Ok(folder.map(|folder| folder.to_string_lossy().into_owned()))
+    }
+}
+
+impl stdout::Host for State {
+    fn get_stdout(&mut self) -> wasmtime::Result<Resource<DynOutputStream>> {
+        self.output(Stream::Out)
+    }
+}
+
+impl stderr::Host for State {
+    fn get_stderr(&mut self) -> wasmtime::Result<Resource<DynOutputStream>> {
+        self.output(Stream::Err)
+    }
+}
+
+/// Everything that guests may import.
+pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
+    let mut linker = Linker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    linker.allow_shadowing(true);
+    environment::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state)?;
+    stdout::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state)?;
+    stderr::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state)?;
+    linker.allow_shadowing(false);
+    Ok(linker)
+}
+
+/// The interfaces behind [`linker`], for messages about components that want others.
+pub(crate) const OFFERED: &[&str] = &[
+    "wasi:cli/environment",
+    "wasi:cli/exit",
+    "wasi:cli/stderr",
+    "wasi:cli/stdin",
+    "wasi:cli/stdout",
+    "wasi:cli/terminal-input",
+    "wasi:cli/terminal-output",
+    "wasi:cli/terminal-stderr",
+    "wasi:cli/terminal-stdin",
+    "wasi:cli/terminal-stdout",
+    "wasi:clocks/monotonic-clock",
+    "wasi:clocks/wall-clock",
+    "wasi:filesystem/preopens",
+    "wasi:filesystem/types",
+    "wasi:http/outgoing-handler",
+    "wasi:http/types",
+    "wasi:io/error",
+    "wasi:io/poll",
+    "wasi:io/streams",
+    "wasi:random/insecure",
+    "wasi:random/insecure-seed",
+    "wasi:random/random",
+    "wasi:sockets/instance-network",
+    "wasi:sockets/ip-name-lookup",
+    "wasi:sockets/network",
+    "wasi:sockets/tcp",
+    "wasi:sockets/tcp-create-socket",
+    "wasi:sockets/udp",
+    "wasi:sockets/udp-create-socket",
+];

@@ -1,0 +1,203 @@
+//! Services: who answers, for the calls that guests make, and, where the kernel does not do it, for
+//! everybody else on this machine.
+//!
+//! The agent pushes the whole table; it is replaced as one. A forwarding listener looks into the
+//! table of the moment for each connection. If the chosen backend lives in this very host, the
+//! connection is handed to it as it is; otherwise its bytes are copied.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use coracle_sandbox as sandbox;
+use coracle_sandbox::{Listen, ListenFailure, Protocol, RoutesStatus};
+use tokio::io::unix::AsyncFd;
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+
+use crate::container::{Container, Phase};
+use crate::listeners::{self, Listeners};
+
+const CONNECT: Duration = Duration::from_secs(3);
+
+/// One port of a Service.
+pub(crate) struct Backends {
+    addresses: Vec<SocketAddr>,
+    next: AtomicUsize,
+}
+
+impl Backends {
+    /// All of them, each time beginning with the next one.
+    pub(crate) fn in_turn(&self) -> impl Iterator<Item = SocketAddr> + '_ {
+        let first = self.next.fetch_add(1, Relaxed);
+        let count = self.addresses.len();
+        (0..count).map(move |n| self.addresses[first.wrapping_add(n) % count])
+    }
+}
+
+type Ports = HashMap<u16, Arc<Backends>>;
+
+#[derive(Default)]
+struct Table {
+    names: HashMap<String, HashMap<String, Arc<Ports>>>,
+    vips: HashMap<IpAddr, Arc<Ports>>,
+}
+
+/// The table, and the listeners that it asks for.
+#[derive(Default)]
+pub(crate) struct Routes {
+    table: RwLock<Arc<Table>>,
+    proxies: tokio::sync::Mutex<HashMap<Listen, JoinHandle<()>>>,
+}
+
+impl Routes {
+    /// Who answers for a Service's name, as seen from a namespace; None if there is no such
+    /// Service, or it has no such port.
+    pub(crate) fn by_name(&self, namespace: &str, host: &str, port: u16) -> Option<Arc<Backends>> {
+        let host = host.trim_end_matches('.').to_ascii_lowercase();
+        let mut labels = host.split('.');
+        let service = labels.next()?;
+        let namespace = labels.next().unwrap_or(namespace);
+        let rest: Vec<&str> = labels.collect();
+        if !matches!(rest[..], [] | ["svc"] | ["svc", "cluster", "local"]) {
+            return None;
+        }
+        self.table().names.get(namespace)?.get(service)?.get(&port).cloned()
+    }
+
+    /// Who answers for a ClusterIP.
+    pub(crate) fn by_vip(&self, ip: IpAddr, port: u16) -> Option<Arc<Backends>> {
+        self.table().vips.get(&ip)?.get(&port).cloned()
+    }
+
+    fn table(&self) -> Arc<Table> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts a new table in force.
+    pub(crate) async fn replace(
+        self: &Arc<Self>,
+        routes: sandbox::Routes,
+        listeners: &Arc<Listeners>,
+    ) -> RoutesStatus {
+        let table = Arc::new(table(&routes));
+        let mut proxies = self.proxies.lock().await;
+        *self.table.write().unwrap_or_else(PoisonError::into_inner) = table;
+
+        let gone: Vec<Listen> =
+            proxies.keys().filter(|listen| !routes.listen.contains(listen)).cloned().collect();
+        for listen in gone {
+            if let Some(task) = proxies.remove(&listen) {
+                task.abort();
+                let _ = task.await;
+            }
+        }
+        let mut status = RoutesStatus::default();
+        for listen in routes.listen {
+            if proxies.contains_key(&listen) {
+                continue;
+            }
+            let socket = listeners::bound(listen.address).and_then(listeners::registered);
+            match socket {
+                Ok(socket) => {
+                    let work = forward(socket, listen.clone(), self.clone(), listeners.clone());
+                    proxies.insert(listen, tokio::spawn(work));
+                }
+                Err(e) => status.failed.push(ListenFailure {
+                    address: listen.address,
+                    message: format!(
+                        "Service {}/{} cannot be served at {}: {e}",
+                        listen.namespace, listen.service, listen.address
+                    ),
+                }),
+            }
+        }
+        status
+    }
+}
+
+fn table(routes: &sandbox::Routes) -> Table {
+    let mut table = Table::default();
+    for service in &routes.services {
+        let tcp = service.ports.iter().filter(|port| port.protocol == Protocol::Tcp);
+        let ports = tcp.map(|port| {
+            let addresses = port.backends.clone();
+            (port.port, Arc::new(Backends { addresses, next: AtomicUsize::new(0) }))
+        });
+        let ports: Arc<Ports> = Arc::new(ports.collect());
+        if let Some(vip) = service.vip {
+            table.vips.insert(vip, ports.clone());
+        }
+        let namespace = table.names.entry(service.namespace.clone()).or_default();
+        namespace.insert(service.name.clone(), ports);
+    }
+    table
+}
+
+async fn forward(
+    socket: AsyncFd<std::os::fd::OwnedFd>,
+    listen: Listen,
+    routes: Arc<Routes>,
+    listeners: Arc<Listeners>,
+) {
+    loop {
+        let Some((stream, _)) = listeners::next(&socket).await else { continue };
+        match routes.by_name(&listen.namespace, &listen.service, listen.port) {
+            Some(backends) => connect(stream, &backends, &listeners),
+            None => listeners::refuse(stream),
+        }
+    }
+}
+
+/// Gives a connection to the first backend that takes it.
+fn connect(stream: std::net::TcpStream, backends: &Backends, listeners: &Listeners) {
+    let mut elsewhere = Vec::new();
+    let mut draining = None;
+    for address in backends.in_turn() {
+        match listeners.at(address) {
+            Some(container) if is_serving(&container) => {
+                if elsewhere.is_empty() {
+                    return listeners::hand_over(container, stream);
+                }
+                // In turn means after the others; those are tried first.
+                draining = Some(container);
+                break;
+            }
+            Some(container) => draining = draining.or(Some(container)),
+            None => elsewhere.push(address),
+        }
+    }
+    if elsewhere.is_empty() {
+        return match draining {
+            Some(container) => listeners::hand_over(container, stream),
+            None => listeners::refuse(stream),
+        };
+    }
+    tokio::spawn(async move {
+        for address in elsewhere {
+            let connected = tokio::time::timeout(CONNECT, TcpStream::connect(address)).await;
+            if let Ok(Ok(backend)) = connected {
+                return copy(stream, backend).await;
+            }
+        }
+        match draining {
+            Some(container) => listeners::hand_over(container, stream),
+            None => listeners::refuse(stream),
+        }
+    });
+}
+
+async fn copy(client: std::net::TcpStream, mut backend: TcpStream) {
+    let _ = client.set_nodelay(true);
+    let _ = backend.set_nodelay(true);
+    if let Ok(mut client) = TcpStream::from_std(client) {
+        // How a connection ends is its ends' business.
+        let _ = tokio::io::copy_bidirectional(&mut client, &mut backend).await;
+    }
+}
+
+fn is_serving(container: &Container) -> bool {
+    *container.phase.borrow() == Phase::Serving
+}

@@ -1,0 +1,140 @@
+use std::time::{Duration, Instant};
+
+use coracle_sandbox::*;
+
+use super::fixture::*;
+
+const MIB: u64 = 1 << 20;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn loops_do_not_harm_neighbours() {
+    let host = TestHost::start().await;
+    let busy = host.serve("busy", example("probe-http")).await;
+    let victim = host.serve("victim", example("hello-v1")).await;
+    let rate = async || {
+        let begun = Instant::now();
+        let clients = (0..8).map(|_| {
+            tokio::spawn(async move {
+                let mut connection = Connection::open(victim).await;
+                let mut answered = 0;
+                while begun.elapsed() < Duration::from_secs(2) {
+                    assert_eq!(connection.get("/health").await.unwrap().0, 200);
+                    answered += 1;
+                }
+                answered
+            })
+        });
+        let mut all = 0;
+        for client in clients.collect::<Vec<_>>() {
+            all += client.await.unwrap();
+        }
+        all
+    };
+    rate().await;
+    let alone = rate().await;
+    let loops: Vec<_> = (0..8)
+        .map(|_| tokio::spawn(async move { Connection::open(busy).await.get("/busy").await }))
+        .collect();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let beside = rate().await;
+    assert!(beside * 2 > alone, "{beside} requests beside loops, {alone} alone");
+    host.client.stop_container("id-busy", "app", Stop { grace_seconds: 0 }).await.unwrap();
+    for task in loops {
+        let broken = task.await.unwrap();
+        assert!(broken.is_err() || broken.is_ok_and(|(status, ..)| status == 503));
+    }
+    host.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cpu_is_limited() {
+    let host = TestHost::start().await;
+    let address =
+        host.serve_with("busy", example("probe-http"), |app| app.cpu_limit = Some(200)).await;
+    let spinning = (0..3)
+        .map(|_| tokio::spawn(async move { Connection::open(address).await.get("/busy").await }));
+    let spinning: Vec<_> = spinning.collect();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let status = host.client.sandbox("id-busy").await.unwrap();
+    let used = status.containers[0].usage.cpu_nanoseconds / 1_000_000;
+    // 200m of two seconds, and what could be saved up before.
+    assert!((200..=600).contains(&used), "{used} ms used");
+    host.client.delete_sandbox("id-busy").await.unwrap();
+    drop(spinning);
+    host.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_is_limited_over_all_instances() {
+    let host = TestHost::start().await;
+    let address = host
+        .serve_with("probe", example("probe-http"), |app| app.memory_limit = Some(48 * MIB))
+        .await;
+    let victim = host.serve("victim", example("hello-v1")).await;
+    assert_eq!(get(address, "/grow?mib=30&ms=1").await.0, 200);
+    assert_eq!(get(address, "/grow?mib=30&ms=1").await.0, 200, "memory was not given back");
+
+    let first =
+        tokio::spawn(
+            async move { Connection::open(address).await.get("/grow?mib=30&ms=400").await },
+        );
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let (status, body) = get(address, "/grow?mib=30").await;
+    assert_eq!((status, body.as_str()), (500, "the component failed\n"));
+    let (code, reason, message) = host.exit("probe").await;
+    assert_eq!((code, reason), (137, ExitReason::OOMKilled));
+    assert!(message.contains("limit"), "{message}");
+    let _ = first.await.unwrap();
+    assert_eq!(get(victim, "/health").await.0, 200);
+
+    let sandbox = host.client.sandbox("id-probe").await.unwrap().spec;
+    let next = ContainerSpec { attempt: 1, ..host.app(&sandbox, example("probe-http")) };
+    host.client.start_container(&sandbox.id, &next).await.unwrap();
+    assert_eq!(get(address, "/health").await.0, 200);
+    host.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_outgrows_the_usual_slot_gets_a_larger_one() {
+    let host = TestHost::start().await;
+    let address = host.serve("probe", example("probe-http")).await;
+    assert_eq!(get(address, "/grow?mib=100").await.0, 500);
+    assert_eq!(host.exit("probe").await.1, ExitReason::OOMKilled);
+    let sandbox = host.client.sandbox("id-probe").await.unwrap().spec;
+    let next = ContainerSpec { attempt: 1, ..host.app(&sandbox, example("probe-http")) };
+    host.client.start_container(&sandbox.id, &next).await.unwrap();
+    assert_eq!(get(address, "/grow?mib=100").await.0, 200);
+
+    let roomy = host
+        .serve_with("roomy", example("probe-http"), |app| app.memory_limit = Some(200 * MIB))
+        .await;
+    assert_eq!(get(roomy, "/grow?mib=100").await.0, 200);
+    host.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_time_out() {
+    let host = TestHost::start().await;
+    let address = host
+        .serve_with("probe", example("probe-http"), |app| app.request_timeout_seconds = Some(1))
+        .await;
+    for path in ["/sleep?ms=30000", "/busy"] {
+        let begun = Instant::now();
+        assert_eq!(get(address, path).await.0, 504, "{path}");
+        assert!(begun.elapsed() < Duration::from_secs(5), "{path}");
+    }
+    host.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn too_many_requests_wait_and_are_answered() {
+    let host = TestHost::start().await;
+    let address = host.serve("probe", example("probe-http")).await;
+    let clients: Vec<_> = (0..400)
+        .map(|_| tokio::spawn(async move { get(address, "/sleep?ms=100").await.0 }))
+        .collect();
+    for client in clients {
+        assert_eq!(client.await.unwrap(), 200);
+    }
+    host.end().await;
+}
