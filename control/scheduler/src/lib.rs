@@ -2,7 +2,7 @@
 //!
 //! **The loop around it** (the server's, or the simulator's):
 //! 1. Call [`Scheduler::observe`] with every change of Pods and Nodes, in revision order; first with one creation
-//!    for each object there is. Other kinds are ignored.
+//!    for each object there is, at the revision of the whole. Other kinds are ignored.
 //! 2. Call [`Scheduler::schedule`] whenever something was observed or [`Scheduler::wake_at`] has come.
 //! 3. For a [`Outcome::Bind`], write the binding with the Pod's UID as precondition; what comes back by `observe` confirms it.
 //!    If the write fails, call [`Scheduler::forget`]: the node's room is free again and the Pod is tried later.
@@ -66,6 +66,8 @@ pub struct Scheduler {
     shapes: Shapes,
     pods: HashMap<Arc<str>, Tracked>,
     queue: Queue,
+    /// Of the newest change observed.
+    revision: u64,
 }
 
 /// A Pod that waits or takes room on a node.
@@ -100,8 +102,12 @@ impl Scheduler {
         Self::default()
     }
 
-    /// Takes note of a change of a Pod or a Node.
+    /// Takes note of a change of a Pod or a Node. One that is older than what was already observed is ignored.
     pub fn observe(&mut self, change: &Change) {
+        if change.revision < self.revision {
+            return;
+        }
+        self.revision = change.revision;
         let Some(object) = change.object() else { return };
         if object.kind.resource == kinds::NODE.resource {
             let at = match &change.new {

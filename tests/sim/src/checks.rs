@@ -78,11 +78,12 @@ impl Limit {
         let generation = |object: &Object| {
             tree(object)["status"]["observedGeneration"].as_i64() == Some(object.meta.generation)
         };
-        let (mut active, mut ready, mut sized) = (0, 0, 0);
+        let (mut active, mut ready, mut sized, mut told) = (0, 0, 0, 0);
         let mut at_rest = generation(deployment);
         for set in store.cluster.owned_of_kind(&deployment.meta.uid, &kinds::REPLICA_SET) {
             at_rest &= generation(set);
             sized += size(set);
+            told += tree(set)["status"]["availableReplicas"].as_i64().unwrap_or(0);
             for pod in store.cluster.owned_of_kind(&set.meta.uid, &kinds::POD) {
                 if !pod.is_deleting() {
                     active += 1;
@@ -106,9 +107,10 @@ impl Limit {
             ));
         }
         let min_ready = spec["minReadySeconds"].as_i64().unwrap_or(0);
-        // Not while a smaller size that was declared before is still being carried out.
+        // Not while a smaller size that was declared before is still being carried out, nor before it is known that they
+        // are available: until then Pods may be replaced as not available.
         at_rest &= active == sized;
-        if ready >= replicas && min_ready == 0 && at_rest {
+        if ready.min(told) >= replicas && min_ready == 0 && at_rest {
             self.floor = Some(replicas - unavailable);
         }
         Ok(())

@@ -78,7 +78,7 @@ impl Process {
         }
         let mut scheduler = Scheduler::new();
         for object in &objects {
-            let revision = object.meta.resource_version;
+            let revision = store.cluster.revision();
             scheduler.observe(&Change { revision, old: None, new: Some(object.clone()) });
         }
         Self {
