@@ -32,6 +32,7 @@ impl Change {
 }
 
 type Objects = BTreeMap<Box<str>, Arc<Object>>;
+type Labels = BTreeMap<String, String>;
 
 /// An indexed set of objects at one revision. Cheap to read, not to clone.
 #[derive(Debug, Default)]
@@ -44,6 +45,8 @@ pub struct Cluster {
     orphans: HashMap<&'static str, Objects>,
     owned: HashMap<Box<str>, BTreeMap<(&'static str, Box<str>), Arc<Object>>>,
     pods_by_node: HashMap<Box<str>, Objects>,
+    /// Pods by namespace and by all their labels: those made from one template are alike in these.
+    pods_by_labels: HashMap<Box<str>, BTreeMap<Labels, Objects>>,
 }
 
 impl Cluster {
@@ -152,6 +155,20 @@ impl Cluster {
         self.pods_by_node.get(node).into_iter().flat_map(|pods| pods.values())
     }
 
+    /// Pods of a namespace whose labels are `selected`, which is asked once for all Pods with the same labels.
+    pub fn pods_where(
+        &self,
+        namespace: &str,
+        selected: impl Fn(&BTreeMap<String, String>) -> bool,
+    ) -> impl Iterator<Item = &Arc<Object>> {
+        self.pods_by_labels
+            .get(namespace)
+            .into_iter()
+            .flatten()
+            .filter(move |(labels, _)| selected(labels))
+            .flat_map(|(_, pods)| pods.values())
+    }
+
     /// Puts an object in place of any of the same kind and key; returns the one it replaced.
     pub fn put(&mut self, object: Arc<Object>) -> Option<Arc<Object>> {
         self.advance(object.meta.resource_version);
@@ -160,6 +177,19 @@ impl Cluster {
             self.kinds.entry(object.kind.resource).or_default().insert(key.clone(), object.clone());
         if let Some(old) = &old {
             self.unindex(old, &key);
+        }
+        if object.kind.is_pod() {
+            let namespace =
+                self.pods_by_labels.entry(object.meta.namespace.as_str().into()).or_default();
+            match namespace.get_mut(&object.meta.labels) {
+                Some(pods) => {
+                    pods.insert(key.clone(), object.clone());
+                }
+                None => {
+                    let pods = Objects::from([(key.clone(), object.clone())]);
+                    namespace.insert(object.meta.labels.clone(), pods);
+                }
+            }
         }
         for owner in &object.meta.owner_references {
             self.owned
@@ -208,6 +238,18 @@ impl Cluster {
         {
             orphans.remove(key);
         }
+        if old.kind.is_pod()
+            && let Some(namespace) = self.pods_by_labels.get_mut(old.meta.namespace.as_str())
+            && let Some(pods) = namespace.get_mut(&old.meta.labels)
+        {
+            pods.remove(key);
+            if pods.is_empty() {
+                namespace.remove(&old.meta.labels);
+                if namespace.is_empty() {
+                    self.pods_by_labels.remove(old.meta.namespace.as_str());
+                }
+            }
+        }
         if let Some(node) = &old.node_name
             && let Some(pods) = self.pods_by_node.get_mut(node)
         {
@@ -221,4 +263,52 @@ impl Cluster {
 
 fn is_adoptable(kind: &Kind) -> bool {
     matches!(kind.resource, "pods" | "replicasets.apps")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::kinds;
+
+    fn pod(name: &str, app: &str, owner: Option<&str>, node: &str) -> Arc<Object> {
+        let owners = owner.map(|uid| {
+            json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": uid, "uid": uid, "controller": true}])
+        });
+        let value = json!({
+            "metadata": {"name": name, "namespace": "ns", "labels": {"app": app}, "ownerReferences": owners.unwrap_or(json!([]))},
+            "spec": {"nodeName": node},
+        });
+        Arc::new(Object::from_value(&kinds::POD, &value).expect("a Pod"))
+    }
+
+    #[test]
+    fn indexes_follow_changes() {
+        let mut cluster = Cluster::new(Timestamp::UNIX_EPOCH);
+        let look = |cluster: &Cluster| {
+            let names = |pods: Vec<&Arc<Object>>| {
+                pods.iter().map(|pod| pod.meta.name.as_str()).collect::<Vec<_>>().join(" ")
+            };
+            [
+                names(cluster.orphans_in(&kinds::POD, "ns").collect()),
+                names(cluster.owned_of_kind("set", &kinds::POD).collect()),
+                names(cluster.pods_on("n1").collect()),
+                names(cluster.pods_where("ns", |labels| labels["app"] == "web").collect()),
+            ]
+        };
+        cluster.put(pod("a", "web", None, ""));
+        cluster.put(pod("b", "web", Some("set"), "n1"));
+        cluster.put(pod("c", "api", Some("set"), "n1"));
+        assert_eq!(look(&cluster), ["a", "b c", "b c", "a b"]);
+        cluster.put(pod("a", "web", Some("set"), "n1"));
+        cluster.put(pod("b", "api", None, "n2"));
+        assert_eq!(look(&cluster), ["b", "a c", "a c", "a"]);
+        for name in ["a", "b", "c"] {
+            cluster.remove(&kinds::POD, "ns", name, 1);
+        }
+        assert_eq!(look(&cluster), ["", "", "", ""]);
+        assert!(cluster.owned.is_empty() && cluster.pods_by_node.is_empty());
+        assert!(cluster.pods_by_labels.is_empty());
+    }
 }

@@ -1,6 +1,6 @@
 //! Garbage collection: objects go when all their owners are gone, by UID.
 //!
-//! Two kinds of keys. `dependent`: an object some of whose owners are gone or going. `owner`: an owner that waits for its
+//! Two kinds of keys. `dependent`: an object some of whose owners are gone. `owner`: an owner that waits for its
 //! dependents (`foregroundDeletion`) or lets them be (`orphan`), or the UID of one that is gone. Objects whose owners all
 //! live wake nothing, so that the usual change costs one look-up.
 
@@ -46,8 +46,9 @@ impl Controller for GarbageCollector {
             if awaits_dependents(object) {
                 keys.push(dependent(object));
             }
-            let waning = |o: &OwnerRef| look_up(cluster, object, o).0 != Owner::Solid;
-            if object.meta.owner_references.iter().any(waning) {
+            // One that waits for its dependents sees to them itself.
+            let gone = |o: &OwnerRef| look_up(cluster, object, o).0 == Owner::Dangling;
+            if object.meta.owner_references.iter().any(gone) {
                 keys.push(dependent(object));
             }
         }

@@ -104,8 +104,8 @@ impl Spec {
         self.publish_not_ready_addresses
     }
 
-    fn selects(&self, pod: &Object) -> bool {
-        self.selector.iter().all(|(key, value)| pod.meta.labels.get(key) == Some(value))
+    fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.selector.iter().all(|(key, value)| labels.get(key) == Some(value))
     }
 
     fn ports_of(&self, pod: &PodView) -> Vec<Port> {
@@ -166,9 +166,8 @@ pub(crate) fn members<'a>(
     name: &str,
     spec: &Spec,
 ) -> Vec<Member<'a>> {
-    cluster
-        .list_in(&kinds::POD, namespace)
-        .filter(|pod| spec.selects(pod))
+    let mut members: Vec<_> = cluster
+        .pods_where(namespace, |labels| spec.selects(labels))
         .filter_map(|pod| {
             let view = pods::view(pod);
             let ip = view.status.pod_ip.as_deref().filter(|ip| !ip.is_empty())?.to_owned();
@@ -189,7 +188,9 @@ pub(crate) fn members<'a>(
                 view,
             })
         })
-        .collect()
+        .collect();
+    members.sort_by(|a, b| a.pod.meta.name.cmp(&b.pod.meta.name));
+    members
 }
 
 /// The keys of the Services that select a Pod. A Pod without an address is in no Service's endpoints.
@@ -202,7 +203,7 @@ pub(crate) fn of_pod(cluster: &Cluster, pod: &Object) -> Vec<Key> {
         .filter(|service| {
             service
                 .decode::<View>()
-                .is_ok_and(|view| view.spec.is_selective() && view.spec.selects(pod))
+                .is_ok_and(|view| view.spec.is_selective() && view.spec.selects(&pod.meta.labels))
         })
         .map(|service| Key::of(service))
         .collect()

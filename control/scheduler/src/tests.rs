@@ -373,7 +373,6 @@ fn many() {
     for pod in &pods {
         add(&mut scheduler, pod);
     }
-    let observed = start.elapsed();
     let mut counts = std::collections::HashMap::new();
     while scheduler.wake_at().is_some() {
         for decision in scheduler.schedule(now(), 500) {
@@ -381,9 +380,10 @@ fn many() {
             *counts.entry(node).or_insert(0) += 1;
         }
     }
-    let total = start.elapsed();
-    println!("10,000 Pods: observed in {observed:?}, decided in {:?}", total - observed);
+    let took = start.elapsed();
     assert_eq!(counts.values().sum::<i32>(), 10_000);
+    // Optimised it takes a fifteenth of this.
+    assert!(took.as_secs() < 10, "{took:?}");
     let (least, most) = (counts.values().min(), counts.values().max());
     assert!(most <= Some(&14) && least >= Some(&7), "{least:?} to {most:?} a node");
 }

@@ -59,7 +59,7 @@ impl Limits {
 
 impl Limit {
     fn check(&mut self, store: &Store, deployment: &Object) -> Result<(), String> {
-        let value = tree(&deployment);
+        let value = tree(deployment);
         let spec = &value["spec"];
         let replicas = spec["replicas"].as_i64().unwrap_or(1);
         let rolling = &spec["strategy"]["rollingUpdate"];
@@ -118,13 +118,13 @@ impl Limit {
 }
 
 fn is_ready(pod: &Object) -> bool {
-    let value = tree(&pod);
+    let value = tree(pod);
     let mut conditions = value["status"]["conditions"].as_array().into_iter().flatten();
     conditions.any(|c| c["type"] == "Ready" && c["status"] == "True")
 }
 
 fn has_ended(pod: &Object) -> bool {
-    matches!(tree(&pod)["status"]["phase"].as_str(), Some("Succeeded" | "Failed"))
+    matches!(tree(pod)["status"]["phase"].as_str(), Some("Succeeded" | "Failed"))
 }
 
 /// Checks that the declared state is reached.
@@ -152,7 +152,7 @@ pub fn settled(store: &Store, user: &User) -> Result<(), String> {
         }
     }
     for node in store.cluster.list(&kinds::NODE) {
-        let taints = &tree(&node)["spec"]["taints"];
+        let taints = &tree(node)["spec"]["taints"];
         if taints.as_array().is_some_and(|taints| !taints.is_empty()) {
             return Err(format!("{node:?} still has taints {taints}"));
         }
@@ -190,7 +190,7 @@ fn check_owners(store: &Store, user: &User) -> Result<(), String> {
 }
 
 fn check_set(store: &Store, set: &Object) -> Result<(), String> {
-    let value = tree(&set);
+    let value = tree(set);
     let pods = store.cluster.owned_of_kind(&set.meta.uid, &kinds::POD);
     let active: Vec<_> = pods.filter(|pod| !has_ended(pod)).collect();
     let wanted = value["spec"]["replicas"].as_i64().unwrap_or(1);
@@ -216,7 +216,7 @@ fn check_set(store: &Store, set: &Object) -> Result<(), String> {
 }
 
 fn check_deployment(store: &Store, deployment: &Object) -> Result<(), String> {
-    let value = tree(&deployment);
+    let value = tree(deployment);
     let (spec, status) = (&value["spec"], &value["status"]);
     let replicas = spec["replicas"].as_i64().unwrap_or(1);
     let number = |field: &str| status[field].as_i64().unwrap_or(0);
@@ -251,7 +251,7 @@ fn check_deployment(store: &Store, deployment: &Object) -> Result<(), String> {
 
     let image = |of: &Value| of["template"]["spec"]["containers"][0]["image"].clone();
     let (new, old): (Vec<&Object>, Vec<&Object>) =
-        sets.iter().map(|set| &***set).partition(|set| image(&tree(&set)["spec"]) == image(spec));
+        sets.iter().map(|set| &***set).partition(|set| image(&tree(set)["spec"]) == image(spec));
     let [new] = new[..] else { return Err(format!("{} ReplicaSets of its template", new.len())) };
     if size(new) != replicas || old.iter().any(|set| size(set) != 0) {
         return Err("Pods of other templates".to_owned());
@@ -286,11 +286,11 @@ fn check_deployment(store: &Store, deployment: &Object) -> Result<(), String> {
 }
 
 fn size(set: &Object) -> i64 {
-    tree(&set)["spec"]["replicas"].as_i64().unwrap_or(0)
+    tree(set)["spec"]["replicas"].as_i64().unwrap_or(0)
 }
 
 fn check_service(store: &Store, service: &Object) -> Result<(), String> {
-    let value = tree(&service);
+    let value = tree(service);
     let labels: BTreeMap<String, String> =
         serde_json::from_value(value["spec"]["selector"].clone()).unwrap_or_default();
     let serves = |pod: &&Arc<Object>| {
@@ -300,12 +300,12 @@ fn check_service(store: &Store, service: &Object) -> Result<(), String> {
         .cluster
         .list_in(&kinds::POD, &service.meta.namespace)
         .filter(serves)
-        .map(|pod| tree(&pod)["status"]["podIP"].as_str().unwrap_or("none").to_owned())
+        .map(|pod| tree(pod)["status"]["podIP"].as_str().unwrap_or("none").to_owned())
         .collect();
 
     let mut listed = Vec::new();
     for slice in store.cluster.owned_of_kind(&service.meta.uid, &kinds::ENDPOINT_SLICE) {
-        let value = tree(&slice);
+        let value = tree(slice);
         for endpoint in value["endpoints"].as_array().into_iter().flatten() {
             if endpoint["conditions"]["ready"] == true {
                 listed.push(endpoint["addresses"][0].as_str().unwrap_or_default().to_owned());
@@ -317,7 +317,7 @@ fn check_service(store: &Store, service: &Object) -> Result<(), String> {
     let endpoints =
         store.cluster.get(&kinds::ENDPOINTS, &service.meta.namespace, &service.meta.name);
     let Some(endpoints) = endpoints else { return Err("it has no Endpoints".to_owned()) };
-    let value = tree(&endpoints);
+    let value = tree(endpoints);
     let subsets = value["subsets"].as_array().into_iter().flatten();
     let addresses = subsets.flat_map(|subset| subset["addresses"].as_array().into_iter().flatten());
     let listed: Vec<_> =

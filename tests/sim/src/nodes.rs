@@ -128,7 +128,7 @@ impl FakeNode {
         flaky: bool,
     ) -> Result<bool, String> {
         let refused = |e| format!("{e:?}");
-        let value = tree(&pod);
+        let value = tree(pod);
         let phase = value["status"]["phase"].as_str().unwrap_or("Pending");
         let mut conditions = value["status"]["conditions"].as_array().into_iter().flatten();
         let ready = conditions.any(|c| c["type"] == "Ready" && c["status"] == "True");

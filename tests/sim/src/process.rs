@@ -277,7 +277,7 @@ fn room_is_kept(store: &Store, node: &str) -> Result<(), String> {
     // One that has just registered anew does not say what it has.
     let Some(Ok(room)) = offered else { return Ok(()) };
     let ended = |pod: &Object| {
-        matches!(tree(&pod)["status"]["phase"].as_str(), Some("Succeeded" | "Failed"))
+        matches!(tree(pod)["status"]["phase"].as_str(), Some("Succeeded" | "Failed"))
     };
     let pods = store.cluster.pods_on(node).filter(|pod| !ended(pod)).count();
     if pods > room {

@@ -247,7 +247,7 @@ fn pick(store: &Store, kind: &Kind, rng: &mut Rng) -> Option<Arc<Object>> {
 }
 
 fn image_of(workload: &Object) -> String {
-    let image = &tree(&workload)["spec"]["template"]["spec"]["containers"][0]["image"];
+    let image = &tree(workload)["spec"]["template"]["spec"]["containers"][0]["image"];
     image.as_str().unwrap_or_default().to_owned()
 }
 

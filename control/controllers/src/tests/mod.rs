@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 
 use crate::*;
 
+mod nodes;
+mod ownership;
+
 pub(crate) const NOW: &str = "2030-01-01T00:00:00Z";
 
 /// A cluster of these objects; names, UIDs and revisions are filled in where they are missing.
@@ -352,4 +355,34 @@ fn slices_hold_a_hundred_and_change_little() {
     let plan = EndpointSliceController.reconcile(&cluster(objects), &key);
     // One loses an endpoint and takes a new one; the other nine go where there is most room.
     assert_eq!((plan.writes.len(), patches(&plan).len()), (2, 2));
+}
+
+/// (seconds since it last moved, the deadline, the reason that is told)
+#[test]
+fn a_rollout_that_does_not_move_is_late() {
+    for (age, deadline, reason) in [
+        (599, json!(600), "NewReplicaSetCreated"),
+        (602, json!(600), "ProgressDeadlineExceeded"),
+        (602, json!(i32::MAX), ""),
+    ] {
+        let mut late = deployment(3, "a");
+        late["spec"]["progressDeadlineSeconds"] = deadline.clone();
+        late["status"] = json!({"replicas": 3, "updatedReplicas": 3, "conditions": [{
+            "type": "Progressing", "status": "True", "reason": "NewReplicaSetCreated",
+            "lastUpdateTime": NOW, "lastTransitionTime": NOW,
+        }]});
+        let set = set("web-1", "a", 3, 0, (3, 6));
+        let mut world = cluster([(&kinds::DEPLOYMENT, late), (&kinds::REPLICA_SET, set)]);
+        world.now += jiff::SignedDuration::from_secs(age);
+        let plan = DeploymentController.reconcile(&world, &Key::new("ns", "web"));
+        let (_, status) = *patches(&plan).last().expect("a status");
+        let conditions = status["status"]["conditions"].as_array().expect("conditions");
+        let found = conditions.iter().find(|c| c["type"] == "Progressing");
+        assert_eq!(
+            found.map_or("", |c| c["reason"].as_str().unwrap_or("")),
+            reason,
+            "{age} of {deadline}"
+        );
+        assert_eq!(plan.requeue_after.is_some(), age < 600, "{age} of {deadline}");
+    }
 }

@@ -1,0 +1,145 @@
+//! Nodes that fall silent, and what becomes of their Pods.
+
+use super::*;
+
+fn node(name: &str, ready: &str, taints: Value) -> (&'static Kind, Value) {
+    let value = json!({
+        "metadata": {"name": name},
+        "spec": {"taints": taints},
+        "status": {"conditions": [{"type": "Ready", "status": ready}]},
+    });
+    (&kinds::NODE, value)
+}
+
+fn lease(name: &str, renewed: &str) -> (&'static Kind, Value) {
+    let meta = json!({"name": name, "namespace": "kube-node-lease"});
+    (&kinds::LEASE, json!({"metadata": meta, "spec": {"renewTime": renewed}}))
+}
+
+/// `seconds` after [`NOW`], which is when the view began.
+fn later(mut cluster: Cluster, seconds: i64) -> Cluster {
+    cluster.now += jiff::SignedDuration::from_secs(seconds);
+    cluster
+}
+
+#[test]
+fn silence() {
+    let plan = |seconds, renewed| {
+        let world = cluster([node("n", "True", json!([])), lease("n", renewed)]);
+        NodeLifecycle::default().reconcile(&later(world, seconds), &Key::new("", "n"))
+    };
+    // Whatever the Lease says, the view is too young to judge.
+    let early = plan(39, "2029-12-31T00:00:00Z");
+    assert_eq!(
+        (early.writes.len(), early.requeue_after),
+        (0, Some(std::time::Duration::from_secs(1)))
+    );
+    assert!(plan(60, "2030-01-01T00:00:30Z").writes.is_empty());
+
+    let late = plan(60, "2030-01-01T00:00:10Z");
+    let [("n", status)] = patches(&late)[..] else { panic!("{late:?}") };
+    let conditions = status["status"]["conditions"].as_array().expect("conditions");
+    assert_eq!(conditions.len(), 4);
+    assert!(conditions.iter().all(|c| c["status"] == "Unknown"));
+    assert_eq!(conditions[0]["reason"], "NodeStatusUnknown");
+    assert_eq!(late.events[0].reason, "NodeNotReady");
+}
+
+#[test]
+fn taints_follow_conditions() {
+    let mine = json!({"key": "team", "value": "x", "effect": "NoExecute"});
+    let no_schedule =
+        json!({"key": "node.kubernetes.io/unreachable", "effect": "NoSchedule", "timeAdded": NOW});
+    let no_execute =
+        json!({"key": "node.kubernetes.io/unreachable", "effect": "NoExecute", "timeAdded": NOW});
+    for (ready, other, before, expected) in [
+        ("Unknown", "True", json!([mine]), json!([mine, no_schedule, no_execute])),
+        // All are silent: more likely nobody can be heard. Nothing is driven away.
+        ("Unknown", "Unknown", json!([mine, no_execute]), json!([mine, no_schedule])),
+        ("True", "True", json!([no_schedule, mine, no_execute]), json!([mine])),
+    ] {
+        let world = cluster([node("n", ready, before), node("m", other, json!([]))]);
+        let plan = NodeLifecycle::default().reconcile(&world, &Key::new("", "n"));
+        let (_, patch) = patches(&plan)[0];
+        assert_eq!(patch["spec"]["taints"], expected, "{ready}, the other {other}");
+    }
+}
+
+#[test]
+fn pods_of_a_silent_node_are_not_ready() {
+    let world = cluster([
+        node("n", "Unknown", json!([])),
+        (&kinds::POD, pod("up", "n", "Running", true, json!({}))),
+        (&kinds::POD, pod("down", "n", "Running", false, json!({}))),
+    ]);
+    let plan = NodeLifecycle::default().reconcile(&world, &Key::new("", "n"));
+    let marked: Vec<_> = patches(&plan).into_iter().filter(|(name, _)| *name != "n").collect();
+    let [("up", patch)] = marked[..] else { panic!("{plan:?}") };
+    assert_eq!(patch["status"]["conditions"][0]["status"], "False");
+}
+
+#[test]
+fn eviction() {
+    let tolerating = |seconds: Value| {
+        let toleration = json!([{"key": "k", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds}]);
+        json!({"spec": {"tolerations": toleration}})
+    };
+    let taint = json!([{"key": "k", "effect": "NoExecute", "timeAdded": NOW}]);
+    for (more, seconds, goes, again) in [
+        (json!({}), 0, true, None),
+        (tolerating(json!(30)), 10, false, Some(20)),
+        (tolerating(json!(30)), 30, true, None),
+        (tolerating(Value::Null), 1000, false, None),
+    ] {
+        let pod = (&kinds::POD, pod("p", "n", "Running", true, more.clone()));
+        let world = later(cluster([node("n", "True", taint.clone()), pod]), seconds);
+        let plan = TaintEviction.reconcile(&world, &Key::new("", "n"));
+        let deleted = plan.writes.iter().any(|w| matches!(w, Write::Delete { .. }));
+        let expected = (goes, again.map(std::time::Duration::from_secs));
+        assert_eq!((deleted, plan.requeue_after), expected, "{more} after {seconds} s");
+    }
+    // A taint made by hand: its time begins now.
+    let world = cluster([node("n", "True", json!([{"key": "k", "effect": "NoExecute"}]))]);
+    let plan = TaintEviction.reconcile(&world, &Key::new("", "n"));
+    assert_eq!(patches(&plan)[0].1["spec"]["taints"][0]["timeAdded"], NOW);
+}
+
+#[test]
+fn pods_without_a_node() {
+    let key = Key::new("", "n");
+    let collector = PodCollector::default();
+    let world = cluster([(&kinds::POD, pod("p", "n", "Running", true, json!({})))]);
+    let plan = collector.reconcile(&world, &key);
+    let (_, mark) = patches(&plan)[0];
+    assert_eq!(plan.requeue_after, Some(collector.quarantine));
+
+    let marked = || (&kinds::POD, pod("p", "n", "Running", true, mark.clone()));
+    for (seconds, nodes, writes) in [(39, false, 0), (40, false, 2), (40, true, 0)] {
+        let node = nodes.then(|| node("n", "True", json!([])));
+        let world = later(cluster([marked()].into_iter().chain(node)), seconds);
+        let plan = collector.reconcile(&world, &key);
+        assert_eq!(plan.writes.len(), writes, "after {seconds} s, node {nodes}");
+    }
+}
+
+#[test]
+fn only_so_many_ended_pods_are_kept() {
+    let ended = |i: i32| {
+        let created = json!({"metadata": {"creationTimestamp": format!("2029-01-01T00:00:0{i}Z")}});
+        (&kinds::POD, pod(&format!("p{i}"), "n", "Succeeded", false, created))
+    };
+    let world = cluster(
+        (0..5).rev().map(ended).chain([(&kinds::POD, pod("run", "n", "Running", true, json!({})))]),
+    );
+    let collector = PodCollector { ended_limit: 3, ..PodCollector::default() };
+    let plan = collector.reconcile(&world, &Key::new("", "|ended"));
+    let names: Vec<_> = plan
+        .writes
+        .iter()
+        .map(|write| match write {
+            Write::Delete { name, grace_seconds: Some(0), .. } => name.as_str(),
+            _ => panic!("{write:?}"),
+        })
+        .collect();
+    assert_eq!(names, ["p0", "p1"]);
+}
