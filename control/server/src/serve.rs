@@ -81,7 +81,7 @@ pub async fn start(config: Config) -> Result<Server, StartError> {
         registry: registry.clone(),
         auth: auth.clone(),
         images: distribution::Registry::open(&config.data.join("registry"))?,
-        kubelets: Kubelets::new(tls::kubelet_client(auth.pki())?),
+        kubelets: Kubelets::new(tls::kubelet_client(auth.pki())?, registry.clone()),
         ready: Arc::new(AtomicBool::new(false)),
         shutdown: stopping.clone(),
     };

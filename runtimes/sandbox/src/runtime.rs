@@ -31,7 +31,7 @@ pub trait Runtime: Send + Sync + 'static {
     async fn delete_sandbox(&self, id: &str) -> Result<(), Problem>;
 
     /// Starts an attempt; returns once it runs (an HTTP workload: once it is being served). The
-    /// same attempt again returns its status.
+    /// same attempt again returns its status, served on the ports that it names now.
     async fn start_container(
         &self,
         sandbox: &str,

@@ -93,7 +93,7 @@ impl Host {
         let node = self.node.clone();
         let container = Container::new(node, sandbox.clone(), spec, image, compiled);
         if kind == ImageKind::Http {
-            self.listen(&container).await?;
+            self.listen(&container, &container.spec.ports).await?;
         }
         {
             let mut all = sandbox.containers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -106,26 +106,31 @@ impl Host {
         Ok(container)
     }
 
-    /// Opens all its addresses, or none.
-    async fn listen(&self, container: &Arc<Container>) -> Result<(), Problem> {
+    /// Serves it on these ports of its sandbox's addresses and on no others; all of them, or no more than before.
+    async fn listen(&self, container: &Arc<Container>, ports: &[u16]) -> Result<(), Problem> {
+        let listeners = &self.node.listeners;
+        let before = container.bound();
         let ips = &container.sandbox.spec.ips;
-        let mut bound: Vec<SocketAddr> = Vec::new();
-        for port in &container.spec.ports {
-            for ip in ips {
-                let address = SocketAddr::new(*ip, *port);
-                if bound.contains(&address) {
-                    continue;
-                }
-                if let Err(problem) = self.node.listeners.open(container, address).await {
-                    for address in bound {
-                        self.node.listeners.close(container, address).await;
-                    }
-                    return Err(problem);
-                }
-                bound.push(address);
-            }
+        let mut wanted: Vec<SocketAddr> = Vec::new();
+        for port in ports {
+            wanted.extend(ips.iter().map(|ip| SocketAddr::new(*ip, *port)));
         }
-        container.set_bound(bound);
+        wanted.sort_unstable();
+        wanted.dedup();
+        let mut opened: Vec<SocketAddr> = Vec::new();
+        for address in wanted.iter().filter(|a| !before.contains(a)) {
+            if let Err(problem) = listeners.open(container, *address).await {
+                for address in opened {
+                    listeners.close(container, address).await;
+                }
+                return Err(problem);
+            }
+            opened.push(*address);
+        }
+        for address in before.iter().filter(|a| !wanted.contains(a)) {
+            listeners.close(container, *address).await;
+        }
+        container.set_bound(wanted);
         Ok(())
     }
 
@@ -223,6 +228,10 @@ impl Runtime for Host {
         let sandbox = self.find(sandbox)?;
         if let Some(last) = sandbox.container(&spec.name) {
             if last.spec.attempt == spec.attempt {
+                // The same again; only the ports may differ, since Services come and go.
+                if last.compiled.info.kind == ImageKind::Http && !last.is_exited() {
+                    self.listen(&last, &spec.ports).await?;
+                }
                 return Ok(last.status());
             }
             if !last.is_exited() || last.spec.attempt > spec.attempt {

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use coracle_api::{ApiError, status::FieldError};
 use rand::RngExt;
-use rcgen::ExtendedKeyUsagePurpose;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -89,14 +88,14 @@ pub(super) fn answer(
         return Err(ApiError::new(422, "Invalid", error.to_string()));
     }
     let user = format!("system:node:{name}");
-    let sign = |csr: &str, usage| {
-        pki.sign(csr, &user, &[NODES], usage).map_err(|e| {
+    let sign = |csr: &str, host| {
+        pki.sign(csr, &user, &[NODES], host).map_err(|e| {
             ApiError::bad_request(format!("the certificate request cannot be signed: {e}"))
         })
     };
     Ok(JoinResponse {
-        client_cert: sign(&request.client_csr, ExtendedKeyUsagePurpose::ClientAuth)?,
-        serving_cert: sign(&request.serving_csr, ExtendedKeyUsagePurpose::ServerAuth)?,
+        client_cert: sign(&request.client_csr, None)?,
+        serving_cert: sign(&request.serving_csr, Some(name.as_str()))?,
         ca: pki.ca_pem().to_owned(),
         network: network.clone(),
     })

@@ -165,7 +165,7 @@ impl Pki {
         read(&self.dir.join("sa.key"))
     }
 
-    /// An admin kubeconfig for the server at `url`, as JSON (which is YAML).
+    /// An admin kubeconfig for the server at `url`.
     pub fn kubeconfig(&self, url: &str) -> Result<String, PkiError> {
         use base64::Engine;
         let encode = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
@@ -181,23 +181,27 @@ impl Pki {
         ))
     }
 
-    /// Signs a request for `name` in `groups`, whatever subject it asks for.
+    /// Signs a request for `name` in `groups`, and for `host` where it is to serve, whatever the request asks for.
     pub fn sign(
         &self,
         csr_pem: &str,
         name: &str,
         groups: &[&str],
-        usage: ExtendedKeyUsagePurpose,
+        host: Option<&str>,
     ) -> Result<String, rcgen::Error> {
         let mut csr = rcgen::CertificateSigningRequestParams::from_pem(csr_pem)?;
         let params = &mut csr.params;
         params.distinguished_name = subject(name, groups);
         params.is_ca = IsCa::NoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        if usage == ExtendedKeyUsagePurpose::ClientAuth {
-            params.subject_alt_names.clear();
-        }
-        params.extended_key_usages = vec![usage];
+        params.subject_alt_names.clear();
+        params.extended_key_usages = match host {
+            Some(host) => {
+                params.subject_alt_names.push(SanType::DnsName(host.try_into()?));
+                vec![ExtendedKeyUsagePurpose::ServerAuth]
+            }
+            None => vec![ExtendedKeyUsagePurpose::ClientAuth],
+        };
         valid_for(params, LIFETIME);
         Ok(csr.signed_by(&self.issuer)?.pem())
     }

@@ -1,5 +1,7 @@
 //! `pods/log`: which container of which node's agent is meant, and its bytes passed on as they come.
 
+use std::net::{IpAddr, SocketAddr};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -9,6 +11,7 @@ use http::{Request, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::dns::Name;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 
@@ -31,15 +34,36 @@ const PASSED_ON: &[&str] = &[
     "stream",
 ];
 
-/// Calls agents' kubelet API.
+/// Calls agents' kubelet API. An agent is called by its node's name, which its certificate is for: whoever answers at
+/// the address that a node reports must be that node.
 #[derive(Clone)]
 pub(crate) struct Kubelets {
-    client: Client<HttpsConnector<HttpConnector>, Body>,
+    client: Client<HttpsConnector<HttpConnector<NodeAddresses>>, Body>,
+}
+
+/// Finds a node's address by its name.
+#[derive(Clone)]
+pub(crate) struct NodeAddresses(Registry);
+
+impl tower::Service<Name> for NodeAddresses {
+    type Response = std::iter::Once<SocketAddr>;
+    type Error = std::io::Error;
+    type Future = std::future::Ready<Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, node: Name) -> Self::Future {
+        let found = kubelet_address(&self.0, node.as_str()).map_err(std::io::Error::other);
+        // The port is the request's.
+        std::future::ready(found.map(|(ip, _)| std::iter::once(SocketAddr::new(ip, 0))))
+    }
 }
 
 impl Kubelets {
-    pub(crate) fn new(tls: rustls::ClientConfig) -> Self {
-        let mut tcp = HttpConnector::new();
+    pub(crate) fn new(tls: rustls::ClientConfig, registry: Registry) -> Self {
+        let mut tcp = HttpConnector::new_with_resolver(NodeAddresses(registry));
         tcp.enforce_http(false);
         tcp.set_connect_timeout(Some(CONNECT));
         let https = HttpsConnectorBuilder::new()
@@ -61,9 +85,9 @@ pub(crate) async fn get(registry: &Registry, kubelets: &Kubelets, info: &Request
         // Nothing has run yet, so nothing has been said.
         return Ok(text(200, ""));
     };
-    let address = kubelet_address(registry, node)?;
+    let (ip, port) = kubelet_address(registry, node)?;
     let uri = format!(
-        "https://{address}/containerLogs/{}/{}/{container}{}",
+        "https://{node}:{port}/containerLogs/{}/{}/{container}{}",
         info.namespace,
         info.name,
         passed_on(&info.query)
@@ -72,7 +96,8 @@ pub(crate) async fn get(registry: &Registry, kubelets: &Kubelets, info: &Request
     let request = Request::get(uri).body(Body::empty()).map_err(ApiError::internal)?;
     let response = kubelets.client.request(request).await.map_err(|error| {
         ApiError::internal(format!(
-            "the agent of node \"{node}\" at {address} does not answer: {error}"
+            "the agent of node \"{node}\" at {ip}:{port} does not answer: {}",
+            causes(&error)
         ))
     })?;
     let status = response.status();
@@ -133,7 +158,19 @@ fn container(pod: &Object, asked: Option<&str>) -> Result<String, ApiError> {
     }
 }
 
-fn kubelet_address(registry: &Registry, node: &str) -> Result<String, ApiError> {
+/// An error with what caused it, which the client keeps apart.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}
+
+/// Where a node says that its kubelet API is.
+fn kubelet_address(registry: &Registry, node: &str) -> Result<(IpAddr, u16), ApiError> {
     let object = registry
         .cache
         .get(&kinds::NODE, "", node)
@@ -143,14 +180,16 @@ fn kubelet_address(registry: &Registry, node: &str) -> Result<String, ApiError> 
         let list = status["addresses"].as_array()?;
         list.iter().find(|a| a["type"] == wanted)?["address"].as_str().map(str::to_owned)
     };
-    let host = ["InternalIP", "Hostname", "InternalDNS", "ExternalIP"]
+    let host = ["InternalIP", "ExternalIP"]
         .into_iter()
         .find_map(address)
+        .and_then(|address| address.parse().ok())
         .ok_or_else(|| ApiError::internal(format!("node \"{node}\" reports no address")))?;
     let port = status["daemonEndpoints"]["kubeletEndpoint"]["Port"]
         .as_u64()
+        .and_then(|port| u16::try_from(port).ok())
         .ok_or_else(|| ApiError::internal(format!("node \"{node}\" reports no kubelet port")))?;
-    Ok(format!("{host}:{port}"))
+    Ok((host, port))
 }
 
 fn passed_on(query: &Query) -> String {
