@@ -10,6 +10,7 @@ mod delete;
 mod discovery;
 mod events_v1;
 mod health;
+mod impersonate;
 mod logs;
 mod openapi;
 mod read;
@@ -134,6 +135,7 @@ fn admit(app: &App, parts: &Parts, info: &RequestInfo) -> Result<Identity, ApiEr
             app.auth.authenticate(&cluster, &parts.headers, peer)?
         }
     };
+    let identity = impersonate::impersonated(&app.auth, &cluster, identity, &parts.headers)?;
     app.auth.authorize(&cluster, &identity, &info.attributes())?;
     if let Some(node) = node::name(&identity)
         && info.resource == "pods"

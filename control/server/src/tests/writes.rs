@@ -347,3 +347,23 @@ async fn a_binding_binds_once() {
     assert_eq!(again.code, 409);
     assert!(again.message().contains("already assigned to node \"n\""), "{}", again.message());
 }
+
+#[tokio::test]
+async fn acting_as_somebody_else_has_their_rights_only() {
+    let it = Fixture::new().await;
+    let get = |path: &'static str, headers: &[(&'static str, &'static str)]| {
+        let mut request = Request::get(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        it.send(request.body(Body::empty()).expect("a request"))
+    };
+    let bob = ("impersonate-user", "bob");
+    assert_eq!(read(get("/api", &[bob]).await).await.code, 200, "discovery is for everybody");
+    let refused = read(get(CONFIG_MAPS, &[bob]).await).await;
+    assert_eq!(refused.code, 403);
+    assert!(refused.message().contains("User \"bob\" cannot list"), "{}", refused.message());
+    let masters = ("impersonate-group", MASTERS);
+    assert_eq!(read(get(CONFIG_MAPS, &[bob, masters]).await).await.code, 200);
+    assert_eq!(read(get(CONFIG_MAPS, &[masters]).await).await.code, 400);
+}
