@@ -82,11 +82,23 @@ fn pod(number: usize) -> String {
                 {"name": "LOG_LEVEL", "value": "info"},
                 {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
                 {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+                {"name": "DATABASE_URL", "value": "postgres://web@db.team-a.svc.cluster.local:5432/web"},
+                {"name": "CACHE_URL", "value": "redis://cache.team-a.svc.cluster.local:6379"},
+                {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "web", "key": "token"}}},
+                {"name": "FEATURES", "valueFrom": {"configMapKeyRef": {"name": "web", "key": "features"}}},
+            ],
+            "volumeMounts": [
+                {"name": "config", "mountPath": "/etc/web", "readOnly": true},
+                {"name": "scratch", "mountPath": "/var/tmp"},
             ],
             "readinessProbe": probe,
             "livenessProbe": probe,
             "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"memory": "64Mi"}},
-        }]},
+        }],
+        "volumes": [
+            {"name": "config", "configMap": {"name": "web"}},
+            {"name": "scratch", "emptyDir": {"sizeLimit": "64Mi"}},
+        ]},
     });
     pod.to_string()
 }
