@@ -157,6 +157,17 @@ impl Cluster {
         self.folder.path().join("home")
     }
 
+    /// Gives a file or folder to the cluster's user.
+    ///
+    /// # Errors
+    /// When the owner cannot be changed.
+    pub fn hand_over(&self, path: &Path) -> anyhow::Result<()> {
+        if changes_user(self.user) {
+            chown(path, Some(ORDINARY), Some(ORDINARY))?;
+        }
+        Ok(())
+    }
+
     /// The admin's kubeconfig.
     pub fn kubeconfig(&self) -> PathBuf {
         self.data().join("admin.kubeconfig")

@@ -15,16 +15,16 @@ pub async fn eventually<T>(
     mut look: impl AsyncFnMut() -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     let start = Instant::now();
+    let mut last = anyhow::anyhow!("the first look took too long");
     loop {
         let left = limit.saturating_sub(start.elapsed());
-        let looked = tokio::time::timeout(left.max(PAUSE), look()).await;
-        let error = match looked {
+        match tokio::time::timeout(left, look()).await {
             Ok(Ok(value)) => return Ok(value),
-            Ok(Err(error)) => error,
-            Err(_) => anyhow::anyhow!("the last look took too long"),
-        };
+            Ok(Err(error)) => last = error,
+            Err(_) => {}
+        }
         if start.elapsed() >= limit {
-            return Err(error).with_context(|| format!("not within {limit:?}: {what}"));
+            return Err(last).with_context(|| format!("not within {limit:?}: {what}"));
         }
         tokio::time::sleep(PAUSE).await;
     }

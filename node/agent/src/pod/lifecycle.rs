@@ -511,31 +511,45 @@ impl PodState {
 
     /// When to post the next [`Event::Tick`]; `None`: not before something happens.
     pub fn wake(&self) -> Option<Timestamp> {
-        let mut next: Option<Timestamp> = None;
-        let mut at = |time: Timestamp| next = Some(next.map_or(time, |n| n.min(time)));
-        if self.finished {
+        // Exactly the times that `advance` acts on in this state: one that it does not act on would stay due for ever.
+        if self.finished || self.ending.is_some() || self.outcome().is_some() {
             return None;
         }
-        if let Sandbox::Absent { until: Some(until), .. } = self.sandbox {
-            at(until);
-        }
-        if self.ending.is_none() {
-            if let Some(deadline) = self.active_deadline {
-                at(later(self.start_time, deadline));
-            }
-            for container in &self.containers {
-                if let Phase::Waiting { until: Some(until), .. } = container.phase {
-                    at(until);
+        let mut times: Vec<Timestamp> = Vec::new();
+        times.extend(self.active_deadline.map(|deadline| later(self.start_time, deadline)));
+        match self.sandbox {
+            Sandbox::Absent { until, .. } => times.extend(until),
+            Sandbox::Ready => self.in_turn().for_each(|container| match container.phase {
+                Phase::Waiting { until, .. } => times.extend(until),
+                Phase::Running { .. } => {
+                    let starting = !container.started();
+                    let probes = container.probes.iter();
+                    let next = probes.filter(|p| !p.in_flight && p.runs(starting));
+                    times.extend(next.map(|p| p.due));
                 }
-                let starting = !container.started();
-                container
-                    .probes
-                    .iter()
-                    .filter(|p| !p.in_flight && p.runs(starting))
-                    .for_each(|p| at(p.due));
-            }
+                _ => {}
+            }),
+            Sandbox::Creating | Sandbox::Removing | Sandbox::Gone => {}
         }
-        next
+        times.into_iter().min()
+    }
+
+    /// The containers that may start or run now: each init container lets the next one pass.
+    fn in_turn(&self) -> impl Iterator<Item = &Container> {
+        let past_init = self.past_init();
+        let mut held = false;
+        self.containers
+            .iter()
+            .filter(move |c| !c.rule.init || !past_init || c.is_sidecar())
+            .take_while(move |container| {
+                let turn = !held;
+                held |= container.rule.init && !past_init && !container.lets_pass();
+                turn
+            })
+    }
+
+    fn past_init(&self) -> bool {
+        self.containers.iter().any(|c| !c.rule.init && c.started_once)
     }
 
     /// Takes an event in; the state moves, and what is to be done comes out.
@@ -760,7 +774,7 @@ impl PodState {
 
     /// Starts what has its turn and probes what runs.
     fn drive(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
-        let past_init = self.containers.iter().any(|c| !c.rule.init && c.started_once);
+        let past_init = self.past_init();
         for index in 0..self.containers.len() {
             let container = &mut self.containers[index];
             if container.rule.init && past_init && !container.is_sidecar() {

@@ -76,7 +76,7 @@ pub(crate) async fn a_missing_image_is_waited_for(context: Arc<Context>) -> Outc
         anyhow::ensure!(["ErrImagePull", "ImagePullBackOff"].contains(&reason), "{pods:#}");
         expect(waiting["message"].as_str().unwrap_or_default(), &["late:v1"])?;
         let events = cluster.kubectl(&["get", "events"]).await?;
-        expect(&events, &["Failed", "late:v1", "Pulling"])
+        expect(&events, &["Failed", "Failed to pull image \"late:v1\""])
     })
     .await?;
     cluster.push_all(&[("hello-v1", "late:v1")]).await?;

@@ -67,7 +67,7 @@ pub(crate) async fn watches_and_selectors(context: Arc<Context>) -> Outcome {
     let cluster = cluster_with_hello(&context).await?;
     for number in 0..25 {
         let map = format!(
-            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: many-{number:02}, labels: {{n: n{}}}}}\n",
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: many-{number:02}, labels: {{group: g{}}}}}\n",
             number % 5
         );
         cluster.apply(&map).await?;
@@ -77,10 +77,10 @@ pub(crate) async fn watches_and_selectors(context: Arc<Context>) -> Outcome {
         anyhow::Ok(cluster.kubectl(&args).await?.lines().count())
     };
     let cases: &[(&[&str], usize)] = &[
-        (&["cm", "--chunk-size=4", "-l", "n"], 25),
-        (&["cm", "-l", "n=n1"], 5),
-        (&["cm", "-l", "n in (n1,n2)"], 10),
-        (&["cm", "-l", "n notin (n1,n2),n"], 15),
+        (&["cm", "--chunk-size=4", "-l", "group"], 25),
+        (&["cm", "-l", "group=g1"], 5),
+        (&["cm", "-l", "group in (g1,g2)"], 10),
+        (&["cm", "-l", "group notin (g1,g2),group"], 15),
         (&["cm", "--field-selector=metadata.name=many-07"], 1),
         (&["pods", "--field-selector=status.phase=Running"], 2),
         (&["pods", "--field-selector=status.phase!=Running"], 0),

@@ -196,3 +196,56 @@ fn a_failed_pull_waits_longer_each_time() {
         assert_eq!(pod.step(Event::Tick, at(until)), [Action::Pull { container: "a".into() }]);
     }
 }
+
+/// A container that its liveness probe had stopped kept the time of its next probe as the Pod's next wake: due at once,
+/// acted on by nobody, and so due at once again, until the whole agent stood still. Whatever happens, after a step
+/// nothing may be due that was not acted on.
+#[test]
+fn nothing_stays_due() {
+    let probe = |kind| ProbeRule {
+        kind,
+        initial_delay: Duration::from_secs(1),
+        period: Duration::from_secs(2),
+        success_threshold: 1,
+        failure_threshold: 1,
+    };
+    let init = ContainerRule { init: true, ..rule("init", RestartPolicy::OnFailure) };
+    let sidecar = ContainerRule { init: true, ..rule("sidecar", RestartPolicy::Always) };
+    let probes = vec![probe(ProbeKind::Startup), probe(ProbeKind::Liveness)];
+    let main = |restart| ContainerRule { probes: probes.clone(), ..rule("main", restart) };
+    let mut random = 1u64;
+    let mut draw = |count: u64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (random >> 33) % count
+    };
+    for round in 0..600 {
+        let restart = [RestartPolicy::Always, RestartPolicy::OnFailure, RestartPolicy::Never];
+        let restart = restart[draw(3) as usize];
+        let mut pod = PodState::new(vec![init.clone(), sidecar.clone(), main(restart)], at(0));
+        pod.active_deadline = (draw(3) == 0).then_some(Duration::from_secs(20));
+        for now in 0..60 {
+            let name = ["init", "sidecar", "main"][draw(3) as usize];
+            let attempt = pod.container(name).map_or(0, |c| c.restarts);
+            let kind = [ProbeKind::Startup, ProbeKind::Liveness][draw(2) as usize];
+            let result = if draw(3) == 0 { Err("no".to_owned()) } else { Ok(()) };
+            let event = match draw(12) {
+                0 | 1 => Event::Tick,
+                2 => Event::SandboxReady(IP),
+                3 | 4 => pulled(name),
+                5 | 6 => started(name, attempt, now),
+                7 => exited(name, attempt, draw(2) as i32, now),
+                8 | 9 => Event::Probed { container: name.into(), kind, result },
+                10 if draw(4) == 0 => Event::HostLost,
+                11 if draw(8) == 0 => Event::Delete { grace_seconds: 3 },
+                _ => Event::Failed {
+                    container: name.into(),
+                    reason: "ErrImagePull",
+                    message: String::new(),
+                },
+            };
+            let said = format!("round {round}, second {now}, after {event:?}");
+            pod.step(event, at(now));
+            assert!(pod.wake().is_none_or(|due| due > at(now)), "{said}: {:?}", pod.wake());
+        }
+    }
+}
