@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use crate::folder::Folder;
+use crate::log_filter;
 
 /// Which runtime.
 #[derive(clap::Subcommand)]
@@ -29,9 +30,11 @@ pub struct WasmArgs {
 /// Runs until it is told to end.
 pub fn main(command: Command) -> anyhow::Result<()> {
     let Command::Wasm(args) = command;
-    let filter = tracing_subscriber::EnvFilter::try_from_env("CORACLE_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).compact().init();
+    tracing_subscriber::fmt()
+        .with_env_filter(log_filter())
+        .with_writer(std::io::stderr)
+        .compact()
+        .init();
     let mut config = coracle_wasm::HostConfig::new(args.socket, args.data);
     let folder = |name: &str| args.agent_data.join(name);
     config.folders = Some(coracle_wasm::Folders {

@@ -58,9 +58,11 @@ fn main() -> ExitCode {
     if let Command::Host(command) = cli.command {
         return finish(host::main(command));
     }
-    let filter = tracing_subscriber::EnvFilter::try_from_env("CORACLE_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).compact().init();
+    tracing_subscriber::fmt()
+        .with_env_filter(log_filter())
+        .with_writer(std::io::stderr)
+        .compact()
+        .init();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
@@ -90,11 +92,31 @@ fn finish(result: anyhow::Result<()>) -> ExitCode {
         Err(error) => match error.downcast_ref::<run::Exited>() {
             Some(exited) => ExitCode::from(exited.code),
             None => {
-                eprintln(format_args!("coracle: {error:#}"));
+                eprintln(format_args!("coracle: {}", in_one_line(&error)));
                 ExitCode::FAILURE
             }
         },
     }
+}
+
+/// An error and its causes, each said once: many errors already quote what caused them.
+fn in_one_line(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1) {
+        let cause = cause.to_string();
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text.replace('\n', " ")
+}
+
+/// What is logged: `$CORACLE_LOG`, or warnings. The API client's own words on a server that is away are left out, since
+/// the agent says that itself, once.
+fn log_filter() -> tracing_subscriber::EnvFilter {
+    tracing_subscriber::EnvFilter::try_from_env("CORACLE_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,kube_client=off"))
 }
 
 /// A line for people. A closed standard output is no error of ours.

@@ -9,7 +9,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, ResourceExt};
 
 use crate::folder::Folder;
-use crate::{agent, apply, client, eprintln, println, server, watchers};
+use crate::{agent, apply, client, eprintln, in_one_line, println, server, watchers};
 
 /// Arguments of `coracle up`.
 #[derive(clap::Args)]
@@ -55,7 +55,7 @@ pub async fn main(args: Args) -> anyhow::Result<()> {
         let urls = tokio::spawn(announce_urls(client.clone()));
         if let Err(error) = apply_all(&client, objects).await {
             // The cluster stays up: the person can mend the manifest and apply it again.
-            eprintln(format_args!("coracle: {error:#}"));
+            eprintln(format_args!("coracle: {}", in_one_line(&error)));
         }
         let _ = urls.await;
         anyhow::Ok(())
