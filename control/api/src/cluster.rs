@@ -31,6 +31,8 @@ impl Change {
     }
 }
 
+/// What one owner owns, by kind and key.
+type Dependents = BTreeMap<(&'static str, Box<str>), Arc<Object>>;
 type Objects = BTreeMap<Box<str>, Arc<Object>>;
 type Labels = BTreeMap<String, String>;
 
@@ -43,7 +45,7 @@ pub struct Cluster {
     revision: u64,
     kinds: HashMap<&'static str, Objects>,
     orphans: HashMap<&'static str, Objects>,
-    owned: HashMap<Box<str>, BTreeMap<(&'static str, Box<str>), Arc<Object>>>,
+    owned: HashMap<Box<str>, Dependents>,
     pods_by_node: HashMap<Box<str>, Objects>,
     /// Pods by namespace and by all their labels: those made from one template are alike in these.
     pods_by_labels: HashMap<Box<str>, BTreeMap<Labels, Objects>>,

@@ -176,5 +176,11 @@ pub enum CompactError {
     },
     /// The mark could not be written.
     #[error(transparent)]
-    Commit(#[from] CommitError),
+    Commit(Box<CommitError>),
+}
+
+impl From<CommitError> for CompactError {
+    fn from(error: CommitError) -> Self {
+        Self::Commit(Box::new(error))
+    }
 }

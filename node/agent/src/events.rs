@@ -66,12 +66,12 @@ impl Recorder {
     }
 }
 
+/// UID, field path, reason and message: what makes two events the same.
+type Sameness = (Option<String>, Option<String>, &'static str, String);
+
 async fn write(client: kube::Client, node: String, mut entries: mpsc::Receiver<Entry>) {
     // What was written lately: name of the event and its count.
-    let mut known: HashMap<
-        (Option<String>, Option<String>, &'static str, String),
-        (String, i32, Instant),
-    > = HashMap::new();
+    let mut known: HashMap<Sameness, (String, i32, Instant)> = HashMap::new();
     while let Some(entry) = entries.recv().await {
         let namespace = entry.about.namespace.clone().unwrap_or_default();
         let api: Api<Event> = Api::namespaced(client.clone(), &namespace);

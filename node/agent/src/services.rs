@@ -57,9 +57,14 @@ impl Services {
         // Only to the initial list's end are deletions inferred from absence.
         let mut seen_services = Vec::new();
         let mut seen_slices = Vec::new();
-        let mut services =
-            watcher(services, config.clone()).map_ok(Item::Service).map_err(drop).boxed();
-        let mut slices = watcher(slices, config).map_ok(Item::Slice).map_err(drop).boxed();
+        let mut services = watcher(services, config.clone())
+            .map_ok(|event| Item::Service(Box::new(event)))
+            .map_err(drop)
+            .boxed();
+        let mut slices = watcher(slices, config)
+            .map_ok(|event| Item::Slice(Box::new(event)))
+            .map_err(drop)
+            .boxed();
         loop {
             let item = tokio::select! {
                 Some(item) = services.next() => item,
@@ -73,10 +78,10 @@ impl Services {
             };
             match item {
                 Item::Service(event) => {
-                    self.service(event, &mut seen_services);
+                    self.service(*event, &mut seen_services);
                     services_changed();
                 }
-                Item::Slice(event) => self.slice(event, &mut seen_slices),
+                Item::Slice(event) => self.slice(*event, &mut seen_slices),
             }
             self.inner.changed.notify_one();
         }
@@ -189,8 +194,8 @@ impl Services {
 }
 
 enum Item {
-    Service(watcher::Event<Service>),
-    Slice(watcher::Event<EndpointSlice>),
+    Service(Box<watcher::Event<Service>>),
+    Slice(Box<watcher::Event<EndpointSlice>>),
 }
 
 impl State {

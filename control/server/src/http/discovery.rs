@@ -15,18 +15,21 @@ use super::reviews::{self, Review};
 const VERBS: &[&str] =
     &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
+/// Group, version and kind.
+type GroupVersionKind = (&'static str, &'static str, &'static str);
+
 /// One served resource or subresource, in neutral form.
 struct Served {
     name: &'static str,
     singular: &'static str,
     /// Group, version and kind of what it takes and gives.
-    kind: (&'static str, &'static str, &'static str),
+    kind: GroupVersionKind,
     namespaced: bool,
     verbs: Vec<&'static str>,
     short_names: &'static [&'static str],
     categories: &'static [&'static str],
-    subresources:
-        Vec<(&'static str, (&'static str, &'static str, &'static str), Vec<&'static str>)>,
+    /// Name, what it takes and gives, and its verbs.
+    subresources: Vec<(&'static str, GroupVersionKind, Vec<&'static str>)>,
 }
 
 /// Groups with their version, core first, then in the order of the table.

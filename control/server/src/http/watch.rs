@@ -58,10 +58,7 @@ pub(crate) async fn watch(
     let selection = Selection::of(info, kind)?;
     let query = &info.query;
     let bookmarks = query.flag("allowWatchBookmarks");
-    let send_initial = match query.get("sendInitialEvents") {
-        None => None,
-        Some(_) => Some(query.flag("sendInitialEvents")),
-    };
+    let send_initial = query.get("sendInitialEvents").map(|_| query.flag("sendInitialEvents"));
     check_options(info, send_initial)?;
     let wanted = query.get("resourceVersion").map(read::revision).transpose()?;
     let since = match (send_initial, wanted) {

@@ -249,7 +249,10 @@ pub(super) fn keep_allocated(kind: &Kind, new: &mut Value, old: &Value) {
         return;
     }
     let external = |v: &Value| v["spec"]["type"] == "ExternalName";
-    if !external(new) && !external(old) && new["spec"]["clusterIP"].as_str().unwrap_or("") == "" {
+    if !external(new)
+        && !external(old)
+        && new["spec"]["clusterIP"].as_str().unwrap_or("").is_empty()
+    {
         for field in ["clusterIP", "clusterIPs"] {
             if let Some(value) = old["spec"].get(field) {
                 new["spec"][field] = value.clone();

@@ -135,8 +135,7 @@ pub(super) fn is_full(error: &io::Error) -> bool {
 impl Disk for FileDisk {
     fn room(&self) -> u64 {
         // Where the file system cannot say, only trying tells.
-        fstatvfs(&self.file)
-            .map_or(u64::MAX, |fs| fs.blocks_available() as u64 * fs.fragment_size() as u64)
+        fstatvfs(&self.file).map_or(u64::MAX, |fs| fs.blocks_available() * fs.fragment_size())
     }
 
     fn allocated(&self) -> u64 {

@@ -113,7 +113,7 @@ const DELETED: u8 = 1;
 const SHORT_LIVED: u8 = 2;
 
 fn flags(deleted: bool, short: bool) -> u8 {
-    u8::from(deleted) * DELETED | u8::from(short) * SHORT_LIVED
+    (u8::from(deleted) * DELETED) | (u8::from(short) * SHORT_LIVED)
 }
 
 impl KeyRow {
