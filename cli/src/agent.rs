@@ -12,7 +12,7 @@ use crate::{host, println, server};
 
 /// Arguments of everything that starts a node.
 #[derive(clap::Args, Debug, Clone)]
-pub struct NodeArgs {
+pub(crate) struct NodeArgs {
     /// Name of the node [default: the machine's host name]
     #[arg(long)]
     pub name: Option<String>,
@@ -26,7 +26,7 @@ pub struct NodeArgs {
 
 /// Arguments of `coracle agent`.
 #[derive(clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// URL of the server
     #[arg(long, value_name = "URL")]
     server: String,
@@ -46,7 +46,7 @@ fn parse_label(text: &str) -> Result<(String, String), String> {
 }
 
 /// Joins and starts the agent over a folder that the caller has claimed.
-pub async fn start(
+pub(crate) async fn start(
     url: &str,
     token: Option<&str>,
     node: &NodeArgs,
@@ -105,7 +105,7 @@ fn host_name() -> anyhow::Result<String> {
 }
 
 /// Runs until it is told to end; the workloads go on.
-pub async fn main(args: Args) -> anyhow::Result<()> {
+pub(crate) async fn main(args: Args) -> anyhow::Result<()> {
     let folder = Folder::open(args.data)?;
     let _claim = folder.claim("agent")?;
     let (mut agent, _network) =

@@ -13,7 +13,7 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// An object that was applied.
 #[derive(Debug, Clone)]
-pub struct Applied {
+pub(crate) struct Applied {
     /// Its kind.
     pub kind: &'static Kind,
     /// Its namespace; empty if cluster-scoped.
@@ -23,7 +23,7 @@ pub struct Applied {
 }
 
 /// The objects in a YAML or JSON file; a folder is all its files.
-pub fn read(path: &Path) -> anyhow::Result<Vec<Value>> {
+pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<Value>> {
     if path.is_dir() {
         let mut files: Vec<_> =
             std::fs::read_dir(path)?.filter_map(|e| Some(e.ok()?.path())).collect();
@@ -52,7 +52,7 @@ pub fn read(path: &Path) -> anyhow::Result<Vec<Value>> {
 }
 
 /// Applies one object.
-pub async fn apply(
+pub(crate) async fn apply(
     client: &kube::Client,
     mut object: Value,
     namespace: &str,
@@ -92,7 +92,7 @@ pub async fn apply(
 }
 
 /// The path of a kind's collection.
-pub fn collection(kind: &Kind, namespace: &str) -> String {
+pub(crate) fn collection(kind: &Kind, namespace: &str) -> String {
     let root = match kind.group {
         "" => format!("/api/{}", kind.version),
         group => format!("/apis/{group}/{}", kind.version),

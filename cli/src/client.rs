@@ -9,7 +9,7 @@ use crate::folder;
 
 /// Where a client command finds its cluster.
 #[derive(clap::Args, Debug, Clone)]
-pub struct Connection {
+pub(crate) struct Connection {
     /// Kubeconfig of the cluster [default: $KUBECONFIG, else admin.kubeconfig in the data folder]
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
@@ -23,7 +23,7 @@ pub struct Connection {
 
 impl Connection {
     /// A client of the cluster.
-    pub async fn client(&self) -> anyhow::Result<kube::Client> {
+    pub(crate) async fn client(&self) -> anyhow::Result<kube::Client> {
         let env = std::env::var_os("KUBECONFIG").filter(|v| !v.is_empty()).map(PathBuf::from);
         let data = self.data.as_ref().map(|d| d.join("admin.kubeconfig"));
         let path = self.kubeconfig.clone().or(data).or(env);
@@ -41,14 +41,14 @@ impl Connection {
 }
 
 /// A client from a kubeconfig's current context.
-pub async fn from_kubeconfig(kubeconfig: Kubeconfig) -> anyhow::Result<kube::Client> {
+pub(crate) async fn from_kubeconfig(kubeconfig: Kubeconfig) -> anyhow::Result<kube::Client> {
     let config =
         kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
     Ok(kube::Client::try_from(config)?)
 }
 
 /// A client's error in one line that says what to do.
-pub fn explain(error: kube::Error) -> anyhow::Error {
+pub(crate) fn explain(error: kube::Error) -> anyhow::Error {
     match error {
         kube::Error::Api(status) => anyhow::anyhow!("{}", status.message),
         kube::Error::HyperError(_) | kube::Error::Service(_) => {

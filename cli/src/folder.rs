@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 const MAX_SOCKET_PATH: usize = 100;
 
 /// `/var/lib/coracle` for root, the XDG data folder otherwise.
-pub fn default() -> PathBuf {
+pub(crate) fn default() -> PathBuf {
     if nix::unistd::geteuid().is_root() {
         return PathBuf::from("/var/lib/coracle");
     }
@@ -29,23 +29,23 @@ pub fn default() -> PathBuf {
 
 /// A data folder that exists.
 #[derive(Debug, Clone)]
-pub struct Folder {
+pub(crate) struct Folder {
     path: PathBuf,
 }
 
 /// Holds a part of the folder for this process.
-pub struct Claim {
+pub(crate) struct Claim {
     _lock: Flock<File>,
 }
 
 impl Folder {
     /// The folder of a cluster that was started before.
-    pub fn existing(path: Option<PathBuf>) -> Self {
+    pub(crate) fn existing(path: Option<PathBuf>) -> Self {
         Self { path: path.unwrap_or_else(default) }
     }
 
     /// Opens the folder, making it (0700) where it is missing.
-    pub fn open(path: Option<PathBuf>) -> anyhow::Result<Self> {
+    pub(crate) fn open(path: Option<PathBuf>) -> anyhow::Result<Self> {
         let path = path.unwrap_or_else(default);
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
         let path = made.and_then(|()| path.canonicalize()).with_context(|| {
@@ -55,12 +55,12 @@ impl Folder {
     }
 
     /// Its path.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Claims the folder as `server` or as `agent`; fails at once if another process has it.
-    pub fn claim(&self, role: &str) -> anyhow::Result<Claim> {
+    pub(crate) fn claim(&self, role: &str) -> anyhow::Result<Claim> {
         let path = self.path.join(format!("{role}.lock"));
         let mut options = OpenOptions::new();
         let file =
@@ -83,7 +83,7 @@ impl Folder {
     }
 
     /// A subfolder, made where it is missing.
-    pub fn sub(&self, name: &str) -> anyhow::Result<PathBuf> {
+    pub(crate) fn sub(&self, name: &str) -> anyhow::Result<PathBuf> {
         let path = self.path.join(name);
         DirBuilder::new()
             .recursive(true)
@@ -94,12 +94,12 @@ impl Folder {
     }
 
     /// The admin's kubeconfig.
-    pub fn kubeconfig(&self) -> PathBuf {
+    pub(crate) fn kubeconfig(&self) -> PathBuf {
         self.path.join("admin.kubeconfig")
     }
 
     /// The token with which machines join, as the server keeps it.
-    pub fn join_token(&self) -> anyhow::Result<String> {
+    pub(crate) fn join_token(&self) -> anyhow::Result<String> {
         let path = self.path.join("token");
         let token = std::fs::read_to_string(&path).with_context(|| {
             format!(
@@ -111,7 +111,7 @@ impl Folder {
     }
 
     /// The Wasm host's socket. Where the folder's own path is too long for one, it is in a private folder below `/tmp`.
-    pub fn host_socket(&self) -> anyhow::Result<PathBuf> {
+    pub(crate) fn host_socket(&self) -> anyhow::Result<PathBuf> {
         let path = self.sub("host")?.join("wasm.sock");
         if path.as_os_str().len() <= MAX_SOCKET_PATH {
             return Ok(path);
@@ -136,7 +136,7 @@ impl Folder {
     }
 
     /// The cluster's network, chosen on the first start and kept.
-    pub fn network(&self) -> anyhow::Result<NetworkFacts> {
+    pub(crate) fn network(&self) -> anyhow::Result<NetworkFacts> {
         #[derive(Serialize, Deserialize)]
         struct Kept {
             cluster_id: String,

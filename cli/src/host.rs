@@ -8,14 +8,14 @@ use crate::log_filter;
 
 /// Which runtime.
 #[derive(clap::Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Host of Wasm Pods
     Wasm(WasmArgs),
 }
 
 /// The Wasm host's arguments.
 #[derive(clap::Args)]
-pub struct WasmArgs {
+pub(crate) struct WasmArgs {
     /// Socket to serve
     #[arg(long)]
     socket: PathBuf,
@@ -28,7 +28,7 @@ pub struct WasmArgs {
 }
 
 /// Runs until it is told to end.
-pub fn main(command: Command) -> anyhow::Result<()> {
+pub(crate) fn main(command: Command) -> anyhow::Result<()> {
     let Command::Wasm(args) = command;
     tracing_subscriber::fmt()
         .with_env_filter(log_filter())
@@ -45,7 +45,7 @@ pub fn main(command: Command) -> anyhow::Result<()> {
 }
 
 /// How the agent starts it.
-pub fn command(folder: &Folder) -> anyhow::Result<coracle_agent::host::HostCommand> {
+pub(crate) fn command(folder: &Folder) -> anyhow::Result<coracle_agent::host::HostCommand> {
     let data = folder.sub("host")?;
     let agent_data = folder.sub("agent")?;
     let args: [OsString; 8] = [

@@ -11,7 +11,7 @@ use crate::println;
 
 /// Arguments of `coracle push`.
 #[derive(clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// The component
     file: PathBuf,
     /// Name of the image; the tag is `latest` where none is given
@@ -22,7 +22,7 @@ pub struct Args {
 }
 
 /// Pushes, and prints the digest.
-pub async fn main(args: Args) -> anyhow::Result<()> {
+pub(crate) async fn main(args: Args) -> anyhow::Result<()> {
     let component = read(&args.file)?;
     let client = args.connection.client().await?;
     let digest = push(client, component, &args.name).await?;
@@ -31,7 +31,7 @@ pub async fn main(args: Args) -> anyhow::Result<()> {
 }
 
 /// A file that holds a component, or what is wrong with it.
-pub fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     let file = path.display();
     match bytes.get(..8) {
@@ -44,7 +44,11 @@ pub fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
 }
 
 /// Pushes a component; returns its digest.
-pub async fn push(client: kube::Client, component: Vec<u8>, name: &str) -> anyhow::Result<String> {
+pub(crate) async fn push(
+    client: kube::Client,
+    component: Vec<u8>,
+    name: &str,
+) -> anyhow::Result<String> {
     let parsed = match ImageName::parse(name) {
         Ok(ImageName { host: Some(host), .. }) => {
             bail!(

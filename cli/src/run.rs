@@ -18,7 +18,7 @@ use crate::{apply, println, push, watchers};
 
 /// Arguments of `coracle run`.
 #[derive(clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// A .wasm file, or the name of an image
     #[arg(value_name = "FILE|IMAGE")]
     what: String,
@@ -44,13 +44,13 @@ pub struct Args {
 /// A command component ended with this code.
 #[derive(Debug, thiserror::Error)]
 #[error("exit code {code}")]
-pub struct Exited {
+pub(crate) struct Exited {
     /// Its exit code.
     pub code: u8,
 }
 
 /// Runs it.
-pub async fn main(args: Args) -> anyhow::Result<()> {
+pub(crate) async fn main(args: Args) -> anyhow::Result<()> {
     let client = args.connection.client().await?;
     let path = PathBuf::from(&args.what);
     let name = match &args.name {
@@ -148,9 +148,9 @@ async fn run_command(
 async fn follow(pods: &Api<Pod>, name: &str) -> anyhow::Result<()> {
     loop {
         let pod = pods.get(name).await.map_err(explain)?;
-        match pod.status.as_ref().and_then(|s| s.phase.as_deref()) {
-            Some("Running" | "Succeeded" | "Failed") => break,
-            _ => {}
+        let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
+        if matches!(phase, Some("Running" | "Succeeded" | "Failed")) {
+            break;
         }
         if let Some(trouble) = watchers::pod_trouble(&pod) {
             bail!("{trouble}");

@@ -10,7 +10,7 @@ use crate::println;
 
 /// Arguments of everything that starts a control plane.
 #[derive(clap::Args, Debug, Clone)]
-pub struct ServerArgs {
+pub(crate) struct ServerArgs {
     /// Data folder [default: /var/lib/coracle for root, else the XDG data folder]
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
@@ -29,7 +29,10 @@ pub struct ServerArgs {
 }
 
 /// Starts the control plane over a folder that the caller has claimed.
-pub async fn start(args: &ServerArgs, folder: &Folder) -> anyhow::Result<coracle_server::Server> {
+pub(crate) async fn start(
+    args: &ServerArgs,
+    folder: &Folder,
+) -> anyhow::Result<coracle_server::Server> {
     let network = folder.network()?;
     let services: coracle_network::Cidr = network.service_range.parse()?;
     let mut config = coracle_server::Config::new(folder.path());
@@ -43,7 +46,7 @@ pub async fn start(args: &ServerArgs, folder: &Folder) -> anyhow::Result<coracle
 }
 
 /// Runs until it is told to end.
-pub async fn main(args: ServerArgs) -> anyhow::Result<()> {
+pub(crate) async fn main(args: ServerArgs) -> anyhow::Result<()> {
     let folder = Folder::open(args.data.clone())?;
     let _claim = folder.claim("server")?;
     let server = start(&args, &folder).await?;
@@ -59,7 +62,7 @@ pub async fn main(args: ServerArgs) -> anyhow::Result<()> {
 }
 
 /// Returns on Ctrl-C or SIGTERM.
-pub async fn signal() -> anyhow::Result<()> {
+pub(crate) async fn signal() -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
     tokio::select! {

@@ -12,13 +12,13 @@ use crate::{println, watchers};
 
 /// Arguments of `coracle status`.
 #[derive(clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     #[command(flatten)]
     connection: Connection,
 }
 
 /// Shows it. Fails if something is not well.
-pub async fn main(args: Args) -> anyhow::Result<()> {
+pub(crate) async fn main(args: Args) -> anyhow::Result<()> {
     let client = args.connection.client().await?;
     let all = ListParams::default();
     let nodes: Api<Node> = Api::all(client.clone());

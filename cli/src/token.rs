@@ -7,7 +7,7 @@ use crate::println;
 
 /// What about tokens.
 #[derive(clap::Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Print a token with which a machine can join: coracle agent --server URL --token TOKEN
     Create {
         /// Data folder of the server
@@ -17,7 +17,7 @@ pub enum Command {
 }
 
 /// Prints it.
-pub fn main(command: Command) -> anyhow::Result<()> {
+pub(crate) fn main(command: Command) -> anyhow::Result<()> {
     let Command::Create { data } = command;
     println(format_args!("{}", Folder::existing(data).join_token()?));
     Ok(())

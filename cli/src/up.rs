@@ -14,7 +14,7 @@ use crate::{agent, apply, client, eprintln, in_one_line, println, server, watche
 /// Arguments of `coracle up`.
 #[derive(clap::Args)]
 #[group(skip)] // Its name would be that of the flattened ones.
-pub struct Args {
+pub(crate) struct Args {
     #[command(flatten)]
     server: server::ServerArgs,
     #[command(flatten)]
@@ -25,7 +25,7 @@ pub struct Args {
 }
 
 /// Runs until Ctrl-C, then ends the workloads too.
-pub async fn main(args: Args) -> anyhow::Result<()> {
+pub(crate) async fn main(args: Args) -> anyhow::Result<()> {
     // What cannot be read is said before anything is started.
     let mut objects = Vec::new();
     for file in &args.files {

@@ -15,7 +15,11 @@ use crate::client::explain;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Waits until the Deployment's newest version is available everywhere, showing how far it is.
-pub async fn deployment(client: &kube::Client, namespace: &str, name: &str) -> anyhow::Result<()> {
+pub(crate) async fn deployment(
+    client: &kube::Client,
+    namespace: &str,
+    name: &str,
+) -> anyhow::Result<()> {
     let api: Api<Deployment> = Api::namespaced(client.clone(), namespace);
     let bar = spinner();
     let deadline = tokio::time::Instant::now() + PATIENCE;
@@ -64,7 +68,7 @@ async fn trouble(
 }
 
 /// Why a Pod is not running, if something is wrong with it.
-pub fn pod_trouble(pod: &Pod) -> Option<String> {
+pub(crate) fn pod_trouble(pod: &Pod) -> Option<String> {
     let status = pod.status.as_ref()?;
     let named =
         |why: String| Some(format!("{}: {why}", pod.metadata.name.as_deref().unwrap_or_default()));
@@ -110,7 +114,7 @@ pub fn pod_trouble(pod: &Pod) -> Option<String> {
 }
 
 /// URLs that a browser on this machine can open, for a Service that is reached from outside.
-pub fn urls(service: &Service) -> Vec<String> {
+pub(crate) fn urls(service: &Service) -> Vec<String> {
     let Some(spec) = &service.spec else { return Vec::new() };
     if !matches!(spec.type_.as_deref(), Some("NodePort" | "LoadBalancer")) {
         return Vec::new();
