@@ -86,7 +86,7 @@ impl World {
             let _ = store.create(&kinds::NAMESPACE, json!({"metadata": {"name": name}}));
         }
         let nodes = (0..rng.range(3, 6)).map(|i| FakeNode::new(i as usize)).collect();
-        let process = Process::start(&store);
+        let process = Process::start(&store, !options.calm);
         let user = User::default();
         let limits = Limits::new(options.calm);
         Self { store, process, nodes, user, limits, rng, options, report: Report::default() }
@@ -147,7 +147,7 @@ impl World {
 
     fn restart(&mut self) {
         let conflicts = self.process.conflicts;
-        self.process = Process::start(&self.store);
+        self.process = Process::start(&self.store, !self.options.calm);
         self.process.conflicts = conflicts;
         self.report.crashes += 1;
     }

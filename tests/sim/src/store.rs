@@ -126,7 +126,7 @@ impl Store {
         let gone = seen.is_deleting()
             && empty(&new["metadata"]["finalizers"])
             && seen.meta.deletion_grace_period_seconds.unwrap_or(0) == 0
-            && !(is_namespace && !empty(&new["spec"]["finalizers"]));
+            && (!is_namespace || empty(&new["spec"]["finalizers"]));
         if gone { self.remove(seen) } else { self.put(seen.kind, new, Some(seen)) }
     }
 
