@@ -46,6 +46,13 @@ pub(crate) struct Status {
     pub(crate) observed_generation: i64,
 }
 
+impl Status {
+    /// All Pods that there are or will be in a moment.
+    pub(crate) fn at_most(&self) -> i32 {
+        self.replicas.max(self.fully_labeled_replicas)
+    }
+}
+
 impl Spec {
     pub(crate) fn replicas(&self) -> i32 {
         self.replicas.unwrap_or(1)
@@ -119,10 +126,11 @@ fn reconcile(
         }
     }
 
-    // First, because it carries the precondition: an outdated ReplicaSet stops here. It counts what is about to come
-    // and what is not yet gone, and as available only what stays, so that a Deployment which sizes its ReplicaSets by these
-    // numbers keeps its limits while the rest of this plan is still being performed.
-    let status = status(cluster.now, set, view, &mine, created.len() + doomed.len(), plan);
+    // First, because it carries the precondition: an outdated ReplicaSet stops here. It counts what is not yet gone,
+    // as available only what stays, and as fully labelled what is about to come, too: so a Deployment which sizes its
+    // ReplicaSets by these numbers keeps its limits while the rest of this plan is still being performed. `replicas`
+    // does not tell of what may yet be refused, for people read that.
+    let status = status(cluster.now, set, view, &mine, (created.len(), doomed.len()), plan);
     if status != view.status {
         plan.patch_status(
             set,
@@ -243,13 +251,13 @@ fn neighbours<'a>(cluster: &'a Cluster, set: &'a Object) -> HashMap<&'a str, usi
     crowd
 }
 
-/// The status while the plan is performed: `kept` Pods stay, `moving` more are being made or deleted.
+/// The status while the plan is performed: `kept` Pods stay, so many more come and go.
 fn status(
     now: Timestamp,
     set: &Object,
     view: &View,
     kept: &[&Arc<Object>],
-    moving: usize,
+    (coming, going): (usize, usize),
     plan: &mut Plan,
 ) -> Status {
     let labels = view.spec.template["metadata"]["labels"].as_object();
@@ -261,8 +269,8 @@ fn status(
     };
     let min_ready = i64::from(view.spec.min_ready_seconds.unwrap_or(0));
     let mut status = Status {
-        replicas: (kept.len() + moving) as i32,
-        fully_labeled_replicas: moving as i32,
+        replicas: (kept.len() + going) as i32,
+        fully_labeled_replicas: (coming + going) as i32,
         observed_generation: set.meta.generation,
         ..Status::default()
     };

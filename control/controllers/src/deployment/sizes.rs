@@ -47,9 +47,9 @@ impl Rollout<'_> {
         self.sets.iter().map(|set| set.size).sum()
     }
 
-    /// Pods that shrunk ReplicaSets have not deleted yet. They still count: upstream would go beyond maxSurge.
+    /// Pods that shrunk ReplicaSets have not deleted yet, or are still making. They still count: upstream would go beyond maxSurge.
     fn lingering(&self) -> i32 {
-        self.sets.iter().map(|set| (set.view.status.replicas - set.size).max(0)).sum()
+        self.sets.iter().map(|set| (set.view.status.at_most() - set.size).max(0)).sum()
     }
 
     fn active(&self) -> Vec<usize> {
