@@ -23,6 +23,7 @@ mod endpoints;
 
 mod garbage_collector;
 mod namespace;
+mod root_ca;
 mod service_account;
 
 mod node_lifecycle;
@@ -46,10 +47,11 @@ pub use namespace::NamespaceController;
 pub use node_lifecycle::NodeLifecycle;
 pub use pod_gc::PodCollector;
 pub use replica_set::ReplicaSetController;
+pub use root_ca::RootCaPublisher;
 pub use service_account::ServiceAccountController;
 pub use taint_eviction::TaintEviction;
 
-/// Every controller, with its usual settings.
+/// Every controller that needs nothing but the cluster, with its usual settings.
 pub fn all() -> Vec<Box<dyn Controller>> {
     vec![
         Box::new(DeploymentController),

@@ -95,7 +95,10 @@ pub async fn start(config: Config) -> Result<Server, StartError> {
     let (recorder, recording) = recorder::new(registry.clone());
     tasks.spawn(recording);
     if config.controllers {
-        for controller in coracle_controllers::all() {
+        let mut controllers = coracle_controllers::all();
+        let pem = auth.pki().ca_pem().to_owned();
+        controllers.push(Box::new(coracle_controllers::RootCaPublisher { pem }));
+        for controller in controllers {
             tasks.spawn(driver::run(
                 controller.into(),
                 registry.clone(),

@@ -45,6 +45,11 @@ async fn container_logs(
         let message = format!("{what} \"{container}\" in pod \"{pod}\" not found");
         return (StatusCode::NOT_FOUND, message).into_response();
     };
+    if let Some(why) = workers.waits(&namespace, &pod, &container) {
+        let message =
+            format!("container \"{container}\" in pod \"{pod}\" is waiting to start: {why}");
+        return (StatusCode::BAD_REQUEST, message).into_response();
+    }
     let (out, lines) = mpsc::channel(16);
     let is_running = move || workers.is_running(&namespace, &pod, &container, source.attempt);
     tokio::spawn(logs::read(source.path, options, out, is_running));

@@ -144,3 +144,35 @@ fn a_namespace_goes_when_it_is_empty() {
     );
     assert_eq!(ServiceAccountController.reconcile(&world, &key).writes.len(), 0);
 }
+
+#[test]
+fn the_cluster_ca_is_in_every_living_namespace() {
+    let namespace = |name: &str, meta: Value| {
+        let mut value = json!({"metadata": {"name": name}});
+        json_merge(&mut value["metadata"], meta);
+        (&kinds::NAMESPACE, value)
+    };
+    let map = |namespace: &str, pem: &str| {
+        let meta = json!({"name": "kube-root-ca.crt", "namespace": namespace});
+        (&kinds::CONFIG_MAP, json!({"metadata": meta, "data": {"ca.crt": pem}}))
+    };
+    let world = cluster([
+        namespace("new", json!({})),
+        namespace("done", json!({})),
+        namespace("edited", json!({})),
+        namespace("ending", json!({"deletionTimestamp": NOW, "finalizers": ["x"]})),
+        map("done", "CA"),
+        map("edited", "other"),
+    ]);
+    let publisher = crate::RootCaPublisher { pem: "CA".to_owned() };
+    for (name, wanted) in [
+        ("new", r#"create "kube-root-ca.crt""#),
+        ("done", ""),
+        ("edited", r#"patch kube-root-ca.crt {"data":{"ca.crt":"CA"}}"#),
+        ("ending", ""),
+        ("gone", ""),
+    ] {
+        let plan = publisher.reconcile(&world, &Key::new("", name));
+        assert_eq!(told(&plan).join("; "), wanted, "{name}");
+    }
+}

@@ -17,6 +17,62 @@ pub fn allows(cluster: &Cluster, identity: &Identity, wanted: &Attributes) -> bo
     allowed
 }
 
+/// What of `rules` the caller does not have itself in a namespace; nobody may grant that (`escalate` and `bind` aside).
+pub fn missing(
+    cluster: &Cluster,
+    identity: &Identity,
+    namespace: &str,
+    rules: &[PolicyRule],
+) -> Vec<Attributes> {
+    let held = self::rules(cluster, identity, namespace);
+    let single = rules.iter().flat_map(single_permissions);
+    single.filter(|wanted| !held.iter().any(|rule| covers(rule, wanted))).collect()
+}
+
+/// A rule as the single permissions that it grants. `*` stays: it is covered by `*` alone.
+fn single_permissions(rule: &PolicyRule) -> Vec<Attributes> {
+    let list = |values: &Option<Vec<String>>| values.clone().unwrap_or_default();
+    let mut all = Vec::new();
+    for verb in &rule.verbs {
+        for path in list(&rule.non_resource_urls) {
+            all.push(Attributes { verb: verb.clone(), path, ..Attributes::default() });
+        }
+        for group in list(&rule.api_groups) {
+            for resource in list(&rule.resources) {
+                let mut names = list(&rule.resource_names);
+                if names.is_empty() {
+                    names.push(String::new());
+                }
+                let (resource, subresource) = resource.split_once('/').unwrap_or((&resource, ""));
+                all.extend(names.into_iter().map(|name| Attributes {
+                    verb: verb.clone(),
+                    group: group.clone(),
+                    resource: resource.to_owned(),
+                    subresource: subresource.to_owned(),
+                    name,
+                    ..Attributes::default()
+                }));
+            }
+        }
+    }
+    all
+}
+
+/// The rules of the role that a binding in `namespace` refers to; `None` if there is no such role.
+pub fn referenced(cluster: &Cluster, role: &RoleRef, namespace: &str) -> Option<Vec<PolicyRule>> {
+    let get = |kind: &Kind, namespace: &str| cluster.get(kind, namespace, &role.name).cloned();
+    match role.kind.as_str() {
+        "ClusterRole" => {
+            get(&kinds::CLUSTER_ROLE, "").map(|r| decode_cluster_role(&r).unwrap_or_default())
+        }
+        "Role" if !namespace.is_empty() => {
+            let role = get(&kinds::ROLE, namespace)?;
+            Some(role.decode::<Role>().ok()?.into_owned().rules.unwrap_or_default())
+        }
+        _ => None,
+    }
+}
+
 /// Every rule that the caller has in a namespace (`SelfSubjectRulesReview`).
 pub fn rules(cluster: &Cluster, identity: &Identity, namespace: &str) -> Vec<PolicyRule> {
     let mut rules = Vec::new();
@@ -63,13 +119,7 @@ fn role_rules(
     namespace: &str,
     each: &mut impl FnMut(&PolicyRule) -> bool,
 ) -> bool {
-    let get = |kind: &Kind, namespace: &str| cluster.get(kind, namespace, &role.name).cloned();
-    let rules: Option<Vec<PolicyRule>> = match role.kind.as_str() {
-        "ClusterRole" => get(&kinds::CLUSTER_ROLE, "").and_then(|r| decode_cluster_role(&r)),
-        "Role" if !namespace.is_empty() => get(&kinds::ROLE, namespace)
-            .and_then(|r| r.decode::<Role>().ok().and_then(|r| r.into_owned().rules)),
-        _ => None,
-    };
+    let rules = referenced(cluster, role, namespace);
     rules.iter().flatten().all(each)
 }
 

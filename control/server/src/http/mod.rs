@@ -8,6 +8,7 @@ mod answer;
 mod body;
 mod delete;
 mod discovery;
+mod escalation;
 mod events_v1;
 mod health;
 mod impersonate;

@@ -12,9 +12,9 @@ use std::sync::Mutex;
 
 use super::answer::{Answer, json_response, warn};
 use super::body::{self, FieldValidation};
-use super::events_v1;
 use super::render::Render;
 use super::request::RequestInfo;
+use super::{escalation, events_v1};
 use crate::registry::{Part, Registry, WriteOptions, scale_into, scale_of};
 
 /// POST to a collection.
@@ -34,6 +34,8 @@ pub(crate) async fn create(
             ApiError::bad_request("an empty namespace may not be set during creation").into()
         );
     }
+    registry.catch_up().await?;
+    escalation::check(registry, kind, info.scope(kind), parts, &value)?;
     let object = registry.create(kind, info.scope(kind), value, options).await?;
     Ok(warn(render.answer(201, &object), &warnings))
 }
@@ -58,7 +60,11 @@ pub(crate) async fn update(
         .into());
     }
     let place = (info.scope(kind), info.name.as_str());
-    let object = registry.update(kind, place, part, options, |_, _| Ok(value.clone())).await?;
+    let edit = |_: &_, _| {
+        escalation::check(registry, kind, info.scope(kind), parts, &value)?;
+        Ok(value.clone())
+    };
+    let object = registry.update(kind, place, part, options, edit).await?;
     Ok(warn(render.answer(200, &object), &warnings))
 }
 
@@ -90,6 +96,7 @@ pub(crate) async fn patch(
             if is_v1_event {
                 events_v1::store(&mut tree);
             }
+            escalation::check(registry, kind, info.scope(kind), parts, &tree)?;
             if let Ok(mut complaints) = complaints.lock() {
                 *complaints = warnings;
             }

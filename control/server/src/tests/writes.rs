@@ -1,4 +1,4 @@
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 
@@ -366,4 +366,73 @@ async fn acting_as_somebody_else_has_their_rights_only() {
     let masters = ("impersonate-group", MASTERS);
     assert_eq!(read(get(CONFIG_MAPS, &[bob, masters]).await).await.code, 200);
     assert_eq!(read(get(CONFIG_MAPS, &[masters]).await).await.code, 400);
+}
+
+#[tokio::test]
+async fn nobody_grants_what_they_do_not_have() {
+    const ROLES: &str = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles";
+    const BINDINGS: &str = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings";
+    let it = Fixture::new().await;
+    let role = |name: &str, verbs: &[&str], group: &str, resource: &str| {
+        json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role",
+            "metadata": {"name": name},
+            "rules": [{"apiGroups": [group], "resources": [resource], "verbs": verbs}],
+        })
+    };
+    let bind = |name: &str, role: &str, user: &str| {
+        json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+            "metadata": {"name": name},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": role},
+            "subjects": [{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": user}],
+        })
+    };
+    let rbac = "rbac.authorization.k8s.io";
+    for (role, user) in [
+        (role("granter", &["create", "update", "patch"], rbac, "roles"), "bob"),
+        (role("binder", &["create"], rbac, "rolebindings"), "bob"),
+        (role("reader", &["get", "list"], "", "configmaps"), "bob"),
+        (role("escalator", &["create", "escalate"], rbac, "roles"), "eve"),
+        (role("secrets", &["get"], "", "secrets"), "nobody"),
+    ] {
+        assert_eq!(it.post(ROLES, role.clone()).await.code, 201);
+        let name = role["metadata"]["name"].as_str().expect("a name");
+        assert_eq!(it.post(BINDINGS, bind(name, name, user)).await.code, 201);
+    }
+    let post = |user: &'static str, path: &'static str, body: Value| {
+        let request = Request::post(path)
+            .header("impersonate-user", user)
+            .header("content-type", "application/json")
+            .body(Body::from(body.to_string()))
+            .expect("a request");
+        it.send(request)
+    };
+    let cases = [
+        ("bob", ROLES, role("same", &["list"], "", "configmaps"), 201),
+        ("bob", ROLES, role("more", &["delete"], "", "configmaps"), 403),
+        ("bob", ROLES, role("other", &["get"], "", "secrets"), 403),
+        ("bob", ROLES, role("all", &["*"], "*", "*"), 403),
+        ("bob", BINDINGS, bind("mine", "reader", "carol"), 201),
+        ("bob", BINDINGS, bind("theirs", "secrets", "bob"), 403),
+        ("bob", BINDINGS, bind("nothing", "no-such-role", "bob"), 404),
+        ("eve", ROLES, role("any", &["*"], "*", "*"), 201),
+    ];
+    for (user, path, body, code) in cases {
+        let answer = read(post(user, path, body.clone()).await).await;
+        assert_eq!(answer.code, code, "{user} {body}: {}", answer.message());
+        if code == 403 {
+            let why = "is attempting to grant RBAC permissions not currently held";
+            assert!(answer.message().contains(why), "{}", answer.message());
+        }
+    }
+    let patch = Request::patch("/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles/same")
+        .header("impersonate-user", "bob")
+        .header("content-type", "application/merge-patch+json")
+        .body(Body::from(
+            json!({"rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}]})
+                .to_string(),
+        ))
+        .expect("a request");
+    assert_eq!(read(it.send(patch).await).await.code, 403);
 }

@@ -210,6 +210,27 @@ impl Workers {
         }
     }
 
+    /// Why a container of the named Pod has no log yet: it has never started.
+    pub fn waits(&self, namespace: &str, pod: &str, container: &str) -> Option<&'static str> {
+        use crate::pod::lifecycle::Phase;
+        let table = self.table();
+        let entry = table.pods.values().find(|e| {
+            e.pod.metadata.name.as_deref() == Some(pod)
+                && e.pod.metadata.namespace.as_deref() == Some(namespace)
+        })?;
+        let known = entry.state.containers.iter().find(|c| c.rule.name == container)?;
+        if known.started_once {
+            return None;
+        }
+        Some(match &known.phase {
+            Phase::Waiting { reason: "ErrImagePull", .. } => "image can't be pulled",
+            Phase::Waiting { reason: "ImagePullBackOff", .. } => "trying and failing to pull image",
+            Phase::Waiting { reason, .. } => reason,
+            Phase::Pulling | Phase::Starting => "ContainerCreating",
+            Phase::Running { .. } | Phase::Stopping { .. } | Phase::Exited(_) => return None,
+        })
+    }
+
     /// The log of a container of the named Pod: the present attempt's, or the one before.
     pub fn log(
         &self,

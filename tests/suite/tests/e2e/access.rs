@@ -69,7 +69,7 @@ pub(crate) async fn a_service_account_may_what_its_role_says(context: Arc<Contex
         "create",
         "role",
         "granter",
-        "--verb=*",
+        "--verb=create,update",
         "--resource=roles.rbac.authorization.k8s.io",
     ])
     .await?;

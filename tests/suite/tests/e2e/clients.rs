@@ -89,6 +89,9 @@ pub(crate) async fn the_kube_crate(context: Arc<Context>) -> Outcome {
         .apply(&command_pod("talker", "Never", &["--lines", "2", "--sleep", "1", "--lines", "1"]))
         .await?;
     let log = eventually(SOON, "the log can be followed", async || {
+        // Of a Pod that is not scheduled yet the log is empty, as upstream.
+        let node = pods.get("talker").await?.spec.and_then(|spec| spec.node_name);
+        anyhow::ensure!(node.is_some(), "not scheduled");
         Ok(pods.log_stream("talker", &LogParams { follow: true, ..LogParams::default() }).await?)
     })
     .await?;
