@@ -71,7 +71,9 @@ fn pod(number: usize) -> String {
         "metadata": {
             "name": format!("pod-{number}"),
             "labels": {"app": "bench", "tier": "web", "pod-template-hash": "6d4cf56db6"},
-            "annotations": {"example.com/owner": "team-a", "example.com/revision": "1"},
+            "annotations": {"example.com/owner": "team-a", "example.com/revision": "1",
+                "example.com/about": "Serves the public web site of team A; see the runbook before restarting it by hand.",
+                "example.com/checked": "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"},
         },
         "spec": {"containers": [{
             "name": "web",
