@@ -6,6 +6,8 @@ mod tests;
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -82,18 +84,44 @@ pub struct Snapshot {
 }
 
 /// The ranges of a new cluster on this machine, to be kept by the caller. `seed_text` (the data directory's path)
-/// makes clusters that do not run at the same time choose differently.
+/// makes clusters that do not run at the same time choose differently; of those that start at the same time, each has
+/// its own for as long as the process lives.
 ///
 /// # Errors
 /// When no range is free, or the machine's routes cannot be read.
 pub fn choose_ranges(mode: Mode, seed_text: &str) -> Result<ClusterRanges, NetworkError> {
     let seed = ranges::seed(seed_text.as_bytes());
-    Ok(match mode {
-        Mode::Root => ClusterRanges::choose_root(seed, &linux::taken_ranges()?)?,
-        Mode::Rootless => {
-            ClusterRanges::choose_rootless(seed, |ranges| claim(ranges.claim_address()).is_ok())?
+    if mode == Mode::Rootless {
+        let is_free = |ranges: &ClusterRanges| {
+            claim(ranges.claim_address()).is_ok() && reserve(&[ranges.pods])
+        };
+        return Ok(ClusterRanges::choose_rootless(seed, is_free)?);
+    }
+    let mut taken = linux::taken_ranges()?;
+    loop {
+        let ranges = ClusterRanges::choose_root(seed, &taken)?;
+        if reserve(&[ranges.pods, ranges.services]) {
+            return Ok(ranges);
         }
-    })
+        taken.push(ranges.pods);
+    }
+}
+
+/// Reserves ranges for this process, all or none: a link or a listener, which others would see, is made only later. The
+/// name of an abstract socket belongs to one process of the network namespace, and goes with it.
+fn reserve(ranges: &[Cidr]) -> bool {
+    static HELD: Mutex<Vec<UnixListener>> = Mutex::new(Vec::new());
+    let bind = |range: &Cidr| {
+        let name = SocketAddr::from_abstract_name(format!("coracle/range/{range}"))?;
+        UnixListener::bind_addr(&name)
+    };
+    match ranges.iter().map(bind).collect::<std::io::Result<Vec<_>>>() {
+        Ok(sockets) => {
+            lock(&HELD).extend(sockets);
+            true
+        }
+        Err(_) => false,
+    }
 }
 
 /// A node's network. Cheap to clone; all clones are one.

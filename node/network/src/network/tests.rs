@@ -102,3 +102,25 @@ fn as_root_the_kernel_translates() {
         });
     });
 }
+
+/// Two clusters that start at the same time chose the same ranges, since neither had a link yet that the other could see.
+#[test]
+fn clusters_that_start_together_choose_differently() {
+    for mode in [Mode::Rootless, Mode::Root] {
+        if mode == Mode::Root && Mode::detect() != Mode::Root {
+            continue;
+        }
+        let chosen: Vec<_> = std::thread::scope(|scope| {
+            let choose = || choose_ranges(mode, "/tmp/the/same/data").unwrap();
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(choose)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        for (index, one) in chosen.iter().enumerate() {
+            for other in &chosen[..index] {
+                assert!(!one.pods.overlaps(other.pods), "{one:?} {other:?}");
+                assert!(!one.services.overlaps(other.services), "{one:?} {other:?}");
+                assert!(!one.services.overlaps(other.pods), "{one:?} {other:?}");
+            }
+        }
+    }
+}
