@@ -3,6 +3,7 @@
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use anyhow::{Context as _, bail};
 
@@ -36,16 +37,55 @@ pub fn coracle() -> anyhow::Result<PathBuf> {
     }
 }
 
+/// Oldest kubectl that this cluster's API is tried with, by its minor version.
+const OLDEST: u32 = 29;
+
+/// The kubectl of this machine is too old to be tried: a reason to leave a test out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("needs kubectl 1.{OLDEST} or newer, and {} is 1.{minor}", path.display())]
+pub struct TooOld {
+    path: PathBuf,
+    minor: u32,
+}
+
 /// The kubectl to use: `$KUBECTL`, else the newest of [`kubectls`].
 ///
 /// # Errors
-/// When there is none.
+/// When there is none, or it is [`TooOld`].
 pub fn kubectl() -> anyhow::Result<PathBuf> {
+    static FOUND: OnceLock<Result<PathBuf, TooOld>> = OnceLock::new();
     if let Some(path) = env::var_os("KUBECTL") {
         return Ok(path.into());
     }
+    if let Some(found) = FOUND.get() {
+        return Ok(found.clone()?);
+    }
     let newest = kubectls().into_iter().max_by_key(|kubectl| kubectl.minor);
-    newest.map(|k| k.path).context("no kubectl found: install one, or set KUBECTL to its path")
+    let newest = newest.context("no kubectl found: install one, or set KUBECTL to its path")?;
+    let minor = match newest.minor {
+        Some(minor) => minor,
+        None => minor_of(&newest.path)?,
+    };
+    let found = match minor {
+        OLDEST.. => Ok(newest.path),
+        _ => Err(TooOld { path: newest.path, minor }),
+    };
+    Ok(FOUND.get_or_init(|| found).clone()?)
+}
+
+/// The minor version that a kubectl says it has.
+fn minor_of(kubectl: &Path) -> anyhow::Result<u32> {
+    let output = std::process::Command::new(kubectl)
+        .args(["version", "--client", "--output=json"])
+        .output()
+        .with_context(|| format!("cannot run {}", kubectl.display()))?;
+    let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    // Some builds say "20+".
+    let minor = said["clientVersion"]["minor"].as_str().unwrap_or_default();
+    minor
+        .trim_end_matches(|c: char| !c.is_ascii_digit())
+        .parse()
+        .with_context(|| format!("{} does not say its version", kubectl.display()))
 }
 
 /// Every kubectl on this machine, oldest first: the one in `$PATH`, and what lies beside it (or beside what it links to)

@@ -130,7 +130,13 @@ impl Workers {
         {
             let mut table = self.table();
             match table.pods.get_mut(&uid) {
-                Some(entry) => entry.pod = Arc::new(pod),
+                Some(entry) => {
+                    // While this node was silent the control plane marked its Pods; they are to be told anew.
+                    if marked_not_ready(&pod) {
+                        entry.told = None;
+                    }
+                    entry.pod = Arc::new(pod);
+                }
                 None => {
                     let entry = Entry {
                         state: initial(&pod),
@@ -729,6 +735,14 @@ fn with_nulls(status: &PodStatus) -> serde_json::Value {
         }
     }
     value
+}
+
+/// Node lifecycle took the Pod for lost.
+fn marked_not_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    conditions.into_iter().any(|c| {
+        c.type_ == "Ready" && c.status == "False" && c.reason.as_deref() == Some("NodeNotReady")
+    })
 }
 
 fn names(pod: &Pod) -> (&str, &str) {
