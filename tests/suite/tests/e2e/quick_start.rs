@@ -46,8 +46,12 @@ pub(crate) async fn a_command_runs_to_its_end(context: Arc<Context>) -> Outcome 
     // And from the example's manifest.
     cluster.push_all(&[("hello-command", "hello-command:v1")]).await?;
     cluster.apply(&manifest("examples/command/pod.yaml")?).await?;
-    let logs =
-        cluster.kubectl(&["logs", "-f", "hello-command", "--pod-running-timeout=30s"]).await?;
+    // Before it has started there is no log, as on any cluster.
+    eventually(SOON, "the Pod has a log", async || {
+        cluster.kubectl(&["logs", "hello-command"]).await.map(drop)
+    })
+    .await?;
+    let logs = cluster.kubectl(&["logs", "-f", "hello-command"]).await?;
     expect(&logs, &["line 3", "GREETING=Hello from a Pod"])?;
     eventually(SOON, "the Pod is Completed", async || {
         expect(&cluster.kubectl(&["get", "pod", "hello-command"]).await?, &["0/1", "Completed"])
