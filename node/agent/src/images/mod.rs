@@ -196,6 +196,17 @@ impl Images {
         result
     }
 
+    /// Whether [`Images::ensure`] would have to ask a registry.
+    pub fn would_pull(&self, name: &str, policy: PullPolicy) -> bool {
+        match policy {
+            PullPolicy::Always => true,
+            PullPolicy::Never => false,
+            PullPolicy::IfNotPresent => {
+                ImageName::parse(name).is_ok_and(|parsed| self.local(&parsed).is_none())
+            }
+        }
+    }
+
     fn local(&self, name: &ImageName) -> Option<Pulled> {
         let record = std::fs::read(self.record_path(name)).ok()?;
         let record: Record = serde_json::from_slice(&record).ok()?;

@@ -456,6 +456,10 @@ impl Workers {
             Some("Never") => PullPolicy::Never,
             _ => PullPolicy::IfNotPresent,
         };
+        if parts.images.would_pull(image, policy) {
+            let message = format!("Pulling image \"{image}\"");
+            parts.recorder.pod(pod, Some(name), false, "Pulling", message);
+        }
         let _permit = self.inner.pulls.acquire().await;
         let pulled = parts
             .images

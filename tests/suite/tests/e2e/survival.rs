@@ -123,12 +123,12 @@ pub(crate) async fn up_finds_everything_again(context: Arc<Context>) -> Outcome 
 pub(crate) async fn no_acknowledged_write_is_lost(context: Arc<Context>) -> Outcome {
     let cluster = context.up().await?;
     let mut acknowledged = Vec::new();
-    for round in 0..6 {
+    for round in 0..100 {
         let stop = AtomicBool::new(false);
         let client = cluster.client().await?;
         let writers = (0..8).map(|writer| write(client.clone(), round * 8 + writer, &stop));
         let killing = async {
-            tokio::time::sleep(Duration::from_millis(150 + 70 * round)).await;
+            tokio::time::sleep(Duration::from_millis(100 + 30 * (round % 7))).await;
             let killed = cluster.kill9(Part::Up).await;
             stop.store(true, Ordering::Relaxed);
             killed
