@@ -34,6 +34,8 @@ pub(crate) async fn main(args: Args) -> anyhow::Result<()> {
     let folder = Folder::open(args.server.data.clone())?;
     let _server_claim = folder.claim("server")?;
     let _agent_claim = folder.claim("agent")?;
+    // Asked to end while it starts, it ends as soon as it has: what was begun has to be taken back in order.
+    let mut asked_to_end = tokio::spawn(server::signal());
     let server = server::start(&args.server, &folder).await?;
     let token = folder.join_token()?;
     let (mut agent, _network) =
@@ -63,7 +65,7 @@ pub(crate) async fn main(args: Args) -> anyhow::Result<()> {
     let result = tokio::select! {
         result = work => result,
         () = agent.run() => Ok(()),
-        result = server::signal() => result,
+        result = &mut asked_to_end => result?,
     };
     eprintln(format_args!("coracle: ending workloads"));
     agent.end_workloads().await;

@@ -458,6 +458,25 @@ impl PodState {
         }
     }
 
+    /// On its way up, with nothing to tell of yet but that.
+    pub fn is_starting(&self) -> bool {
+        let fresh = |c: &Container| {
+            !c.started_once
+                && matches!(
+                    &c.phase,
+                    Phase::Waiting { reason: "ContainerCreating" | "PodInitializing", .. }
+                        | Phase::Pulling
+                        | Phase::Starting
+                )
+        };
+        let made = match &self.sandbox {
+            Sandbox::Absent { message, .. } => message.is_empty(),
+            Sandbox::Creating | Sandbox::Ready => true,
+            Sandbox::Removing | Sandbox::Gone => false,
+        };
+        self.ending.is_none() && made && self.containers.iter().all(fresh)
+    }
+
     /// Init containers have all let pass.
     pub fn initialized(&self) -> bool {
         self.containers.iter().filter(|c| c.rule.init).all(Container::lets_pass)

@@ -35,6 +35,9 @@ use crate::services::Services;
 const REPORTERS: usize = 16;
 /// Images pulled and prepared at once.
 const PULLS: usize = 8;
+/// How long a Pod may take to start before the API is told that it is starting. Most run by then, and that they do is told
+/// at once, not after a write that nobody had time to read.
+const SETTLE: Duration = Duration::from_millis(50);
 /// How long to wait before a failed write to the API is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -94,8 +97,21 @@ struct Entry {
     /// A reporter is at work; `again` when something changed since.
     reporting: bool,
     again: bool,
+    /// What it is told while it starts can wait; see [`SETTLE`].
+    settling: Settling,
     /// HTTP containers whose ports follow from Services, as they were started.
     open_ports: HashMap<String, ContainerSpec>,
+}
+
+/// Whether the first report of a Pod that starts still waits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Settling {
+    /// Nothing was to be reported yet.
+    New,
+    /// A report is due when [`SETTLE`] is over.
+    Waiting,
+    /// It took longer: reports go out as they come.
+    Over,
 }
 
 /// What the kubelet API needs to know of a container for its log.
@@ -145,6 +161,7 @@ impl Workers {
                         wake: None,
                         reporting: false,
                         again: false,
+                        settling: Settling::New,
                         open_ports: HashMap::new(),
                     };
                     table.pods.insert(uid.clone(), entry);
@@ -662,6 +679,14 @@ impl Workers {
         {
             let mut table = self.table();
             let Some(entry) = table.pods.get_mut(uid) else { return };
+            if entry.settling != Settling::Over && entry.state.is_starting() {
+                if entry.settling == Settling::New {
+                    entry.settling = Settling::Waiting;
+                    let (workers, uid) = (self.clone(), uid.to_owned());
+                    tokio::spawn(async move { workers.settle(&uid).await });
+                }
+                return;
+            }
             if entry.reporting {
                 entry.again = true;
                 return;
@@ -670,6 +695,14 @@ impl Workers {
         }
         let (workers, uid) = (self.clone(), uid.to_owned());
         tokio::spawn(async move { workers.reporter(&uid).await });
+    }
+
+    async fn settle(&self, uid: &str) {
+        tokio::time::sleep(SETTLE).await;
+        if let Some(entry) = self.table().pods.get_mut(uid) {
+            entry.settling = Settling::Over;
+        }
+        self.report(uid);
     }
 
     async fn reporter(&self, uid: &str) {

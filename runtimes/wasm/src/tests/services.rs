@@ -32,7 +32,7 @@ async fn services_are_forwarded_to_their_backends() {
         services: vec![service("hello", "test", vip, backends.to_vec())],
         listen: listen.to_vec(),
     };
-    let status = host.client.put_routes(&routes(&[one, dead, two], &[listen.clone()])).await;
+    let status = host.client.put_routes(&routes(&[one, dead, two], std::slice::from_ref(&listen))).await;
     assert_eq!(status.unwrap().failed, []);
     let mut seen = std::collections::BTreeSet::new();
     for _ in 0..12 {
@@ -44,13 +44,13 @@ async fn services_are_forwarded_to_their_backends() {
 
     let mut kept = Connection::open(vip).await;
     kept.get("/").await.unwrap();
-    host.client.put_routes(&routes(&[two], &[listen.clone()])).await.unwrap();
+    host.client.put_routes(&routes(&[two], std::slice::from_ref(&listen))).await.unwrap();
     assert!(get(vip, "/").await.1.contains("two"));
     assert_eq!(kept.get("/").await.unwrap().0, 200, "a connection was dropped");
     // A backend outside of this host: bytes are copied.
     let outside = TestHost::start().await;
     let three = outside.serve("three", example("hello-v1")).await;
-    host.client.put_routes(&routes(&[dead, three], &[listen.clone()])).await.unwrap();
+    host.client.put_routes(&routes(&[dead, three], std::slice::from_ref(&listen))).await.unwrap();
     assert!(get(vip, "/").await.1.contains("three"));
 
     host.client.put_routes(&routes(&[two], &[])).await.unwrap();
