@@ -32,7 +32,8 @@ async fn services_are_forwarded_to_their_backends() {
         services: vec![service("hello", "test", vip, backends.to_vec())],
         listen: listen.to_vec(),
     };
-    let status = host.client.put_routes(&routes(&[one, dead, two], std::slice::from_ref(&listen))).await;
+    let status =
+        host.client.put_routes(&routes(&[one, dead, two], std::slice::from_ref(&listen))).await;
     assert_eq!(status.unwrap().failed, []);
     let mut seen = std::collections::BTreeSet::new();
     for _ in 0..12 {
