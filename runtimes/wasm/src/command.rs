@@ -13,6 +13,7 @@ use wasmtime_wasi::I32Exit;
 use crate::compile::Program;
 use crate::container::{Container, Exit, Phase};
 use crate::instance::State;
+use crate::logs::failure;
 
 /// How long a command waits for a free slot of the host's.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -75,7 +76,7 @@ impl Container {
         let outgrew = store.data().memory.outgrew_slot;
         match crate::memory::verdict(self, &error, outgrew) {
             Some(message) => Exit::out_of_memory(message),
-            None => Exit::error(134, format!("{error:?}")),
+            None => Exit::error(134, failure(&error)),
         }
     }
 }

@@ -41,7 +41,7 @@ use wasmtime_wasi_http::{Error, WasiHttpView};
 use crate::compile::Program;
 use crate::container::{Container, Exit, Phase, Stamp};
 use crate::instance::{Killed, State};
-use crate::logs::Stream;
+use crate::logs::{Stream, failure};
 
 /// Requests of one container that run at once.
 const MOST_ACTIVE: usize = 256;
@@ -410,7 +410,7 @@ impl Running {
         container.traffic.failed.fetch_add(1, Relaxed);
         match crate::memory::verdict(container, &error, outgrew_slot) {
             Some(message) => container.exit_soon(Exit::out_of_memory(message)),
-            None => container.log.write(Stream::Err, &format!("{error:?}")),
+            None => container.log.write(Stream::Err, &failure(&error)),
         }
         Some(Refusal::Failed)
     }

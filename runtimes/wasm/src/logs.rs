@@ -216,5 +216,12 @@ impl OutputStream for Output {
     }
 }
 
+/// A failure as a guest's author wants to read it: the guest's own backtrace and what caused it, and nothing of the
+/// host's.
+pub(crate) fn failure(error: &wasmtime::Error) -> String {
+    let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
+    causes.join("\n")
+}
+
 #[cfg(test)]
 mod tests;

@@ -466,6 +466,11 @@ impl Workers {
 
     async fn pull(&self, pod: &Pod, name: &str) -> Result<String, (&'static str, String)> {
         let parts = &self.inner.parts;
+        let class = pod.spec.as_ref().and_then(|s| s.runtime_class_name.as_deref());
+        if class == Some("oci") {
+            let why = "runtimeClassName \"oci\" insists on a container runtime, and this node has none: it runs Wasm only";
+            return Err(("CreateContainerError", why.to_owned()));
+        }
         let container = spec::container(pod, name);
         let image = container.and_then(|c| c.image.as_deref()).unwrap_or_default();
         let policy = match container.and_then(|c| c.image_pull_policy.as_deref()) {
