@@ -102,6 +102,7 @@ pub async fn host(
                     }
                 }
             }
+            HostEvent::Notice(notice) => workers.notice(notice),
             HostEvent::Disconnected(_) => {
                 // Its namespace and addresses outlive it; make sure of them before it binds again.
                 if let Err(error) = network.restore().await {

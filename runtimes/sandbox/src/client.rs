@@ -79,6 +79,8 @@ pub enum HostEvent {
     },
     /// A container changed.
     Event(Event),
+    /// Something to tell people.
+    Notice(Notice),
     /// The connection was lost; the stream keeps trying.
     Disconnected(ClientError),
 }
@@ -136,6 +138,18 @@ impl Client {
     /// Every sandbox of the host.
     pub async fn sandboxes(&self) -> Result<Vec<SandboxStatus>, ClientError> {
         self.call(Method::GET, "/v1/sandboxes", &()).await
+    }
+
+    /// See [`crate::Runtime::usage`].
+    pub async fn usage(&self) -> Result<Vec<ContainerUsage>, ClientError> {
+        self.call(Method::GET, "/v1/usage", &()).await
+    }
+
+    /// See [`crate::Runtime::metrics`].
+    pub async fn metrics(&self) -> Result<String, ClientError> {
+        let body = self.send(Method::GET, "/v1/metrics", &()).await?.collect().await;
+        let body = body.map_err(|e| self.interrupted(e))?.to_bytes();
+        Ok(String::from_utf8_lossy(&body).into_owned())
     }
 
     /// One sandbox.
@@ -216,6 +230,11 @@ impl Client {
                         Some(Ok(EventLine::Event(event))) => {
                             after = event.seq;
                             if send.send(HostEvent::Event(event)).await.is_err() {
+                                return;
+                            }
+                        }
+                        Some(Ok(EventLine::Notice(notice))) => {
+                            if send.send(HostEvent::Notice(notice)).await.is_err() {
                                 return;
                             }
                         }

@@ -24,6 +24,12 @@ pub trait Runtime: Send + Sync + 'static {
     /// Every sandbox: what an agent that returns adopts.
     async fn sandboxes(&self) -> Vec<SandboxStatus>;
 
+    /// What each container used. Small enough to be asked for often.
+    async fn usage(&self) -> Vec<ContainerUsage>;
+
+    /// The host's metrics, in the Prometheus text format.
+    async fn metrics(&self) -> String;
+
     /// One sandbox.
     async fn sandbox(&self, id: &str) -> Result<SandboxStatus, Problem>;
 

@@ -78,6 +78,8 @@ fn router(host: Host) -> Router {
         .route("/v1/sandboxes/{id}", get(sandbox).put(put_sandbox).delete(delete_sandbox))
         .route("/v1/sandboxes/{id}/containers/{name}", put(start_container))
         .route("/v1/sandboxes/{id}/containers/{name}/stop", post(stop_container))
+        .route("/v1/usage", get(usage))
+        .route("/v1/metrics", get(metrics))
         .route("/v1/routes", put(put_routes))
         .route("/v1/events", get(events))
         .route("/v1/shutdown", post(shutdown))
@@ -143,6 +145,14 @@ async fn put_sandbox(
 
 async fn sandboxes(State(host): State<Host>) -> Response {
     axum::Json(host.runtime.sandboxes().await).into_response()
+}
+
+async fn usage(State(host): State<Host>) -> Response {
+    axum::Json(host.runtime.usage().await).into_response()
+}
+
+async fn metrics(State(host): State<Host>) -> Response {
+    host.runtime.metrics().await.into_response()
 }
 
 async fn sandbox(State(host): State<Host>, UrlPath(id): UrlPath<String>) -> Response {

@@ -71,6 +71,9 @@ pub struct ImageInfo {
     /// Whether compiled code was found in the cache.
     #[serde(default)]
     pub cached: bool,
+    /// Whether the image is a core module (WASI preview 1) that was made into a component.
+    #[serde(default)]
+    pub adapted: bool,
 }
 
 /// One Pod, to a runtime: `PUT /v1/sandboxes/{id}`.
@@ -102,9 +105,21 @@ pub struct SandboxSpec {
     /// Most CPU that all containers together may use, in millicores.
     #[serde(default)]
     pub cpu_limit: Option<u32>,
-    /// What the workload's resolver is told.
+    /// What the workload's resolver is told; the machine's own configuration where none is given.
     #[serde(default)]
     pub dns: Option<Dns>,
+    /// Names with addresses of their own (`hostAliases`), before any resolver.
+    #[serde(default)]
+    pub hosts: Vec<HostAlias>,
+}
+
+/// Names of an address (`core/v1 HostAlias`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostAlias {
+    /// The address.
+    pub ip: IpAddr,
+    /// Its names.
+    pub names: Vec<String>,
 }
 
 /// A resolver's configuration.
@@ -168,9 +183,15 @@ pub struct ContainerSpec {
     /// The log file, in the CRI format; made when first written.
     #[serde(default)]
     pub log_path: PathBuf,
-    /// Seconds that one HTTP request may take; the host's default where none is given.
+    /// When the log file is rotated; the host's default where none is given.
     #[serde(default)]
-    pub request_timeout_seconds: Option<u32>,
+    pub log_limit: Option<LogLimit>,
+    /// How an HTTP workload is served.
+    #[serde(default)]
+    pub http: HttpSpec,
+    /// What the workload may use of what it imports.
+    #[serde(default)]
+    pub grants: Grants,
     /// Where the program starts; the image's where none is given. Containers only.
     #[serde(default)]
     pub working_dir: Option<PathBuf>,
@@ -180,6 +201,77 @@ pub struct ContainerSpec {
     /// User and group. Containers only.
     #[serde(default)]
     pub user: Option<(u32, u32)>,
+}
+
+/// Bounds of a container's log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLimit {
+    /// Bytes after which a file is rotated.
+    pub bytes: u64,
+    /// Files that are kept, the present one included.
+    pub files: u32,
+}
+
+/// How an HTTP workload is served. What is not given is the host's default.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpSpec {
+    /// Seconds that one request may take, to the last byte of its answer.
+    #[serde(default)]
+    pub timeout_seconds: Option<u32>,
+    /// Requests that run at once.
+    #[serde(default)]
+    pub max_active: Option<u32>,
+    /// Requests that wait for one of those to end; beyond that, 503 with Retry-After.
+    #[serde(default)]
+    pub max_waiting: Option<u32>,
+    /// Bytes of a request's body; beyond that, 413.
+    #[serde(default)]
+    pub max_request_bytes: Option<u64>,
+    /// Bytes of an answer's body; beyond that, the answer is broken off.
+    #[serde(default)]
+    pub max_response_bytes: Option<u64>,
+    /// Serve several requests with one instance, one after the other. A fresh one each where none is given.
+    #[serde(default)]
+    pub reuse: Option<Reuse>,
+    /// Write a line per request to the container's log, as JSON on stdout.
+    #[serde(default)]
+    pub access_log: bool,
+}
+
+/// How long one instance may be used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reuse {
+    /// Requests that it serves at most.
+    pub max_requests: u32,
+    /// Milliseconds after which an idle instance ends.
+    pub idle_milliseconds: u32,
+}
+
+/// What a workload may use of what it imports. Files follow its mounts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grants {
+    /// Outgoing HTTP requests (`wasi:http/outgoing-handler`, `wasi:http/client`).
+    #[serde(default = "granted")]
+    pub http: bool,
+    /// TCP and UDP sockets (`wasi:sockets`).
+    #[serde(default = "granted")]
+    pub sockets: bool,
+    /// Looking up names (`wasi:sockets/ip-name-lookup`).
+    #[serde(default = "granted")]
+    pub names: bool,
+    /// The time of day and the passing of time (`wasi:clocks`).
+    #[serde(default = "granted")]
+    pub clocks: bool,
+}
+
+fn granted() -> bool {
+    true
+}
+
+impl Default for Grants {
+    fn default() -> Grants {
+        Grants { http: true, sockets: true, names: true, clocks: true }
+    }
 }
 
 /// `POST …/containers/{name}/stop`: end gracefully, then by force.
@@ -267,6 +359,33 @@ pub struct Usage {
     /// HTTP requests being served now.
     #[serde(default)]
     pub active_requests: u64,
+    /// HTTP requests refused for want of room.
+    #[serde(default)]
+    pub refused_requests: u64,
+    /// Sum of the time that finished HTTP requests took, in microseconds.
+    #[serde(default)]
+    pub request_microseconds: u64,
+    /// Instances that exist now.
+    #[serde(default)]
+    pub instances: u64,
+    /// Traps since the start.
+    #[serde(default)]
+    pub traps: u64,
+}
+
+/// One line of `GET /v1/usage`: what one container used, without its spec.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ContainerUsage {
+    /// The sandbox.
+    pub sandbox: String,
+    /// The container.
+    pub container: String,
+    /// Which attempt.
+    pub attempt: u32,
+    /// When the attempt began.
+    pub started_at: Timestamp,
+    /// What it used since.
+    pub usage: Usage,
 }
 
 /// A container as it is.
@@ -404,6 +523,33 @@ pub struct Event {
     pub container: ContainerStatus,
 }
 
+/// Something that people should know of a container which runs on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Notice {
+    /// The sandbox.
+    pub sandbox: String,
+    /// The container.
+    pub container: String,
+    /// What kind.
+    pub kind: NoticeKind,
+    /// For people.
+    pub message: String,
+}
+
+/// What a [`Notice`] tells of. A host sends one of a kind for a container at most every few seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum NoticeKind {
+    /// A guest trapped; its backtrace is in the container's log.
+    Trap,
+    /// A guest used what it was not granted.
+    Denied,
+    /// A limit was met: requests, time, size, sockets, log.
+    Limit,
+    /// A kind that this version does not know.
+    #[serde(other)]
+    Unknown,
+}
+
 /// One line of `GET /v1/events`. The first is always `Start`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type")]
@@ -420,6 +566,8 @@ pub enum EventLine {
     },
     /// A change.
     Event(Event),
+    /// Something to tell people. Not numbered, not repeated: whoever does not listen misses it.
+    Notice(Notice),
 }
 
 /// What kind of thing went wrong; decides the HTTP status.
@@ -433,6 +581,8 @@ pub enum ProblemCode {
     MissingExport,
     /// The component imports something that the host does not offer.
     UnknownImport,
+    /// There is no compiled code for this host's engine: compile the image, then ask again.
+    NotCompiled,
     /// A field of the request cannot be honoured.
     InvalidSpec,
     /// No such sandbox or container.
@@ -458,7 +608,8 @@ impl ProblemCode {
             ProblemCode::ImageNotFound | ProblemCode::NotFound => StatusCode::NOT_FOUND,
             ProblemCode::NotAComponent
             | ProblemCode::MissingExport
-            | ProblemCode::UnknownImport => StatusCode::UNPROCESSABLE_ENTITY,
+            | ProblemCode::UnknownImport
+            | ProblemCode::NotCompiled => StatusCode::UNPROCESSABLE_ENTITY,
             ProblemCode::InvalidSpec => StatusCode::BAD_REQUEST,
             ProblemCode::Conflict | ProblemCode::AddressInUse => StatusCode::CONFLICT,
             ProblemCode::NoCapacity => StatusCode::SERVICE_UNAVAILABLE,

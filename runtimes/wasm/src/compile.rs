@@ -183,7 +183,7 @@ fn compile(
         Program::Http(_) => ImageKind::Http,
         Program::Command(_) => ImageKind::Command,
     };
-    let info = ImageInfo { kind: kind_of, imports, exports, cached };
+    let info = ImageInfo { kind: kind_of, imports, exports, cached, adapted: false };
     Ok(Some(Arc::new(Compiled { program, info, class: kind })))
 }
 

@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use coracle_sandbox::{
-    ContainerSpec, ContainerState, ContainerStatus, ExitReason, LABEL_NAMESPACE, SandboxSpec,
-    SandboxStatus, Usage,
+    ContainerSpec, ContainerState, ContainerStatus, ContainerUsage, ExitReason, LABEL_NAMESPACE,
+    SandboxSpec, SandboxStatus, Usage,
 };
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -184,11 +184,25 @@ impl Container {
             image_digest: self.spec.image.digest.clone(),
             state: life.state.clone(),
             bound: life.bound.clone(),
-            usage: Usage {
-                memory_bytes: self.memory.used(),
-                cpu_nanoseconds: self.cpu.used(),
-                ..self.traffic.usage()
-            },
+            usage: self.used(),
+        }
+    }
+
+    fn used(&self) -> Usage {
+        Usage {
+            memory_bytes: self.memory.used(),
+            cpu_nanoseconds: self.cpu.used(),
+            ..self.traffic.usage()
+        }
+    }
+
+    pub(crate) fn usage(&self) -> ContainerUsage {
+        ContainerUsage {
+            sandbox: self.sandbox.spec.id.clone(),
+            container: self.spec.name.clone(),
+            attempt: self.spec.attempt,
+            started_at: self.started_at,
+            usage: self.used(),
         }
     }
 

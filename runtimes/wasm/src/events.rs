@@ -3,12 +3,14 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
-use coracle_sandbox::{ContainerStatus, Event, EventLine, EventStream};
+use coracle_sandbox::{ContainerStatus, Event, EventLine, EventStream, Notice};
 use futures::StreamExt;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
 const HELD: usize = 4096;
+/// Notices that a slow reader may be behind before it misses some.
+const NOTICES: usize = 256;
 
 /// The ring.
 pub(crate) struct Events {
@@ -16,12 +18,24 @@ pub(crate) struct Events {
     ring: Mutex<VecDeque<Event>>,
     /// Number of the last event; closed by dropping at the end.
     last: watch::Sender<Option<u64>>,
+    notices: broadcast::Sender<Notice>,
 }
 
 impl Events {
     /// Empty, of a host that calls itself `instance`.
     pub(crate) fn new(instance: String) -> Events {
-        Events { instance, ring: Mutex::default(), last: watch::Sender::new(Some(0)) }
+        Events {
+            instance,
+            ring: Mutex::default(),
+            last: watch::Sender::new(Some(0)),
+            notices: broadcast::Sender::new(NOTICES),
+        }
+    }
+
+    /// Tells whoever listens now.
+    pub(crate) fn notice(&self, notice: Notice) {
+        // Nobody listens: nobody is told.
+        let _ = self.notices.send(notice);
     }
 
     /// Tells everybody.
@@ -51,6 +65,7 @@ impl Events {
 
     async fn follow(&self, after: u64, send: mpsc::Sender<EventLine>) -> Option<()> {
         let mut news = self.last.subscribe();
+        let mut notices = self.notices.subscribe();
         let last = (*news.borrow_and_update())?;
         let mut sent = after;
         let mut line = self.start(&mut sent, last);
@@ -63,6 +78,9 @@ impl Events {
                 }
                 tokio::select! {
                     changed = news.changed() => changed.ok()?,
+                    notice = notices.recv() => if let Ok(notice) = notice {
+                        send.send(EventLine::Notice(notice)).await.ok()?;
+                    },
                     () = send.closed() => return None,
                 }
             }

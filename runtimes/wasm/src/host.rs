@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use coracle_sandbox::{
-    API_VERSION, ContainerSpec, ContainerStatus, EventStream, Image, ImageInfo, ImageKind, Info,
-    Problem, ProblemCode, Routes, RoutesStatus, Runtime, SandboxSpec, SandboxStatus, Stop,
+    API_VERSION, ContainerSpec, ContainerStatus, ContainerUsage, EventStream, Image, ImageInfo,
+    ImageKind, Info, Problem, ProblemCode, Routes, RoutesStatus, Runtime, SandboxSpec,
+    SandboxStatus, Stop,
 };
 use jiff::Timestamp;
 use tokio::runtime::Handle;
@@ -197,6 +198,18 @@ impl Runtime for Host {
 
     async fn sandboxes(&self) -> Vec<SandboxStatus> {
         self.all().iter().map(|sandbox| sandbox.status()).collect()
+    }
+
+    async fn usage(&self) -> Vec<ContainerUsage> {
+        let mut all = Vec::new();
+        for sandbox in self.all() {
+            all.extend(sandbox.containers().iter().map(|container| container.usage()));
+        }
+        all
+    }
+
+    async fn metrics(&self) -> String {
+        String::new()
     }
 
     async fn sandbox(&self, id: &str) -> Result<SandboxStatus, Problem> {

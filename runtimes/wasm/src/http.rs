@@ -351,7 +351,7 @@ impl Running {
         let request = http.new_incoming_request(Scheme::Http, request);
         let request = request.map_err(|_| Refusal::Malformed)?;
         let out = http.new_response_outparam(answered).map_err(failed)?;
-        let timeout = container.spec.request_timeout_seconds;
+        let timeout = container.spec.http.timeout_seconds;
         let timeout = timeout.map_or(TIMEOUT, |seconds| Duration::from_secs(seconds.into()));
         let guest = async move {
             // Declared before the store, dropped after it.

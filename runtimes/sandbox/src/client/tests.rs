@@ -80,6 +80,12 @@ impl Runtime for Fake {
     async fn stop_container(&self, _: &str, _: &str, _: Stop) -> Result<(), Problem> {
         Ok(())
     }
+    async fn usage(&self) -> Vec<ContainerUsage> {
+        Vec::new()
+    }
+    async fn metrics(&self) -> String {
+        "# EOF\n".to_owned()
+    }
     async fn put_routes(&self, _: Routes) -> Result<RoutesStatus, Problem> {
         Ok(RoutesStatus::default())
     }

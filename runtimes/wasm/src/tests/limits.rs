@@ -116,7 +116,7 @@ async fn who_outgrows_the_usual_slot_gets_a_larger_one() {
 async fn requests_time_out() {
     let host = TestHost::start().await;
     let address = host
-        .serve_with("probe", example("probe-http"), |app| app.request_timeout_seconds = Some(1))
+        .serve_with("probe", example("probe-http"), |app| app.http.timeout_seconds = Some(1))
         .await;
     for path in ["/sleep?ms=30000", "/busy"] {
         let begun = Instant::now();
