@@ -9,7 +9,8 @@ use kube::Api;
 use super::{Workers, names, said};
 use crate::images::{PullError, PullPolicy};
 use crate::logs;
-use crate::pod::spec::{self, NodeFacts, Sources};
+use crate::pod::env::{self, NodeFacts, Sources};
+use crate::pod::spec;
 use crate::pod::volumes;
 
 impl Workers {
@@ -151,7 +152,7 @@ impl Workers {
             .image;
         let (namespace, pod_name) = names(pod);
         let config = |message: String| ("CreateContainerConfigError", message);
-        let mut references = spec::references(container);
+        let mut references = env::references(container);
         let mounted = volumes::references(pod, container);
         references.0.extend(mounted.0);
         references.1.extend(mounted.1);
@@ -163,7 +164,7 @@ impl Workers {
             cpu_millis: parts.allocatable.0,
             memory_bytes: parts.allocatable.1,
         };
-        let env = spec::environment(pod, container, &sources, &facts)
+        let environment = env::environment(pod, container, &sources, &facts)
             .map_err(|e| config(e.to_string()))?;
         let dir = parts.volumes.join(uid);
         let mounts =
@@ -177,8 +178,8 @@ impl Workers {
             name: name.to_owned(),
             attempt,
             image,
-            args: spec::arguments(container, &env, image_name),
-            env,
+            args: env::arguments(container, &environment, image_name),
+            env: environment,
             ports,
             mounts,
             memory_limit: limits.memory_limit,

@@ -11,7 +11,7 @@ use std::path::{Component, Path, PathBuf};
 use coracle_sandbox::Mount;
 use k8s_openapi::api::core::v1::{Container, KeyToPath, Pod, Volume};
 
-use crate::pod::spec::Sources;
+use crate::pod::env::Sources;
 
 /// Why a volume cannot be mounted.
 #[derive(Debug, thiserror::Error)]
