@@ -11,6 +11,7 @@ pub mod images;
 pub mod join;
 pub mod kubelet;
 pub mod logs;
+pub mod namespaces;
 pub mod node;
 pub mod pod;
 pub mod services;
@@ -140,12 +141,14 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
         memory,
     };
     let services = services::Services::default();
+    let namespaces = namespaces::Namespaces::new(client.clone());
     let workers = Workers::start(Parts {
         client: client.clone(),
         host: host.clone(),
         images: Images::new(images, client.clone()),
         network: config.network.clone(),
         services: services.clone(),
+        namespaces: namespaces.clone(),
         recorder: events::Recorder::start(client.clone(), config.node_name.clone()),
         host_ip: machine.ip.clone(),
         logs,
@@ -170,6 +173,7 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
         let workers = workers.clone();
         move || workers.services_changed()
     };
+    tasks.spawn(namespaces.watch());
     let watching = services.clone();
     let services_client = client.clone();
     tasks.spawn(async move { watching.watch(services_client, notice).await });

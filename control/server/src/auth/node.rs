@@ -47,6 +47,8 @@ pub fn authorize(cluster: &Cluster, identity: &Identity, wanted: &Attributes) ->
             ("patch" | "update", "status") | ("delete", "") => is_on(cluster, node, wanted),
             _ => false,
         },
+        // Their annotations are defaults of their Pods.
+        ("", "namespaces") => reads && wanted.subresource.is_empty(),
         ("", "services" | "endpoints")
         | ("discovery.k8s.io", "endpointslices")
         | ("node.k8s.io", "runtimeclasses") => reads,

@@ -203,6 +203,11 @@ pub enum Ending {
     Vanished,
     /// `activeDeadlineSeconds` is over: the Pod fails.
     DeadlineExceeded,
+    /// The node took its room away: the Pod fails.
+    Evicted {
+        /// For people.
+        message: String,
+    },
 }
 
 /// What happened.
@@ -217,6 +222,11 @@ pub enum Event {
     },
     /// The Pod is gone from the API.
     Vanish,
+    /// The node takes its room away.
+    Evict {
+        /// For people.
+        message: String,
+    },
     /// The sandbox exists.
     SandboxReady(IpAddr),
     /// The sandbox could not be made.
@@ -497,7 +507,7 @@ impl PodState {
 
     /// `Succeeded` (`Some(true)`) or `Failed` (`Some(false)`), once nothing will run again.
     pub fn outcome(&self) -> Option<bool> {
-        if self.ending == Some(Ending::DeadlineExceeded) {
+        if self.ending.as_ref().is_some_and(Ending::fails) {
             return Some(false);
         }
         // An init container that failed for good ends the Pod.
@@ -585,7 +595,7 @@ impl PodState {
             Event::Tick => {}
             Event::Delete { grace_seconds } => {
                 let shorter = match &self.ending {
-                    None | Some(Ending::DeadlineExceeded) => true,
+                    None | Some(Ending::DeadlineExceeded | Ending::Evicted { .. }) => true,
                     Some(Ending::Deleted { grace_seconds: old }) => grace_seconds < *old,
                     Some(Ending::Vanished) => false,
                 };
@@ -594,6 +604,17 @@ impl PodState {
                 }
             }
             Event::Vanish => self.end(Ending::Vanished, actions),
+            Event::Evict { message } => {
+                if self.ending.is_none() && self.outcome().is_none() {
+                    let report = message.clone();
+                    actions.push(Action::Report {
+                        warning: true,
+                        reason: "Evicted",
+                        message: report,
+                    });
+                    self.end(Ending::Evicted { message }, actions);
+                }
+            }
             Event::SandboxReady(ip) => {
                 self.ip = Some(ip);
                 self.sandbox = Sandbox::Ready;
@@ -744,7 +765,7 @@ impl PodState {
         }
         for container in &mut self.containers {
             if let Phase::Waiting { .. } = container.phase
-                && (container.started_once || *ending == Ending::DeadlineExceeded)
+                && (container.started_once || ending.fails())
             {
                 let unstarted = Termination {
                     code: 137,
@@ -764,7 +785,7 @@ impl PodState {
             }
             Sandbox::Absent { .. } | Sandbox::Gone => {
                 self.sandbox = Sandbox::Gone;
-                if *ending != Ending::DeadlineExceeded {
+                if !ending.fails() {
                     self.finished = true;
                     actions.push(Action::Finish);
                 }
@@ -847,7 +868,14 @@ impl Ending {
             Ending::Deleted { grace_seconds } => *grace_seconds,
             Ending::Vanished => 0,
             Ending::DeadlineExceeded => 30,
+            // As the kubelet's evictions for want of local storage.
+            Ending::Evicted { .. } => 1,
         }
+    }
+
+    /// The Pod stays, and has failed.
+    fn fails(&self) -> bool {
+        matches!(self, Ending::DeadlineExceeded | Ending::Evicted { .. })
     }
 }
 

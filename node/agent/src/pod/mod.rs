@@ -2,6 +2,7 @@
 //! told ([`status`], pure), and who acts ([`worker`]).
 
 pub mod adopt;
+pub mod annotations;
 pub mod env;
 pub mod lifecycle;
 pub mod probes;

@@ -82,7 +82,14 @@ pub fn status(
 
     let (init, main): (Vec<_>, Vec<_>) = all.into_iter().partition(|(init, _)| *init);
     let ip = state.ip.map(|ip| ip.to_string());
-    let deadline = state.ending == Some(Ending::DeadlineExceeded);
+    let (reason, message) = match &state.ending {
+        Some(Ending::DeadlineExceeded) => (
+            Some("DeadlineExceeded"),
+            Some("Pod was active on the node longer than the specified deadline".to_owned()),
+        ),
+        Some(Ending::Evicted { message }) => (Some("Evicted"), Some(message.clone())),
+        _ => (None, None),
+    };
     PodStatus {
         phase: Some(phase.to_owned()),
         conditions: Some(conditions),
@@ -95,9 +102,8 @@ pub fn status(
         pod_ip: ip,
         start_time: Some(Time(state.start_time)),
         observed_generation: pod.metadata.generation,
-        reason: deadline.then(|| "DeadlineExceeded".to_owned()),
-        message: deadline
-            .then(|| "Pod was active on the node longer than the specified deadline".to_owned()),
+        reason: reason.map(str::to_owned),
+        message,
         qos_class: pod.status.as_ref().and_then(|s| s.qos_class.clone()),
         ..PodStatus::default()
     }

@@ -26,6 +26,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::events::Recorder;
 use crate::images::Images;
+use crate::namespaces::Namespaces;
 use crate::pod::lifecycle::{Action, Event, PodState, ProbeKind, Termination};
 use crate::pod::probes;
 use crate::pod::spec;
@@ -53,6 +54,8 @@ pub struct Parts {
     pub network: Network,
     /// Services, for ports that only they name.
     pub services: Services,
+    /// Namespaces, for the defaults of their Pods.
+    pub namespaces: Namespaces,
     /// Events.
     pub recorder: Recorder,
     /// `status.hostIP`.
@@ -203,6 +206,11 @@ impl Workers {
         };
         let container = Some(notice.container.as_str());
         self.inner.parts.recorder.pod(&pod, container, true, reason, notice.message);
+    }
+
+    /// The node takes the Pod's room away: it fails with that reason (`Evicted`) and message.
+    pub fn evict(&self, uid: &str, message: String) {
+        self.post(uid, Event::Evict { message });
     }
 
     /// The host is gone, and every sandbox with it.

@@ -9,6 +9,7 @@ use kube::Api;
 use super::{Workers, names, said};
 use crate::images::{PullError, PullPolicy};
 use crate::logs;
+use crate::pod::annotations::{self, Annotations, Settings};
 use crate::pod::env::{self, NodeFacts, Sources};
 use crate::pod::spec;
 use crate::pod::volumes;
@@ -166,6 +167,7 @@ impl Workers {
         };
         let environment = env::environment(pod, container, &sources, &facts)
             .map_err(|e| config(e.to_string()))?;
+        let settings = self.settings(pod, name).await.map_err(config)?;
         let dir = parts.volumes.join(uid);
         let mounts =
             volumes::prepare(pod, container, &sources, &dir).map_err(|e| config(e.to_string()))?;
@@ -186,6 +188,9 @@ impl Workers {
             cpu_weight: limits.cpu_request,
             cpu_limit: limits.cpu_limit,
             log_path: logs::attempt_path(&logs, name, attempt),
+            log_limit: settings.log_limit,
+            http: settings.http,
+            grants: settings.grants,
             ..ContainerSpec::default()
         };
         parts.recorder.pod(pod, Some(name), false, "Created", format!("Container created: {name}"));
@@ -198,6 +203,19 @@ impl Workers {
             entry.open_ports.insert(name.to_owned(), spec);
         }
         Ok(status)
+    }
+
+    /// What annotations of the Pod and its Namespace say.
+    async fn settings(&self, pod: &Pod, container: &str) -> Result<Settings, String> {
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let defaults = self.inner.parts.namespaces.annotations(namespace).await;
+        let defaults = defaults.map_err(|e| format!("namespace \"{namespace}\": {e}"))?;
+        let none = Annotations::new();
+        let source = annotations::Source {
+            pod: pod.metadata.annotations.as_ref().unwrap_or(&none),
+            namespace: &defaults,
+        };
+        annotations::settings(source, container).map_err(|e| e.to_string())
     }
 
     async fn sources(
