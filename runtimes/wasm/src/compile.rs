@@ -50,6 +50,7 @@ pub(crate) struct Image {
     digest: String,
     small: OnceCell<Option<Arc<Compiled>>>,
     large: OnceCell<Arc<Compiled>>,
+    concurrent: OnceCell<Option<Arc<Compiled>>>,
     /// An instance wanted more memory than a small slot has.
     outgrown: AtomicBool,
 }
@@ -89,6 +90,7 @@ impl Images {
                 digest: spec.digest.clone(),
                 small: OnceCell::new(),
                 large: OnceCell::new(),
+                concurrent: OnceCell::new(),
                 outgrown: AtomicBool::new(false),
             })
         });
@@ -104,6 +106,13 @@ impl Images {
         memory_limit: Option<u64>,
     ) -> Result<Arc<Compiled>, Problem> {
         let small = self.class(ClassKind::Small)?;
+        if self.is_concurrent(image, path) {
+            let compiled =
+                image.concurrent.get_or_try_init(|| self.compile(image, path, ClassKind::Async));
+            if let Some(compiled) = compiled.await? {
+                return Ok(compiled.clone());
+            }
+        }
         let wants_more = match memory_limit {
             Some(limit) => limit > small.memory,
             None => image.outgrown.load(Relaxed),
@@ -127,6 +136,24 @@ impl Images {
             })
         });
         large.await.cloned()
+    }
+
+    /// Whether it is a guest of WASI 0.3. Other guests name no interface of that version.
+    fn is_concurrent(&self, image: &Image, path: &Path) -> bool {
+        let compiled = |cell: &OnceCell<Option<Arc<Compiled>>>| cell.get().is_some();
+        if image.concurrent.get().is_some() {
+            return true;
+        }
+        if compiled(&image.small) || image.large.get().is_some() {
+            return false;
+        }
+        let wasm = fs::read(path).unwrap_or_default();
+        wasmparser::Parser::new(0).parse_all(&wasm).map_while(Result::ok).any(|payload| {
+            let wasmparser::Payload::ComponentExportSection(exports) = payload else {
+                return false;
+            };
+            exports.into_iter().flatten().any(|export| export.name.name.contains("@0.3."))
+        })
     }
 
     fn class(&self, kind: ClassKind) -> Result<&Class, Problem> {
@@ -172,7 +199,7 @@ fn compile(
     let cache = folder.join(format!("{hex}-{}.cwasm", class.hash));
     let (component, cached) = match load(class, &cache) {
         Some(component) => (component, true),
-        None => (build(class, &cache, spec)?, false),
+        None => (build(class, kind, &cache, spec)?, false),
     };
     if component.resources_required().is_some_and(|needs| !class.fits(&needs)) {
         return Ok(None);
@@ -202,7 +229,12 @@ fn load(class: &Class, cache: &Path) -> Option<Component> {
     }
 }
 
-fn build(class: &Class, cache: &Path, spec: &sandbox::Image) -> Result<Component, Problem> {
+fn build(
+    class: &Class,
+    kind: ClassKind,
+    cache: &Path,
+    spec: &sandbox::Image,
+) -> Result<Component, Problem> {
     let wasm = read(spec)?;
     let problem = |message: String| Err(Problem::new(ProblemCode::NotAComponent, message));
     if !wasm.starts_with(b"\0asm") {
@@ -224,7 +256,7 @@ fn build(class: &Class, cache: &Path, spec: &sandbox::Image) -> Result<Component
         Err(e) => return problem(format!("image {} does not compile: {e:#}", spec.digest)),
     };
     let took = started.elapsed();
-    tracing::info!(digest = spec.digest, class = class.name, ?took, "compiled");
+    tracing::info!(digest = spec.digest, class = kind.name(), ?took, "compiled");
     // Without the cache everything works, only slower.
     if let Err(error) = store(&component, cache) {
         tracing::warn!(file = %cache.display(), %error, "compiled code is not kept");

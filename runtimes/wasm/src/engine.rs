@@ -1,11 +1,16 @@
 //! Engines: one per class of guest, each with a pool of instance slots.
 //!
 //! A pool reserves address space for all its slots at once, so a slot's size decides how many fit.
-//! Most guests need little: the *small* class has thousands of 64 MiB slots. Guests that need more
-//! (by their tables, memories or Pod's limit) get a *large* slot. WASI 0.3 needs
-//! `concurrency_support`, which halves the speed of everything else: it will be a class of its own.
+//! There are three classes, and code is compiled for one of them:
 //!
-//! Exhausting a pool is an error in wasmtime. A semaphore in front of each makes it a wait.
+//! - *small*: most guests. Thousands of slots, whose memories can grow to 256 MiB.
+//! - *large*: whatever does not fit there. Interpreters compiled to Wasm (JavaScript, Python) bring tables of ten thousands of
+//!   elements and dozens of core instances; other guests have a Pod with a higher memory limit.
+//! - *async*: guests of WASI 0.3 and everybody else who uses the component model's `async`. That needs `concurrency_support`,
+//!   which halves the speed of everything else.
+//!
+//! What a slot has no room for is refused when the component is compiled: its limits are also limits on what a stranger's
+//! component may ask for. Exhausting a pool is an error in wasmtime; a semaphore in front of each makes it a wait.
 
 use std::fs;
 use std::hash::{Hash, Hasher};
@@ -24,18 +29,35 @@ use crate::instance::{self, State};
 pub(crate) const TICK: Duration = Duration::from_millis(1);
 
 const MIB: u64 = 1 << 20;
-const LARGE_SLOTS: u32 = 256;
 
 /// Which class a guest runs in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum ClassKind {
     Small,
     Large,
+    Async,
+}
+
+impl ClassKind {
+    /// As in the names of compiled code.
+    pub(crate) fn name(self) -> &'static str {
+        self.slot().name
+    }
+
+    fn slot(self) -> &'static Slot {
+        match self {
+            ClassKind::Small => &SMALL,
+            ClassKind::Large => &LARGE,
+            ClassKind::Async => &ASYNC,
+        }
+    }
 }
 
 /// What a class offers each instance.
 struct Slot {
     name: &'static str,
+    /// WASI 0.3: the component model's `async`.
+    concurrency: bool,
     /// Bytes that one linear memory can grow to.
     memory: u64,
     /// Inaccessible bytes behind each memory. 0: nothing is left to faults, all is checked by the compiled code, and a slot
@@ -47,22 +69,27 @@ struct Slot {
     core_instances: u32,
     /// Bytes of the runtime's own records per instance.
     records: usize,
+    /// Stacks per instance: a concurrent guest may have several calls under way.
+    stacks: u32,
 }
 
 const SMALL: Slot = Slot {
     name: "small",
-    memory: 64 * MIB,
+    concurrency: false,
+    memory: 256 * MIB,
     guard: 0,
     table_elements: 16 << 10,
     memories: 2,
     tables: 4,
     core_instances: 16,
     records: 1 << 20,
+    stacks: 1,
 };
 
 /// 4 GiB and a guard behind them: no bounds checks, and room for interpreters compiled to Wasm.
 const LARGE: Slot = Slot {
     name: "large",
+    concurrency: false,
     memory: 4096 * MIB,
     guard: 32 * MIB,
     table_elements: 128 << 10,
@@ -70,11 +97,13 @@ const LARGE: Slot = Slot {
     tables: 16,
     core_instances: 100,
     records: 8 << 20,
+    stacks: 1,
 };
+
+const ASYNC: Slot = Slot { name: "async", concurrency: true, stacks: 2, ..LARGE };
 
 /// An engine, what guests in it may import, and its free slots.
 pub(crate) struct Class {
-    pub(crate) name: &'static str,
     pub(crate) engine: Engine,
     pub(crate) linker: Linker<State>,
     pub(crate) slots: Arc<Semaphore>,
@@ -87,13 +116,15 @@ pub(crate) struct Class {
 }
 
 impl Class {
-    fn new(slot: &'static Slot, count: u32, scan: bool) -> wasmtime::Result<Class> {
+    /// A class with so many slots. `scan`: see [`can_scan_pages`].
+    pub(crate) fn new(kind: ClassKind, count: u32, scan: bool) -> wasmtime::Result<Class> {
+        let slot = kind.slot();
         let mut pool = PoolingAllocationConfig::new();
         pool.total_component_instances(count)
             .total_core_instances(count.saturating_mul(slot.core_instances))
             .total_memories(count * slot.memories)
             .total_tables(count * slot.tables)
-            .total_stacks(count)
+            .total_stacks(count * slot.stacks)
             .total_gc_heaps(count.min(64))
             .max_core_instances_per_component(slot.core_instances)
             .max_memories_per_component(slot.memories)
@@ -113,7 +144,8 @@ impl Class {
         let mut config = Config::new();
         config
             .wasm_component_model(true)
-            .concurrency_support(false)
+            .concurrency_support(slot.concurrency)
+            .wasm_component_model_async(slot.concurrency)
             .epoch_interruption(true)
             .cranelift_opt_level(OptLevel::Speed)
             .memory_reservation(slot.memory)
@@ -127,7 +159,6 @@ impl Class {
         engine.precompile_compatibility_hash().hash(&mut hasher);
         let hash = format!("{}-{:016x}", slot.name, hasher.finish());
         Ok(Class {
-            name: slot.name,
             linker: instance::linker(&engine)?,
             engine,
             slots: Arc::new(Semaphore::new(count as usize)),
@@ -156,26 +187,31 @@ impl Class {
 pub(crate) struct Engines {
     small: Class,
     large: OnceLock<Class>,
+    concurrent: OnceLock<Class>,
     making: Mutex<()>,
     clock: OnceLock<Thread>,
     used: AtomicBool,
     parked: AtomicBool,
+    /// Slots of each class but the small one.
+    others: u32,
     scan: bool,
 }
 
 impl Engines {
     /// Makes the small class with so many slots, or fewer if the system has no room for them, and
-    /// starts the clock.
+    /// starts the clock. The others get a tenth of that each.
     pub(crate) fn start(slots: u32) -> anyhow::Result<Arc<Engines>> {
         let scan = can_scan_pages();
         let count = slots.min(slots_by_mappings());
         let engines = Arc::new(Engines {
-            small: Class::new(&SMALL, count, scan)?,
+            small: Class::new(ClassKind::Small, count, scan)?,
             large: OnceLock::new(),
+            concurrent: OnceLock::new(),
             making: Mutex::new(()),
             clock: OnceLock::new(),
             used: AtomicBool::new(false),
             parked: AtomicBool::new(false),
+            others: (count / 10).max(16),
             scan,
         });
         let ticking = engines.clone();
@@ -187,22 +223,26 @@ impl Engines {
         Ok(engines)
     }
 
-    /// A class; the large one is made when first needed.
+    /// A class; all but the small one are made when first needed.
     pub(crate) fn class(&self, kind: ClassKind) -> wasmtime::Result<&Class> {
-        match kind {
-            ClassKind::Small => Ok(&self.small),
-            ClassKind::Large => {
-                if let Some(class) = self.large.get() {
-                    return Ok(class);
-                }
-                let _one = self.making.lock().unwrap_or_else(PoisonError::into_inner);
-                if self.large.get().is_none() {
-                    let class = Class::new(&LARGE, LARGE_SLOTS, self.scan)?;
-                    let _ = self.large.set(class);
-                }
-                Ok(self.large.get().expect("set above"))
-            }
+        let place = match kind {
+            ClassKind::Small => return Ok(&self.small),
+            ClassKind::Large => &self.large,
+            ClassKind::Async => &self.concurrent,
+        };
+        if let Some(class) = place.get() {
+            return Ok(class);
         }
+        let _one = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        if place.get().is_none() {
+            let _ = place.set(Class::new(kind, self.others, self.scan)?);
+        }
+        Ok(place.get().expect("set above"))
+    }
+
+    /// The classes that were made.
+    fn made(&self) -> impl Iterator<Item = &Class> {
+        [Some(&self.small), self.large.get(), self.concurrent.get()].into_iter().flatten()
     }
 
     /// For people: what runs the guests.
@@ -226,7 +266,7 @@ impl Engines {
 
     /// Ticks while there are guests; an idle host uses no CPU.
     fn tick(&self) {
-        let idle = || self.small.idle() && self.large.get().is_none_or(Class::idle);
+        let idle = || self.made().all(Class::idle);
         let mut ticks = 0_u32;
         loop {
             ticks = ticks.wrapping_add(1);
@@ -238,10 +278,7 @@ impl Engines {
                 self.parked.store(false, SeqCst);
             }
             std::thread::sleep(TICK);
-            self.small.engine.increment_epoch();
-            if let Some(large) = self.large.get() {
-                large.engine.increment_epoch();
-            }
+            self.made().for_each(|class| class.engine.increment_epoch());
         }
     }
 }
@@ -251,11 +288,12 @@ pub(crate) fn version() -> &'static str {
     "48"
 }
 
-/// How many running instances the kernel's limit on memory mappings allows: about six each.
+/// How many small slots the kernel's limit on memory mappings allows: about six for each running instance, and as much again
+/// for the fifth of it that the other classes have, whose stacks also take two each from the start.
 fn slots_by_mappings() -> u32 {
     let limit = fs::read_to_string("/proc/sys/vm/max_map_count").ok();
     let limit = limit.and_then(|s| s.trim().parse::<u32>().ok()).unwrap_or(65_530);
-    (limit.saturating_sub(5_000) / 6).saturating_sub(LARGE_SLOTS).max(64)
+    (limit.saturating_sub(5_000) * 10 / 78).max(64)
 }
 
 /// Asking the kernel for dirty pages is right only where pages cannot have been swapped out: it

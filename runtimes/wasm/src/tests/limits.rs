@@ -98,17 +98,17 @@ async fn memory_is_limited_over_all_instances() {
 async fn who_outgrows_the_usual_slot_gets_a_larger_one() {
     let host = TestHost::start().await;
     let address = host.serve("probe", example("probe-http")).await;
-    assert_eq!(get(address, "/grow?mib=100").await.0, 500);
+    assert_eq!(get(address, "/grow?mib=300").await.0, 500);
     assert_eq!(host.exit("probe").await.1, ExitReason::OOMKilled);
     let sandbox = host.client.sandbox("id-probe").await.unwrap().spec;
     let next = ContainerSpec { attempt: 1, ..host.app(&sandbox, example("probe-http")) };
     host.client.start_container(&sandbox.id, &next).await.unwrap();
-    assert_eq!(get(address, "/grow?mib=100").await.0, 200);
+    assert_eq!(get(address, "/grow?mib=300").await.0, 200);
 
     let roomy = host
-        .serve_with("roomy", example("probe-http"), |app| app.memory_limit = Some(200 * MIB))
+        .serve_with("roomy", example("probe-http"), |app| app.memory_limit = Some(600 * MIB))
         .await;
-    assert_eq!(get(roomy, "/grow?mib=100").await.0, 200);
+    assert_eq!(get(roomy, "/grow?mib=300").await.0, 200);
     host.end().await;
 }
 
