@@ -11,8 +11,8 @@ use coracle_server::auth::NetworkFacts;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
-/// Longest path of a unix socket, in bytes, with room to spare.
-const MAX_SOCKET_PATH: usize = 100;
+/// Longest path of the folder of sockets, in bytes: the system's limit for a socket's own path is 107.
+const MAX_SOCKETS_PATH: usize = 75;
 
 /// `/var/lib/coracle` for root, the XDG data folder otherwise.
 pub(crate) fn default() -> PathBuf {
@@ -110,10 +110,11 @@ impl Folder {
         Ok(token.trim().to_owned())
     }
 
-    /// The Wasm host's socket. Where the folder's own path is too long for one, it is in a private folder below `/tmp`.
-    pub(crate) fn host_socket(&self) -> anyhow::Result<PathBuf> {
-        let path = self.sub("host")?.join("wasm.sock");
-        if path.as_os_str().len() <= MAX_SOCKET_PATH {
+    /// Where hosts have their sockets. Where the folder's own path is too long for them, this is a private folder below
+    /// `/tmp`.
+    pub(crate) fn host_sockets(&self) -> anyhow::Result<PathBuf> {
+        let path = self.sub("host")?;
+        if path.as_os_str().len() <= MAX_SOCKETS_PATH {
             return Ok(path);
         }
         let seed = coracle_network::ranges::seed(self.path.as_os_str().as_encoded_bytes());
@@ -132,7 +133,7 @@ impl Folder {
             }
             Err(error) => return Err(error).with_context(|| folder.display().to_string()),
         }
-        Ok(folder.join("wasm.sock"))
+        Ok(folder)
     }
 
     /// The cluster's network, chosen on the first start and kept.

@@ -1,6 +1,5 @@
 //! `coracle host`: a sandbox host, as the agent starts it.
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 
 use crate::folder::Folder;
@@ -44,23 +43,12 @@ pub(crate) fn main(command: Command) -> anyhow::Result<()> {
     coracle_wasm::run_host(config)
 }
 
-/// How the agent starts it.
-pub(crate) fn command(folder: &Folder) -> anyhow::Result<coracle_agent::host::HostCommand> {
-    let data = folder.sub("host")?;
-    let agent_data = folder.sub("agent")?;
-    let args: [OsString; 8] = [
-        "host".into(),
-        "wasm".into(),
-        "--socket".into(),
-        folder.host_socket()?.into(),
-        "--data".into(),
-        data.clone().into(),
-        "--agent-data".into(),
-        agent_data.into(),
-    ];
-    Ok(coracle_agent::host::HostCommand {
+/// How the agent starts hosts.
+pub(crate) fn config(folder: &Folder) -> anyhow::Result<coracle_agent::hosts::HostsConfig> {
+    Ok(coracle_agent::hosts::HostsConfig {
         program: std::env::current_exe()?,
-        args: args.into(),
-        log: data.join("wasm.log"),
+        sockets: folder.host_sockets()?,
+        data: folder.sub("host")?,
+        agent_data: folder.sub("agent")?,
     })
 }

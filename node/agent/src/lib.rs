@@ -7,6 +7,7 @@
 
 pub mod events;
 pub mod host;
+pub mod hosts;
 pub mod images;
 pub mod join;
 pub mod kubelet;
@@ -19,15 +20,12 @@ pub mod sync;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use coracle_network::Network;
-use coracle_sandbox::Client as Host;
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use crate::host::HostCommand;
+use crate::hosts::{Hosts, HostsConfig};
 use crate::images::Images;
 use crate::join::Identity;
 use crate::node::Machine;
@@ -45,10 +43,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Its folder.
     pub data: PathBuf,
-    /// The Wasm host's socket.
-    pub host_socket: PathBuf,
-    /// How to start the Wasm host.
-    pub host_command: HostCommand,
+    /// Its sandbox hosts.
+    pub hosts: HostsConfig,
     /// The node's network.
     pub network: Network,
     /// Range of its Pods' addresses, for the Node object.
@@ -97,7 +93,7 @@ pub enum StartError {
 /// A running agent. Dropping it stops the agent, not the workloads.
 pub struct Agent {
     tasks: JoinSet<()>,
-    host: Host,
+    hosts: Hosts,
     network: Network,
 }
 
@@ -110,15 +106,12 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
             .map_err(|source| StartError::Folder { path: path.clone(), source })?;
         Ok::<_, StartError>(path)
     };
-    let (images, logs, volumes) = (folder("images")?, folder("logs")?, folder("volumes")?);
+    let images = folder("images")?;
+    folder("logs")?;
+    folder("volumes")?;
 
-    let host = Host::new(&config.host_socket);
-    let (info, adopted) = host::ensure(&host, &config.host_command).await?;
-    let found = match adopted {
-        true => host.sandboxes().await.unwrap_or_default(),
-        false => Vec::new(),
-    };
-    for sandbox in &found {
+    let (hosts, found) = Hosts::open(config.hosts, config.network.clone()).await?;
+    for sandbox in found.iter().flat_map(|found| &found.sandboxes) {
         if let Some(IpAddr::V4(ip)) = sandbox.spec.ips.first()
             && let Err(error) = config.network.adopt(&sandbox.spec.id, *ip)
         {
@@ -144,15 +137,13 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
     let namespaces = namespaces::Namespaces::new(client.clone());
     let workers = Workers::start(Parts {
         client: client.clone(),
-        host: host.clone(),
+        hosts: hosts.clone(),
         images: Images::new(images, client.clone()),
         network: config.network.clone(),
         services: services.clone(),
         namespaces: namespaces.clone(),
         recorder: events::Recorder::start(client.clone(), config.node_name.clone()),
         host_ip: machine.ip.clone(),
-        logs,
-        volumes,
         allocatable: (u64::from(cpus) * 1000, machine.allocatable_memory()),
     });
     node::register(&client, &machine)
@@ -160,9 +151,6 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
         .map_err(|source| StartError::Register { name: machine.name.clone(), source })?;
 
     let mut tasks = JoinSet::new();
-    let host_changed = Arc::new(Notify::new());
-    // The host may be new and know no route, or have an older agent's.
-    host_changed.notify_one();
     tasks.spawn(node::heartbeat(client.clone(), machine));
     tasks.spawn(kubelet::serve(
         listener,
@@ -177,19 +165,16 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
     let watching = services.clone();
     let services_client = client.clone();
     tasks.spawn(async move { watching.watch(services_client, notice).await });
-    let (network, enforcer) = (config.network.clone(), host.clone());
-    let changed = host_changed.clone();
-    tasks.spawn(async move { services.enforce(network, enforcer, changed).await });
-    tasks.spawn(sync::host(
-        host.clone(),
-        config.host_command,
-        workers.clone(),
-        config.network.clone(),
-        info.instance,
-        host_changed,
-    ));
-    tasks.spawn(sync::pods(client, config.node_name, workers, host.clone(), found));
-    Ok(Agent { tasks, host, network: config.network })
+    let (network, enforcer) = (config.network.clone(), hosts.clone());
+    tasks.spawn(async move { services.enforce(network, enforcer).await });
+    let mut sandboxes = Vec::new();
+    for found in found {
+        sandboxes.extend(found.sandboxes);
+        let (network, workers) = (config.network.clone(), workers.clone());
+        tasks.spawn(sync::host(hosts.clone(), found.host, workers, network, found.instance));
+    }
+    tasks.spawn(sync::pods(client, config.node_name, workers, hosts.clone(), sandboxes));
+    Ok(Agent { tasks, hosts, network: config.network })
 }
 
 impl Agent {
@@ -197,9 +182,7 @@ impl Agent {
     pub async fn end_workloads(mut self) {
         // First nobody may start what is being ended.
         self.tasks.shutdown().await;
-        if let Err(error) = self.host.shutdown().await {
-            tracing::warn!(%error, "the sandbox host did not end");
-        }
+        self.hosts.end().await;
         if let Err(error) = self.network.teardown().await {
             tracing::warn!(%error, "the Pods' network was not removed");
         }

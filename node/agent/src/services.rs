@@ -15,6 +15,7 @@ use kube::runtime::watcher;
 use kube::{Api, ResourceExt};
 use tokio::sync::Notify;
 
+use crate::hosts::Hosts;
 use crate::pod::spec;
 
 /// Services and their routes; cheap to clone.
@@ -146,19 +147,14 @@ impl Services {
         }
     }
 
-    /// Puts routes into force as they change, for ever: in the network, and in the sandbox host, where guests' calls
-    /// (and an ordinary user's Services) are routed. `host_changed` asks for the host's table anew.
-    pub async fn enforce(
-        &self,
-        network: Network,
-        host: sandbox::Client,
-        host_changed: Arc<Notify>,
-    ) {
+    /// Puts routes into force as they change, for ever: in the network, and in the sandbox hosts, where guests'
+    /// calls (and an ordinary user's Services) are routed.
+    pub async fn enforce(&self, network: Network, hosts: Hosts) {
         let mut first = true;
         loop {
             let anew = tokio::select! {
                 () = self.inner.changed.notified() => false,
-                () = host_changed.notified() => true,
+                () = hosts.routes_wanted() => true,
             };
             let (changes, routes) = {
                 let mut state = self.inner.state.write().unwrap_or_else(|e| e.into_inner());
@@ -179,16 +175,7 @@ impl Services {
             if let Err(error) = applied {
                 tracing::error!(%error, "Services are not up to date on this node");
             }
-            let table = table(&network);
-            match host.put_routes(&table).await {
-                Ok(status) => {
-                    for failed in status.failed {
-                        tracing::warn!(address = %failed.address, "Service is not served there: {}", failed.message);
-                    }
-                }
-                // A host that comes back is handed the table again.
-                Err(error) => tracing::debug!(%error, "the host's routes are not up to date"),
-            }
+            hosts.put_routes(&table(&network)).await;
         }
     }
 }

@@ -7,24 +7,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_network::Network;
-use coracle_sandbox::{Client as Host, HostEvent, SandboxStatus};
+use coracle_sandbox::{HostEvent, SandboxStatus};
 use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::runtime::watcher;
-use tokio::sync::Notify;
 
-use crate::host::{self, HostCommand};
+use crate::host;
+use crate::hosts::{Host, Hosts};
 use crate::pod::adopt::adopt;
 use crate::pod::worker::Workers;
 
-/// Follows the API for ever. `found` is what the host ran when the agent started.
+/// Follows the API for ever. `found` is what the hosts ran when the agent started.
 pub async fn pods(
     client: kube::Client,
     node: String,
     workers: Workers,
-    host: Host,
+    hosts: Hosts,
     found: Vec<SandboxStatus>,
 ) {
     let mut found: HashMap<String, SandboxStatus> =
@@ -49,7 +49,7 @@ pub async fn pods(
                 // Nobody declares these any more.
                 for (id, sandbox) in found.drain() {
                     tracing::info!(sandbox = id, "ending a sandbox whose Pod is gone");
-                    let host = host.clone();
+                    let host = hosts.of(&id);
                     tokio::spawn(async move {
                         let _ = host.delete_sandbox(&sandbox.spec.id).await;
                     });
@@ -75,16 +75,15 @@ fn apply(workers: &Workers, pod: Pod, found: &mut HashMap<String, SandboxStatus>
     workers.apply(pod, |pod| adopt(pod, sandbox.as_ref(), Timestamp::now()));
 }
 
-/// Follows the host for ever: hands its events on, and starts it again when it ends.
+/// Follows a host for ever: hands its events on, and starts it again when it ends.
 pub async fn host(
-    host: Host,
-    command: HostCommand,
+    hosts: Hosts,
+    host: Arc<Host>,
     workers: Workers,
     network: Network,
     mut instance: String,
-    changed: Arc<Notify>,
 ) {
-    let mut events = host.events(0);
+    let mut events = host.client().events(0);
     while let Some(event) = events.next().await {
         match event {
             HostEvent::Event(event) => workers.container_event(&event.sandbox, event.container),
@@ -93,8 +92,8 @@ pub async fn host(
                     instance = now;
                     tracing::warn!("the sandbox host is a new one; starting its Pods again");
                     workers.host_lost();
-                    changed.notify_one();
-                } else if relist && let Ok(sandboxes) = host.sandboxes().await {
+                    hosts.want_routes();
+                } else if relist && let Ok(sandboxes) = host.client().sandboxes().await {
                     for sandbox in sandboxes {
                         for container in sandbox.containers {
                             workers.container_event(&sandbox.spec.id, container);
@@ -108,7 +107,7 @@ pub async fn host(
                 if let Err(error) = network.restore().await {
                     tracing::error!(%error, "the Pods' network is not as it should be");
                 }
-                if let Err(error) = host::ensure(&host, &command).await {
+                if let Err(error) = host::ensure(host.client(), host.command()).await {
                     tracing::error!(%error, "trying again");
                 }
             }

@@ -17,14 +17,15 @@ use std::time::Duration;
 
 use coracle_network::Network;
 use coracle_sandbox::{
-    Client as Host, ClientError, ContainerSpec, ContainerState, ContainerStatus, ImageInfo, Notice,
-    NoticeKind, ProblemCode, Stop,
+    ClientError, ContainerSpec, ContainerState, ContainerStatus, ImageInfo, Notice, NoticeKind,
+    ProblemCode, Stop,
 };
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use tokio::sync::{Notify, Semaphore};
 
 use crate::events::Recorder;
+use crate::hosts::Hosts;
 use crate::images::Images;
 use crate::namespaces::Namespaces;
 use crate::pod::lifecycle::{Action, Event, PodState, ProbeKind, Termination};
@@ -46,8 +47,8 @@ const RETRY: Duration = Duration::from_secs(1);
 pub struct Parts {
     /// The API server.
     pub client: kube::Client,
-    /// The sandbox host.
-    pub host: Host,
+    /// The sandbox hosts.
+    pub hosts: Hosts,
     /// Images of this node.
     pub images: Images,
     /// Addresses.
@@ -60,10 +61,6 @@ pub struct Parts {
     pub recorder: Recorder,
     /// `status.hostIP`.
     pub host_ip: String,
-    /// Logs, a folder a Pod.
-    pub logs: PathBuf,
-    /// Volumes, a folder a Pod.
-    pub volumes: PathBuf,
     /// Allocatable CPU in millicores and memory in bytes.
     pub allocatable: (u64, u64),
 }
@@ -316,7 +313,7 @@ impl Workers {
             Action::Stop { container, grace_seconds, message } => {
                 parts.recorder.pod(&pod, Some(&container), false, "Killing", message);
                 let stop = Stop { grace_seconds };
-                let result = parts.host.stop_container(uid, &container, stop).await;
+                let result = parts.hosts.of(uid).stop_container(uid, &container, stop).await;
                 if let Err(error) = &result
                     && error.problem().is_some_and(|p| p.code == ProblemCode::NotFound)
                 {
@@ -332,7 +329,7 @@ impl Workers {
             }
             Action::RemoveSandbox => {
                 loop {
-                    match parts.host.delete_sandbox(uid).await {
+                    match parts.hosts.of(uid).delete_sandbox(uid).await {
                         Ok(()) => break,
                         Err(ClientError::Problem(p)) if p.code == ProblemCode::NotFound => break,
                         Err(ClientError::Unreachable { .. }) => break,

@@ -6,7 +6,6 @@ use kube::Api;
 use kube::api::{DeleteParams, Preconditions};
 
 use super::{RETRY, Workers, names};
-use crate::logs;
 use crate::pod::lifecycle::{Ending, Event, Termination};
 
 impl Workers {
@@ -61,7 +60,8 @@ impl Workers {
         }
         parts.network.release(uid);
         self.table().pods.remove(uid);
-        let folders = [logs::pod_dir(&parts.logs, namespace, name, uid), parts.volumes.join(uid)];
+        let folders = parts.hosts.folders(uid);
+        let folders = [folders.pod_logs(namespace, name, uid), folders.pod_volumes(uid)];
         for folder in folders {
             if let Err(error) = tokio::fs::remove_dir_all(&folder).await
                 && error.kind() != std::io::ErrorKind::NotFound

@@ -51,7 +51,7 @@ impl Workers {
             true => current.checked_sub(u32::from(!waits || known.restarts == 0))?,
             false => current,
         };
-        let dir = logs::pod_dir(&self.inner.parts.logs, namespace, pod, uid);
+        let dir = self.inner.parts.hosts.folders(uid).pod_logs(namespace, pod, uid);
         Some(LogSource { path: logs::attempt_path(&dir, container, attempt), attempt })
     }
 

@@ -23,7 +23,7 @@ impl Workers {
     }
 
     async fn serve_on(&self, uid: &str, name: &str, spec: ContainerSpec) {
-        match self.inner.parts.host.start_container(uid, &spec).await {
+        match self.inner.parts.hosts.of(uid).start_container(uid, &spec).await {
             Ok(_) => {
                 if let Some(entry) = self.table().pods.get_mut(uid) {
                     entry.open_ports.insert(name.to_owned(), spec);
@@ -52,6 +52,13 @@ impl Workers {
         let parts = &self.inner.parts;
         let (namespace, name) = names(pod);
         let ip = IpAddr::V4(parts.network.allocate_pod_ip(uid).map_err(|e| e.to_string())?);
+        let place = match parts.hosts.place(uid, pod).await {
+            Ok(place) => place,
+            Err(error) => {
+                parts.network.release(uid);
+                return Err(format!("Failed to create pod sandbox: {error}"));
+            }
+        };
         let containers = || spec::containers(pod).map(|(_, c)| spec::limits(c));
         // A Pod is bounded by the sum of its containers' limits, where all of them have one.
         let memory: Option<Vec<u64>> = containers().map(|l| l.memory_limit).collect();
@@ -63,14 +70,14 @@ impl Workers {
                 .into(),
             hostname: spec::hostname(pod),
             ips: vec![ip],
-            netns: parts.network.pod_netns().map(Into::into),
-            log_dir: logs::pod_dir(&parts.logs, namespace, name, uid),
+            netns: place.netns,
+            log_dir: place.folders.pod_logs(namespace, name, uid),
             memory_limit: memory.map(|all| all.iter().sum()),
             cpu_weight: containers().map(|l| l.cpu_request).sum::<u32>().max(1),
             cpu_limit: cpu.map(|all| all.iter().sum()),
             ..SandboxSpec::default()
         };
-        match parts.host.put_sandbox(&sandbox).await {
+        match place.client.put_sandbox(&sandbox).await {
             Ok(made) => Ok(made.spec.ips.first().copied().unwrap_or(ip)),
             Err(error) => {
                 parts.network.release(uid);
@@ -101,6 +108,7 @@ impl Workers {
             let message = format!("Pulling image \"{image}\"");
             parts.recorder.pod(pod, Some(name), false, "Pulling", message);
         }
+        let host = parts.hosts.of(pod.metadata.uid.as_deref().unwrap_or_default());
         let _permit = self.inner.pulls.acquire().await;
         let pulled = parts
             .images
@@ -117,10 +125,10 @@ impl Workers {
         };
         parts.recorder.pod(pod, Some(name), false, "Pulled", message);
         if self.prepared(&pulled.image.digest).is_none() {
-            let info =
-                parts.host.prepare_image(&pulled.image).await.map_err(|e| {
-                    ("CreateContainerError", format!("image \"{image}\": {}", said(e)))
-                })?;
+            let info = host
+                .prepare_image(&pulled.image)
+                .await
+                .map_err(|e| ("CreateContainerError", format!("image \"{image}\": {}", said(e))))?;
             self.inner
                 .prepared
                 .lock()
@@ -168,14 +176,15 @@ impl Workers {
         let environment = env::environment(pod, container, &sources, &facts)
             .map_err(|e| config(e.to_string()))?;
         let settings = self.settings(pod, name).await.map_err(config)?;
-        let dir = parts.volumes.join(uid);
+        let folders = parts.hosts.folders(uid);
+        let dir = folders.pod_volumes(uid);
         let mounts =
             volumes::prepare(pod, container, &sources, &dir).map_err(|e| config(e.to_string()))?;
         let limits = spec::limits(container);
         let serves = self.prepared(&image.digest).is_none_or(|i| i.kind == ImageKind::Http);
         let ports = if serves { self.http_ports(pod, name) } else { Vec::new() };
         let open = serves && container.ports.iter().flatten().next().is_none();
-        let logs = logs::pod_dir(&parts.logs, namespace, pod_name, uid);
+        let logs = folders.pod_logs(namespace, pod_name, uid);
         let spec = ContainerSpec {
             name: name.to_owned(),
             attempt,
@@ -195,7 +204,8 @@ impl Workers {
         };
         parts.recorder.pod(pod, Some(name), false, "Created", format!("Container created: {name}"));
         let status = parts
-            .host
+            .hosts
+            .of(uid)
             .start_container(uid, &spec)
             .await
             .map_err(|e| ("CreateContainerError", said(e)))?;
