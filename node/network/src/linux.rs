@@ -4,11 +4,13 @@
 //! microseconds. A socket belongs to the namespace it was opened in, for ever; only opening one takes a thread that
 //! has entered the namespace.
 
+mod group;
 mod netns;
 pub mod nft;
 mod pod_network;
 pub(crate) mod rtnl;
 
+pub use group::MAX_GROUPS;
 #[cfg(test)]
 pub(crate) use netns::on_thread;
 pub use netns::{NetNs, NetNsError};

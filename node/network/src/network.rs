@@ -3,7 +3,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::linux::net::SocketAddrExt as _;
@@ -289,6 +289,68 @@ impl Network {
             .await
     }
 
+    /// The network namespace of an isolation group, made or found; none without root. It is asked for when the group's
+    /// host starts, or is found running, and removed when that has ended.
+    ///
+    /// # Errors
+    /// As root, when the kernel refuses.
+    pub async fn ensure_group(&self, number: u16) -> Result<Option<PathBuf>, NetworkError> {
+        self.with_services(move |services| {
+            let Some(pods) = &mut services.pods else { return Ok(None) };
+            pods.ensure_group(number, services.routes.values().cloned()).map(Some)
+        })
+        .await
+    }
+
+    /// Leads the address of a Pod into its group's namespace.
+    ///
+    /// # Errors
+    /// As root, when the kernel refuses.
+    pub async fn join_group(&self, number: u16, address: Ipv4Addr) -> Result<(), NetworkError> {
+        self.with_services(move |services| match &services.pods {
+            Some(pods) => pods.join_group(number, address),
+            None => Ok(()),
+        })
+        .await
+    }
+
+    /// Takes that back.
+    ///
+    /// # Errors
+    /// As root, when the kernel refuses.
+    pub async fn leave_group(&self, number: u16, address: Ipv4Addr) -> Result<(), NetworkError> {
+        self.with_services(move |services| match &services.pods {
+            Some(pods) => pods.leave_group(number, address),
+            None => Ok(()),
+        })
+        .await
+    }
+
+    /// Removes a group's namespace.
+    ///
+    /// # Errors
+    /// As root, when the kernel refuses.
+    pub async fn remove_group(&self, number: u16) -> Result<(), NetworkError> {
+        self.with_services(move |services| match &mut services.pods {
+            Some(pods) => pods.remove_group(number),
+            None => Ok(()),
+        })
+        .await
+    }
+
+    /// Removes what earlier agents left of groups and of Pods in them that nobody asked for since the start. `kept` are
+    /// the addresses of Pods in groups.
+    ///
+    /// # Errors
+    /// As root, when the kernel refuses.
+    pub async fn settle_groups(&self, kept: BTreeSet<Ipv4Addr>) -> Result<(), NetworkError> {
+        self.with_services(move |services| match &mut services.pods {
+            Some(pods) => pods.settle_groups(&kept),
+            None => Ok(()),
+        })
+        .await
+    }
+
     /// All routes as they are now.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
@@ -340,10 +402,10 @@ impl Network {
     }
 
     /// A transaction of thousands of Services keeps the kernel busy for a while: not on a thread of the runtime.
-    async fn with_services(
+    async fn with_services<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut Services) -> Result<(), PodNetworkError> + Send + 'static,
-    ) -> Result<(), NetworkError> {
+        work: impl FnOnce(&mut Services) -> Result<T, PodNetworkError> + Send + 'static,
+    ) -> Result<T, NetworkError> {
         let shared = Arc::clone(&self.shared);
         Ok(tokio::task::spawn_blocking(move || work(&mut lock(&shared.services))).await??)
     }

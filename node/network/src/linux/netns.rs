@@ -62,6 +62,11 @@ impl NetNs {
         Ok(namespace)
     }
 
+    /// The namespace on `path`, whether or not there is one.
+    pub(crate) fn named(path: &Path) -> Self {
+        NetNs { path: path.to_owned() }
+    }
+
     /// Where it is mounted.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -9,18 +9,20 @@
 //! The first part of the Pod range is left out of the local addresses, for the veth's two ends. Everything is made
 //! idempotently: an agent that comes back finds its namespace with the sockets of running Pods in it, and keeps it.
 //!
-//! A Pod that has a namespace of its own (a container) will take addresses out of the same range by more specific
+//! Pods that have a namespace of their own ([`super::group`]) take addresses out of the same range by more specific
 //! routes in the local table, which win over the AnyIP ones.
 
 #[cfg(test)]
 mod tests;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::group::{self, GroupNetwork};
 use super::netns::{NetNs, NetNsError};
 use super::nft::{NftError, Rules, RulesConfig, Scope};
 use super::rtnl::{self, Rtnl, RtnlError};
@@ -29,7 +31,7 @@ use crate::cidr::Cidr;
 use crate::routes::{RouteChange, ServiceRoute};
 
 /// The link's name inside the Pods' namespace.
-const INNER: &str = "eth0";
+pub(super) const INNER: &str = "eth0";
 
 /// What the Pods' network of one node is made of.
 #[derive(Clone, Debug)]
@@ -90,6 +92,7 @@ pub struct PodNetwork {
     namespace: NetNs,
     host: Rules,
     pods: Rules,
+    groups: BTreeMap<u16, GroupNetwork>,
 }
 
 impl PodNetworkConfig {
@@ -131,7 +134,7 @@ impl PodNetworkConfig {
         Ok(())
     }
 
-    fn rules(&self, scope: Scope) -> RulesConfig {
+    pub(super) fn rules(&self, scope: Scope) -> RulesConfig {
         RulesConfig {
             table: self.table(),
             scope,
@@ -160,7 +163,7 @@ impl PodNetwork {
         namespace.run(|| set_sysctl("net/ipv4/ip_unprivileged_port_start", "0"))??;
         let host = Rules::open(config.rules(Scope::Host))?;
         let pods = namespace.run(|| Rules::open(config.rules(Scope::Pods)))??;
-        Ok(PodNetwork { config, namespace, host, pods })
+        Ok(PodNetwork { config, namespace, host, pods, groups: BTreeMap::new() })
     }
 
     /// The configuration it was made from.
@@ -182,6 +185,9 @@ impl PodNetwork {
     pub fn replace(&mut self, routes: &[Arc<ServiceRoute>]) -> Result<(), PodNetworkError> {
         // The Pods' side first: the machine's side is what says that a Service is there.
         self.pods.replace(routes.iter().cloned())?;
+        for group in self.groups.values_mut() {
+            group.rules.replace(routes.iter().cloned())?;
+        }
         Ok(self.host.replace(routes.iter().cloned())?)
     }
 
@@ -191,6 +197,9 @@ impl PodNetwork {
     /// When the kernel refuses.
     pub fn apply(&mut self, changes: &[RouteChange]) -> Result<(), PodNetworkError> {
         self.pods.apply(changes)?;
+        for group in self.groups.values_mut() {
+            group.rules.apply(changes)?;
+        }
         Ok(self.host.apply(changes)?)
     }
 
@@ -200,7 +209,85 @@ impl PodNetwork {
     /// When the kernel refuses.
     pub fn restore(&mut self) -> Result<(), PodNetworkError> {
         self.pods.restore()?;
+        for group in self.groups.values_mut() {
+            group.rules.restore()?;
+        }
         Ok(self.host.restore()?)
+    }
+
+    /// The namespace of an isolation group, made or found, with `routes` in force in it.
+    ///
+    /// # Errors
+    /// When the number is too high, or the kernel refuses a step.
+    pub fn ensure_group(
+        &mut self,
+        number: u16,
+        routes: impl IntoIterator<Item = Arc<ServiceRoute>>,
+    ) -> Result<PathBuf, PodNetworkError> {
+        if let Some(group) = self.groups.get(&number) {
+            return Ok(group.namespace.path().to_owned());
+        }
+        let mut group = GroupNetwork::ensure(&self.config, number)?;
+        group.rules.replace(routes)?;
+        let path = group.namespace.path().to_owned();
+        self.groups.insert(number, group);
+        Ok(path)
+    }
+
+    /// Gives a Pod of a group, which must be there, its address in the group's namespace.
+    ///
+    /// # Errors
+    /// When the group is not there, or the kernel refuses a step.
+    pub fn join_group(&self, number: u16, address: Ipv4Addr) -> Result<(), PodNetworkError> {
+        let group = self.groups.get(&number).ok_or_else(|| {
+            PodNetworkError::Config(format!("isolation group {number} has no network"))
+        })?;
+        group.join(&self.config, &self.namespace, address)
+    }
+
+    /// Takes it back; neither need be there.
+    ///
+    /// # Errors
+    /// When the kernel refuses a step.
+    pub fn leave_group(&self, number: u16, address: Ipv4Addr) -> Result<(), PodNetworkError> {
+        match self.groups.get(&number) {
+            Some(group) => group.leave(&self.namespace, address),
+            None => Ok(()),
+        }
+    }
+
+    /// Removes a group's namespace; it need not be there.
+    ///
+    /// # Errors
+    /// When the kernel refuses a step; it can be called again.
+    pub fn remove_group(&mut self, number: u16) -> Result<(), PodNetworkError> {
+        group::remove(&self.config, number)?;
+        self.groups.remove(&number);
+        Ok(())
+    }
+
+    /// Removes groups that were not asked for since the start, and exceptions for other addresses than these: what an
+    /// earlier agent left of Pods that are gone.
+    ///
+    /// # Errors
+    /// When the kernel refuses a step.
+    pub fn settle_groups(&mut self, kept: &BTreeSet<Ipv4Addr>) -> Result<(), PodNetworkError> {
+        for number in group::existing(&self.config) {
+            if !self.groups.contains_key(&number) {
+                group::remove(&self.config, number)?;
+            }
+        }
+        Ok(self.namespace.run(|| {
+            rtnl::with(async |rtnl: &Rtnl| {
+                let eth = expect_link(rtnl, INNER).await?;
+                for address in rtnl.exceptions().await? {
+                    if !kept.contains(&address) {
+                        rtnl.no_longer_except(eth, address).await?;
+                    }
+                }
+                Ok(())
+            })
+        })??)
     }
 
     /// Removes everything that [`PodNetwork::ensure`] made, but for `ip_forward`, which others may rely on by now.
@@ -209,6 +296,9 @@ impl PodNetwork {
     /// When the kernel refuses a step; it can be called again.
     pub fn teardown(mut self) -> Result<(), PodNetworkError> {
         self.host.delete()?;
+        for number in group::existing(&self.config) {
+            group::remove(&self.config, number)?;
+        }
         let link = self.config.link();
         // Routes and the other end go with the link, the inner table with the namespace.
         rtnl::with(async |rtnl: &Rtnl| rtnl.delete_link(&link).await)?;
@@ -271,11 +361,15 @@ fn check_overlap(config: &PodNetworkConfig, link: &str) -> Result<(), PodNetwork
             for range in [config.pods, config.services] {
                 if range.prefix() <= route.destination.prefix() && range.overlaps(route.destination)
                 {
-                    let link = rtnl::link_name(rtnl, route.link.unwrap_or_default()).await;
+                    let link_name = rtnl::link_name(rtnl, route.link.unwrap_or_default()).await;
+                    // One of this cluster's isolation groups, from an earlier agent's time.
+                    if link_name.starts_with(link) {
+                        continue;
+                    }
                     return Ok(Some(PodNetworkError::Overlap {
                         range,
                         route: route.destination,
-                        link,
+                        link: link_name,
                     }));
                 }
             }
@@ -285,7 +379,7 @@ fn check_overlap(config: &PodNetworkConfig, link: &str) -> Result<(), PodNetwork
     conflict.map_or(Ok(()), Err)
 }
 
-async fn expect_link(rtnl: &Rtnl, name: &str) -> Result<u32, RtnlError> {
+pub(super) async fn expect_link(rtnl: &Rtnl, name: &str) -> Result<u32, RtnlError> {
     rtnl.link(name).await?.ok_or_else(|| RtnlError::missing_link(name))
 }
 
@@ -295,7 +389,7 @@ fn end(pods: Cidr, number: u32) -> Ipv4Addr {
 }
 
 /// Writes a kernel setting of the current thread's network namespace, unless it has that value.
-fn set_sysctl(name: &str, value: &'static str) -> Result<(), PodNetworkError> {
+pub(super) fn set_sysctl(name: &str, value: &'static str) -> Result<(), PodNetworkError> {
     let path = Path::new("/proc/sys").join(name);
     if fs::read_to_string(&path).is_ok_and(|current| current.trim() == value) {
         return Ok(());

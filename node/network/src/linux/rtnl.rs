@@ -186,6 +186,65 @@ impl Rtnl {
         self.add_route(route, || format!("route {range} via {gateway}")).await
     }
 
+    /// Says that `range` is reached on the link itself.
+    pub(crate) async fn add_on_link(&self, link: u32, range: Cidr) -> Result<(), RtnlError> {
+        self.add_route(on_link(link, range), || format!("route {range} to link {link}")).await
+    }
+
+    /// Takes that back.
+    pub(crate) async fn remove_on_link(&self, link: u32, range: Cidr) -> Result<(), RtnlError> {
+        let step = || format!("remove the route of {range} to link {link}");
+        self.delete_route(on_link(link, range), step).await
+    }
+
+    /// Leads `address` to `gateway`, although a wider range that contains it is local.
+    pub(crate) async fn except(
+        &self,
+        link: u32,
+        address: Ipv4Addr,
+        gateway: Ipv4Addr,
+    ) -> Result<(), RtnlError> {
+        let route = exception(link, address).gateway(gateway).build();
+        self.add_route(route, || format!("except {address} from the local addresses")).await
+    }
+
+    /// Takes that back.
+    pub(crate) async fn no_longer_except(
+        &self,
+        link: u32,
+        address: Ipv4Addr,
+    ) -> Result<(), RtnlError> {
+        let step = || format!("remove the exception of {address} from the local addresses");
+        self.delete_route(exception(link, address).build(), step).await
+    }
+
+    /// Addresses that are excepted from the local ones.
+    pub(crate) async fn exceptions(&self) -> Result<Vec<Ipv4Addr>, RtnlError> {
+        let all = self.handle.route().get(RouteMessageBuilder::<Ipv4Addr>::new().build()).execute();
+        let all: Vec<RouteMessage> =
+            all.try_collect().await.map_err(|error| failed("list routes".to_owned(), error))?;
+        let excepted = all.iter().filter(|route| {
+            route.header.table == libc::RT_TABLE_LOCAL && route.header.kind == RouteType::Unicast
+        });
+        Ok(excepted.filter_map(entry).map(|route| route.destination.base()).collect())
+    }
+
+    /// Takes an address from a link, if it has it.
+    pub(crate) async fn remove_address(
+        &self,
+        link: u32,
+        address: Ipv4Addr,
+    ) -> Result<(), RtnlError> {
+        let failed = |error| failed(format!("remove address {address} of link {link}"), error);
+        let found = self.handle.address().get().set_link_index_filter(link);
+        let found = found.set_address_filter(address.into()).execute();
+        let found: Vec<_> = found.try_collect().await.map_err(failed)?;
+        for message in found {
+            self.handle.address().del(message).execute().await.map_err(failed)?;
+        }
+        Ok(())
+    }
+
     /// All IPv4 routes of all tables.
     pub(crate) async fn routes(&self) -> Result<Vec<RouteEntry>, RtnlError> {
         let all = self.handle.route().get(RouteMessageBuilder::<Ipv4Addr>::new().build()).execute();
@@ -218,6 +277,17 @@ impl Rtnl {
         Ok(networks.collect())
     }
 
+    async fn delete_route(
+        &self,
+        route: RouteMessage,
+        step: impl FnOnce() -> String,
+    ) -> Result<(), RtnlError> {
+        match self.handle.route().del(route).execute().await {
+            Err(Error::NetlinkError(error)) if is(&error, libc::ESRCH) => Ok(()),
+            result => result.map_err(|error| failed(step(), error)),
+        }
+    }
+
     async fn add_route(
         &self,
         route: RouteMessage,
@@ -226,6 +296,21 @@ impl Rtnl {
         let result = self.handle.route().add(route).replace().execute().await;
         result.map_err(|error| failed(step(), error))
     }
+}
+
+fn on_link(link: u32, range: Cidr) -> RouteMessage {
+    RouteMessageBuilder::<Ipv4Addr>::new()
+        .destination_prefix(range.base(), range.prefix())
+        .output_interface(link)
+        .scope(RouteScope::Link)
+        .build()
+}
+
+fn exception(link: u32, address: Ipv4Addr) -> RouteMessageBuilder<Ipv4Addr> {
+    RouteMessageBuilder::<Ipv4Addr>::new()
+        .destination_prefix(address, 32)
+        .output_interface(link)
+        .table_id(libc::RT_TABLE_LOCAL.into())
 }
 
 /// The name of the link `index`, for messages.

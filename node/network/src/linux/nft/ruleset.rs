@@ -138,8 +138,14 @@ fn output_link(name: &str, test: Test) -> [Expr; 2] {
     [Expr::LoadOutputLink, Expr::Compare(SCRATCH, test, link_name(name))]
 }
 
-fn input_link(name: &str) -> [Expr; 2] {
-    [Expr::LoadInputLink, Expr::Compare(SCRATCH, Test::Equal, link_name(name))]
+/// Goes on if the packet leaves (or does not leave) for some Pods: the links of isolation groups begin as the Pods' own.
+fn to_pods(link: &str, test: Test) -> [Expr; 2] {
+    [Expr::LoadOutputLink, Expr::Compare(SCRATCH, test, link.as_bytes().to_vec())]
+}
+
+/// Goes on if the packet comes from some Pods.
+fn from_pods(link: &str) -> [Expr; 2] {
+    [Expr::LoadInputLink, Expr::Compare(SCRATCH, Test::Equal, link.as_bytes().to_vec())]
 }
 
 fn translated() -> [Expr; 3] {
@@ -214,7 +220,7 @@ impl Table<'_> {
     fn guard(&mut self) {
         self.chain("guard", Some(("filter", Hook::Prerouting, RAW)));
         let loopback = Cidr::new(Ipv4Addr::LOCALHOST, 8);
-        let rule = input_link(&self.config.link).into_iter();
+        let rule = from_pods(&self.config.link).into_iter();
         let rule = rule.chain(within(Field::DestinationAddress, loopback, Test::Equal));
         self.rule("guard", rule.chain([Expr::Verdict(Verdict::Drop)]));
     }
@@ -233,11 +239,12 @@ impl Table<'_> {
             &output_link("lo", Test::Differs),
             &within(Field::SourceAddress, loopback, Test::Equal),
         ]);
-        // A Pod that reaches its own namespace again through this machine.
-        masquerade(&[&input_link(&link), &output_link(&link, Test::Equal)]);
+        // A Pod that is led to a Pod again by this machine, as through a NodePort: its own namespace may be meant, and
+        // would answer itself.
+        masquerade(&[&from_pods(&link), &to_pods(&link, Test::Equal), &translated()]);
         // A Pod that calls the world outside.
         masquerade(&[
-            &output_link(&link, Test::Differs),
+            &to_pods(&link, Test::Differs),
             &within(Field::SourceAddress, pods, Test::Equal),
             &within(Field::DestinationAddress, pods, Test::Differs),
         ]);

@@ -440,3 +440,89 @@ fn large_tables_load_and_change_quickly() {
         network.teardown().unwrap();
     });
 }
+
+/// Serves a port in a group's namespace.
+fn serve_group(network: &PodNetwork, number: u16, port: u16) {
+    let bind = || TcpListener::bind(("0.0.0.0", port)).unwrap();
+    serve(network.groups[&number].namespace.run(bind).unwrap());
+}
+
+#[test]
+fn groups_have_namespaces_of_their_own() {
+    Machine::run("groups", |machine| {
+        let config = machine.config("groups", 70);
+        let mut network = PodNetwork::ensure(config.clone()).unwrap();
+        serve_pods(&network, 8080);
+        let neighbour = machine.neighbour();
+        for (number, address) in [(1, "10.70.1.1"), (2, "10.70.1.2")] {
+            network.ensure_group(number, []).unwrap();
+            network.join_group(number, address.parse().unwrap()).unwrap();
+            network.join_group(number, address.parse().unwrap()).unwrap();
+            serve_group(&network, number, 8080);
+        }
+        network.join_group(2, "10.70.1.3".parse().unwrap()).unwrap();
+        let backends = ["10.70.1.1:8080", "10.70.1.2:8080", "10.70.1.4:8080"];
+        network.replace(&[route("web", "10.71.0.5", 80, Some(30080), &backends)]).unwrap();
+        let all: BTreeSet<String> = backends.iter().map(|b| (*b).to_owned()).collect();
+        let spaces = |network: &PodNetwork| {
+            [&network.namespace, &network.groups[&1].namespace, &network.groups[&2].namespace]
+                .map(Clone::clone)
+        };
+        // Everybody reaches every Pod, directly, through a Service and through a NodePort; also itself.
+        for (from, namespace) in spaces(&network).iter().enumerate() {
+            namespace
+                .run(|| {
+                    for pod in backends.iter().chain(&["10.70.1.3:8080"]) {
+                        assert_eq!(answered(pod).as_deref(), Ok(*pod), "from {from}");
+                    }
+                    for address in ["10.71.0.5:80", "192.0.2.1:30080"] {
+                        let seen: BTreeSet<String> =
+                            (0..60).map(|_| answered(address).expect(address)).collect();
+                        assert_eq!(seen, all, "{address} from {from}");
+                    }
+                })
+                .unwrap();
+        }
+        for address in ["10.71.0.5:80", "127.0.0.1:30080", "192.0.2.1:30080"] {
+            let seen: BTreeSet<String> =
+                (0..60).map(|_| answered(address).expect(address)).collect();
+            assert_eq!(seen, all, "{address}");
+        }
+        // Callers keep their addresses, whichever namespace they are in.
+        let saw = |namespace: &NetNs, address: &str| {
+            namespace.run(|| call(address)).unwrap().expect(address).1
+        };
+        let [shared, first, second] = spaces(&network);
+        assert_eq!(saw(&first, "10.70.1.2:8080"), "10.70.1.1");
+        assert_eq!(saw(&second, "10.70.1.4:8080"), "10.70.1.2");
+        assert_eq!(saw(&shared, "10.70.1.1:8080"), "10.70.0.2");
+        for _ in 0..20 {
+            assert_eq!(saw(&neighbour, "10.71.0.5:80"), "192.0.2.2");
+        }
+        // Two Pods of one namespace are as far from each other as before.
+        assert!(first.run(|| call("127.0.0.1:8080")).unwrap().is_ok());
+        serve(neighbour.run(|| TcpListener::bind("0.0.0.0:9000").unwrap()).unwrap());
+        assert_eq!(saw(&first, "192.0.2.2:9000"), "192.0.2.1", "outside, Pods are this machine");
+
+        // An agent that comes back finds its groups, and removes those that nobody wants any more.
+        drop(network);
+        let mut network = PodNetwork::ensure(config.clone()).unwrap();
+        network.ensure_group(1, []).unwrap();
+        network.join_group(1, "10.70.1.1".parse().unwrap()).unwrap();
+        network.settle_groups(&BTreeSet::from(["10.70.1.1".parse().unwrap()])).unwrap();
+        assert_eq!(answered("10.70.1.1:8080").as_deref(), Ok("10.70.1.1:8080"));
+        assert_eq!(group::existing(&config), [1]);
+        assert!(!Path::new("/sys/class/net/cor-groups002").exists());
+        // An address that was in a group is everybody's again, from both sides.
+        let inside = network.namespace.clone();
+        for space in [&inside, &network.groups[&1].namespace] {
+            assert_eq!(saw(space, "10.70.1.2:8080").is_empty(), false);
+        }
+        network.leave_group(1, "10.70.1.1".parse().unwrap()).unwrap();
+        network.leave_group(1, "10.70.1.1".parse().unwrap()).unwrap();
+        assert_eq!(saw(&inside, "10.70.1.1:8080"), "10.70.1.1", "local again");
+        assert_eq!(call("10.70.1.1:8080").unwrap().1, "10.70.0.1");
+        network.teardown().unwrap();
+        assert!(group::existing(&config).is_empty());
+    });
+}
