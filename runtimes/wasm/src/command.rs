@@ -14,6 +14,8 @@ use crate::compile::Program;
 use crate::container::{Container, Exit, Phase};
 use crate::instance::State;
 use crate::logs::failure;
+use crate::memory::Verdict;
+use crate::slots::Purpose;
 
 /// How long a command waits for a free slot of the host's.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -51,7 +53,8 @@ impl Container {
             Ok(class) => class.slots.clone(),
             Err(e) => return Exit::error(128, format!("cannot make the engine: {e:#}")),
         };
-        let Ok(Ok(_slot)) = tokio::time::timeout(PATIENCE, slots.acquire_owned()).await else {
+        let slot = slots.take(&self.sandbox.slots, Purpose::Command);
+        let Ok(_slot) = tokio::time::timeout(PATIENCE, slot).await else {
             return Exit::error(128, "the host has no free slot: too many components are running");
         };
         engines.wake_clock();
@@ -75,7 +78,9 @@ impl Container {
         }
         let outgrew = store.data().memory.outgrew_slot;
         match crate::memory::verdict(self, &error, outgrew) {
-            Some(message) => Exit::out_of_memory(message),
+            Some(Verdict::OutOfMemory(message) | Verdict::Crowded(message)) => {
+                Exit::out_of_memory(message)
+            }
             None => Exit::error(134, failure(&error)),
         }
     }

@@ -25,6 +25,7 @@ use crate::host::Node;
 use crate::http::Traffic;
 use crate::logs::{Log, Stream};
 use crate::memory::Account;
+use crate::slots::Held;
 
 /// How far a container is on its way out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,6 +77,7 @@ pub(crate) struct Sandbox {
     created_at: Timestamp,
     memory: Arc<Account>,
     cpu: Arc<Cpu>,
+    pub(crate) slots: Arc<Held>,
     pub(crate) containers: Mutex<BTreeMap<String, Arc<Container>>>,
 }
 
@@ -87,6 +89,7 @@ impl Sandbox {
             created_at: Timestamp::now(),
             memory: Account::new(spec.memory_limit, None),
             cpu: Cpu::new(spec.cpu_limit, spec.cpu_weight, None),
+            slots: Arc::default(),
             containers: Mutex::default(),
             spec,
         })

@@ -19,11 +19,11 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::Thread;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use wasmtime::component::Linker;
 use wasmtime::{Config, Enabled, Engine, OptLevel, PoolingAllocationConfig};
 
 use crate::instance::{self, State};
+use crate::slots::Slots;
 
 /// Guests are looked at this often: the unit of CPU accounting.
 pub(crate) const TICK: Duration = Duration::from_millis(1);
@@ -106,8 +106,7 @@ const ASYNC: Slot = Slot { name: "async", concurrency: true, stacks: 2, ..LARGE 
 pub(crate) struct Class {
     pub(crate) engine: Engine,
     pub(crate) linker: Linker<State>,
-    pub(crate) slots: Arc<Semaphore>,
-    pub(crate) total: usize,
+    pub(crate) slots: Arc<Slots>,
     /// Bytes that a guest's memory can grow to here.
     pub(crate) memory: u64,
     /// Changes with anything that makes compiled code incompatible.
@@ -161,8 +160,7 @@ impl Class {
         Ok(Class {
             linker: instance::linker(&engine)?,
             engine,
-            slots: Arc::new(Semaphore::new(count as usize)),
-            total: count as usize,
+            slots: Slots::new(count as usize),
             memory: slot.memory,
             hash,
             slot,
@@ -179,7 +177,7 @@ impl Class {
     }
 
     fn idle(&self) -> bool {
-        self.slots.available_permits() == self.total
+        self.slots.free() == self.slots.total()
     }
 }
 
@@ -249,7 +247,7 @@ impl Engines {
     pub(crate) fn describe(&self) -> String {
         let pages = if self.scan { ", dirty pages by scan" } else { "" };
         let memory = self.small.memory / MIB;
-        format!("wasmtime {}, {} slots of {memory} MiB{pages}", version(), self.small.total)
+        format!("wasmtime {}, {} slots of {memory} MiB{pages}", version(), self.small.slots.total())
     }
 
     /// Must be called by whoever took a slot, before the guest runs: the clock may be asleep.

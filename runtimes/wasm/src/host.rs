@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::compile::{Compiled, Images};
 use crate::container::{Container, Exit, Phase, Sandbox};
+use crate::cpu::metered;
 use crate::engine::Engines;
 use crate::events::Events;
 use crate::guests::Guests;
@@ -102,7 +103,7 @@ impl Host {
         }
         container.announce();
         if kind == ImageKind::Command {
-            sandbox.group.spawn(container.clone().run());
+            sandbox.group.spawn(metered(container.cpu.clone(), container.clone().run()));
         }
         Ok(container)
     }

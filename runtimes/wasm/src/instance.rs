@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use wasmtime::component::{HasSelf, Linker, Resource, ResourceTable};
-use wasmtime::{Engine, Store, UpdateDeadline};
+use wasmtime::{Engine, Store};
 use wasmtime_wasi::p2::DynOutputStream;
 use wasmtime_wasi::p2::bindings::cli::{environment, stderr, stdout};
 use wasmtime_wasi::sockets::SocketAddrUse;
@@ -66,7 +66,7 @@ impl State {
                 return Err(Killed.into());
             }
             let State { run, container, .. } = state;
-            Ok(UpdateDeadline::YieldCustom(1, run.tick(&container.cpu)))
+            Ok(run.tick(&container.cpu))
         });
         store
     }

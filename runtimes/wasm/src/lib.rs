@@ -4,7 +4,7 @@
 //!
 //! - `host`: the protocol's verbs; `container`: a Pod, a container, its phases and its exit;
 //! - `compile`, `engine`: from a `.wasm` file to instances in microseconds;
-//! - `instance`, `memory`, `cpu`: what an instance sees, and what it may use;
+//! - `instance`, `slots`, `memory`, `cpu`: what an instance sees, and what it may use;
 //! - `http`, `listeners`: components that answer requests; `command`: those that run and exit;
 //! - `outgoing`, `routes`: calls to Services; `logs`, `events`: what is told to others;
 //! - `guests`, `confine`: which threads run guests, and what the process denies itself.
@@ -28,6 +28,7 @@ mod logs;
 mod memory;
 mod outgoing;
 mod routes;
+mod slots;
 
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;

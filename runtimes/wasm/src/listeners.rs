@@ -23,6 +23,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 use crate::container::Container;
+use crate::cpu::metered;
 use crate::http::serve_connection;
 
 /// Connections that the kernel holds until they are accepted.
@@ -195,12 +196,12 @@ pub(crate) async fn next(listener: &AsyncFd<OwnedFd>) -> Option<(std::net::TcpSt
 /// Lets a container serve a connection, on the guests' threads.
 pub(crate) fn hand_over(container: Arc<Container>, stream: std::net::TcpStream) {
     let group = container.sandbox.group.clone();
-    group.spawn(async move {
+    group.spawn(metered(container.cpu.clone(), async move {
         let _ = stream.set_nodelay(true);
         if let Ok(stream) = TcpStream::from_std(stream) {
             serve_connection(container, stream).await;
         }
-    });
+    }));
 }
 
 /// Ends a connection as if nobody had listened.

@@ -1,37 +1,72 @@
 //! Memory, counted per container and per Pod over all their instances.
 //!
-//! wasmtime's own `StoreLimits` counts each memory by itself; a Pod with a fresh instance per
-//! request would have its limit once per request. Here every growth of any memory or table is
-//! charged to one account, and what an instance holds is given back when it ends.
+//! wasmtime's own `StoreLimits` counts each memory by itself; a Pod with a fresh instance per request would have its limit
+//! once per request. Here every growth of any memory or table is charged to one account, with something for what the host
+//! keeps per instance, and what an instance holds is given back when it ends. What may be touched counts, whether it was
+//! or not: nobody can stop a guest from touching it later.
+//!
+//! **One instance over the limit** ends its container: OOMKilled, 137. **Several instances** that do not fit together need
+//! not come to that: accounts learn what an instance needs, and admit as many at a time as fit; further requests wait.
+//! Where an account was wrong, and an instance fails that would have fitted alone, its request gets a 503.
+//!
+//! **No limit** means what the node has: see [`node`].
+
+mod node;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 
+use tokio::sync::{Mutex, Notify};
 use wasmtime::ResourceLimiter;
 
 use crate::container::Container;
+
+/// What the host keeps for each instance besides its memories and tables: a stack's touched part, the store, resources.
+const INSTANCE: u64 = 32 << 10;
+/// One instance in so many moves what is known of an instance's need, if it needed less.
+const MEMORY_OF_NEED: u64 = 16;
 
 /// What a container, or a whole Pod, may use and uses.
 #[derive(Debug)]
 pub(crate) struct Account {
     limit: u64,
     used: AtomicU64,
+    /// What the admitted instances are expected to need.
+    reserved: AtomicU64,
+    /// What an instance needs, as far as known.
+    need: AtomicU64,
+    waiting: AtomicUsize,
+    freed: Notify,
+    line: Mutex<()>,
     parent: Option<Arc<Account>>,
 }
 
 /// Why a growth was refused; the message of a trap.
 #[derive(Debug, thiserror::Error)]
-#[error("out of memory: {used} bytes in use and {wanted} more wanted, over the limit of {limit}")]
-pub(crate) struct OutOfMemory {
-    used: u64,
-    wanted: u64,
-    limit: u64,
+pub(crate) enum OutOfMemory {
+    #[error(
+        "out of memory: {used} bytes in use and {wanted} more wanted, over the limit of {limit}"
+    )]
+    Limit { used: u64, wanted: u64, limit: u64, own: u64 },
+    #[error(
+        "out of memory: {wanted} bytes wanted, and the node has too few left for a container without a memory limit"
+    )]
+    Node { wanted: u64 },
 }
 
 impl Account {
     /// An account with this limit, charged to `parent` as well.
     pub(crate) fn new(limit: Option<u64>, parent: Option<Arc<Account>>) -> Arc<Account> {
-        Arc::new(Account { limit: limit.unwrap_or(u64::MAX), used: AtomicU64::new(0), parent })
+        Arc::new(Account {
+            limit: limit.unwrap_or(u64::MAX),
+            used: AtomicU64::new(0),
+            reserved: AtomicU64::new(0),
+            need: AtomicU64::new(0),
+            waiting: AtomicUsize::new(0),
+            freed: Notify::new(),
+            line: Mutex::default(),
+            parent,
+        })
     }
 
     /// Bytes in use.
@@ -39,14 +74,18 @@ impl Account {
         self.used.load(Relaxed)
     }
 
-    fn charge(&self, bytes: u64) -> Result<(), OutOfMemory> {
+    fn is_limited(&self) -> bool {
+        self.limit != u64::MAX || self.parent.as_ref().is_some_and(|pod| pod.is_limited())
+    }
+
+    fn charge(&self, bytes: u64, own: u64) -> Result<(), OutOfMemory> {
         let used = self.used.fetch_add(bytes, Relaxed);
         if used.saturating_add(bytes) > self.limit {
             self.used.fetch_sub(bytes, Relaxed);
-            return Err(OutOfMemory { used, wanted: bytes, limit: self.limit });
+            return Err(OutOfMemory::Limit { used, wanted: bytes, limit: self.limit, own });
         }
         if let Some(parent) = &self.parent
-            && let Err(error) = parent.charge(bytes)
+            && let Err(error) = parent.charge(bytes, own)
         {
             self.used.fetch_sub(bytes, Relaxed);
             return Err(error);
@@ -55,10 +94,116 @@ impl Account {
     }
 
     fn give_back(&self, bytes: u64) {
-        self.used.fetch_sub(bytes, Relaxed);
+        self.used.fetch_sub(bytes, SeqCst);
+        self.wake();
         if let Some(parent) = &self.parent {
             parent.give_back(bytes);
         }
+    }
+
+    fn wake(&self) {
+        if self.waiting.load(SeqCst) > 0 {
+            self.freed.notify_waiters();
+        }
+    }
+
+    /// At least this is what an instance needs.
+    fn learn_at_least(&self, bytes: u64) {
+        self.need.fetch_max(bytes, Relaxed);
+    }
+
+    /// An instance ended, having held this. What is known follows slowly if it is less: most instances are to fit.
+    fn learn(&self, bytes: u64) {
+        let known = self.need.load(Relaxed);
+        if bytes > known {
+            self.learn_at_least(bytes);
+        } else if bytes < known {
+            self.need.fetch_sub((known - bytes) / MEMORY_OF_NEED, Relaxed);
+        }
+    }
+
+    fn reserve(&self, need: u64) -> bool {
+        let fits = |reserved: u64| {
+            let taken = reserved.max(self.used.load(SeqCst));
+            let fits = reserved == 0 || taken.saturating_add(need) <= self.limit;
+            // Never 0 while somebody is admitted.
+            fits.then(|| reserved.saturating_add(need.max(1)))
+        };
+        self.reserved.fetch_update(SeqCst, SeqCst, fits).is_ok()
+    }
+
+    fn release(&self, need: u64) {
+        self.reserved.fetch_sub(need.max(1), SeqCst);
+        self.wake();
+    }
+
+    /// Lets an instance begin, if it is expected to fit. One alone always may: whether it fits will be seen.
+    pub(crate) fn try_admit(self: &Arc<Self>) -> Option<Admission> {
+        if !self.is_limited() {
+            return Some(Admission(None));
+        }
+        let need = self.need.load(Relaxed);
+        if !self.reserve(need) {
+            return None;
+        }
+        if let Some(pod) = &self.parent
+            && !pod.reserve(need)
+        {
+            // Nobody is woken: nothing has changed.
+            self.reserved.fetch_sub(need.max(1), SeqCst);
+            return None;
+        }
+        Some(Admission(Some((self.clone(), need))))
+    }
+
+    /// Lets an instance begin as soon as it is expected to fit, one after the other.
+    pub(crate) async fn admit(self: &Arc<Self>) -> Admission {
+        if let Some(admission) = self.try_admit() {
+            return admission;
+        }
+        let _first = self.line.lock().await;
+        let pod = self.parent.as_ref().unwrap_or(self);
+        let _waiting = (Waiting::new(&self.waiting), Waiting::new(&pod.waiting));
+        loop {
+            let (own, pods) = (self.freed.notified(), pod.freed.notified());
+            if let Some(admission) = self.try_admit() {
+                return admission;
+            }
+            tokio::select! {
+                () = own => {}
+                () = pods => {}
+            }
+        }
+    }
+}
+
+/// Room for one more instance, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Admission(Option<(Arc<Account>, u64)>);
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        if let Some((account, need)) = self.0.take() {
+            account.release(need);
+            if let Some(pod) = &account.parent {
+                pod.release(need);
+            }
+        }
+    }
+}
+
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize) -> Waiting<'a> {
+        count.fetch_add(1, SeqCst);
+        Waiting(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
     }
 }
 
@@ -79,8 +224,16 @@ impl Hold {
     }
 
     fn grow(&mut self, bytes: u64) -> Result<(), OutOfMemory> {
-        self.account.charge(bytes)?;
-        self.bytes += bytes;
+        // The first growth is the instance's beginning.
+        let bytes = if self.bytes == 0 { bytes + INSTANCE } else { bytes };
+        let all = self.bytes.saturating_add(bytes);
+        if self.account.is_limited() {
+            self.account.learn_at_least(all.min(self.account.limit));
+        } else if !node::may_grow(bytes, self.account.used()) {
+            return Err(OutOfMemory::Node { wanted: bytes });
+        }
+        self.account.charge(bytes, self.bytes)?;
+        self.bytes = all;
         self.last = bytes;
         Ok(())
     }
@@ -94,7 +247,10 @@ impl Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.account.give_back(self.bytes);
+        if self.bytes > 0 {
+            self.account.learn(self.bytes);
+            self.account.give_back(self.bytes);
+        }
     }
 }
 
@@ -131,20 +287,37 @@ impl ResourceLimiter for Hold {
     }
 }
 
-/// Whether a guest failed for want of memory: what to say of it.
+/// What to do about a guest that failed for want of memory; with what to say of it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Its container ends.
+    OutOfMemory(String),
+    /// It would have fitted alone: its request can be tried again.
+    Crowded(String),
+}
+
+/// Whether a guest failed for want of memory.
 pub(crate) fn verdict(
     container: &Container,
     error: &wasmtime::Error,
     outgrew_slot: bool,
-) -> Option<String> {
+) -> Option<Verdict> {
     if let Some(refused) = error.downcast_ref::<OutOfMemory>() {
-        return Some(refused.to_string());
+        return Some(match refused {
+            OutOfMemory::Limit { wanted, limit, own, .. } if own + wanted <= *limit => {
+                Verdict::Crowded(format!("a request was refused, {refused}, for all instances"))
+            }
+            _ => Verdict::OutOfMemory(refused.to_string()),
+        });
     }
     if outgrew_slot {
         container.image.outgrew_small();
         let message = "out of memory: it has no memory limit and outgrew the usual slot of a \
                        component without one; its next attempt gets a larger one";
-        return Some(message.to_owned());
+        return Some(Verdict::OutOfMemory(message.to_owned()));
     }
     None
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,6 +23,7 @@ use wasmtime_wasi_http::{
 };
 
 use crate::container::{Container, Phase};
+use crate::cpu::metered;
 use crate::http::handle;
 
 const CONNECT: Duration = Duration::from_secs(30);
@@ -83,7 +84,8 @@ async fn send(
     let first_byte = options.first_byte_timeout.unwrap_or(FIRST_BYTE);
     let addresses = match target {
         Target::Here(backend) => {
-            let answer = tokio::time::timeout(first_byte, handle(&backend, request)).await;
+            let answer = metered(backend.cpu.clone(), handle(&backend, request));
+            let answer = tokio::time::timeout(first_byte, answer).await;
             let response = answer.map_err(|_| Error::ConnectionReadTimeout)?;
             return Ok((response.map(BodyExt::boxed_unsync), Box::new(async { Ok(()) })));
         }

@@ -17,6 +17,7 @@ use super::place::Place;
 use super::refusal::Refusal;
 use super::running::Running;
 use crate::container::{Container, Phase};
+use crate::cpu::metered;
 
 /// Lets the guest answer.
 pub(super) async fn answer<B>(
@@ -125,7 +126,7 @@ impl Drop for Answer {
             && *running.container.phase.borrow() != Phase::Killed
         {
             let group = running.container.sandbox.group.clone();
-            group.spawn(running.finish());
+            group.spawn(metered(running.container.cpu.clone(), running.finish()));
         }
     }
 }

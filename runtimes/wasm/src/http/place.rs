@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::refusal::Refusal;
 use super::traffic::Count;
 use crate::container::{Container, Phase};
+use crate::memory::Admission;
+use crate::slots::{Purpose, Slot};
 
 /// Requests of one container that wait for a place.
 const MOST_WAITING: usize = 1024;
@@ -20,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// A place among the container's requests, and a slot of the host's.
 pub(super) struct Place {
     pub(super) container: Arc<Container>,
-    slots: Option<Arc<Semaphore>>,
+    seat: Option<(Admission, Slot)>,
 }
 
 impl Place {
@@ -41,7 +42,7 @@ impl Place {
             }
         }
         traffic.active.fetch_add(1, Relaxed);
-        let mut place = Place { container: container.clone(), slots: None };
+        let mut place = Place { container: container.clone(), seat: None };
 
         let patience = Instant::now() + PATIENCE;
         while let Some(debt) = container.cpu.debt() {
@@ -52,13 +53,19 @@ impl Place {
         }
         let engines = &container.node.engines;
         let class = engines.class(container.compiled.class).map_err(|_| Refusal::Full)?;
-        if class.slots.try_acquire().map(|permit| permit.forget()).is_err() {
-            match tokio::time::timeout_at(patience, class.slots.acquire()).await {
-                Ok(Ok(permit)) => permit.forget(),
-                _ => return Err(Refusal::Full),
-            }
+        let (slots, held) = (&class.slots, &container.sandbox.slots);
+        place.seat = container
+            .memory
+            .try_admit()
+            .and_then(|admission| Some((admission, slots.try_take(held, Purpose::Request)?)));
+        if place.seat.is_none() {
+            let seat = async {
+                let admission = container.memory.admit().await;
+                (admission, slots.take(held, Purpose::Request).await)
+            };
+            let seat = tokio::time::timeout_at(patience, seat).await;
+            place.seat = Some(seat.map_err(|_| Refusal::Full)?);
         }
-        place.slots = Some(class.slots.clone());
         engines.wake_clock();
         Ok(place)
     }
@@ -66,9 +73,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if let Some(slots) = self.slots.take() {
-            slots.add_permits(1);
-        }
+        self.seat = None;
         let traffic = &self.container.traffic;
         traffic.last.touch();
         traffic.active.fetch_sub(1, Relaxed);

@@ -12,6 +12,7 @@ use super::refusal::Refusal;
 use crate::container::{Container, Exit};
 use crate::instance::Killed;
 use crate::logs::{Stream, failure};
+use crate::memory::Verdict;
 
 /// How long one request may take, unless the container says otherwise.
 const TIMEOUT: Duration = Duration::from_secs(300);
@@ -78,7 +79,13 @@ impl Running {
         }
         container.traffic.failed.fetch_add(1, Relaxed);
         match crate::memory::verdict(container, &error, outgrew_slot) {
-            Some(message) => container.exit_soon(Exit::out_of_memory(message)),
+            Some(Verdict::OutOfMemory(message)) => {
+                container.exit_soon(Exit::out_of_memory(message));
+            }
+            Some(Verdict::Crowded(message)) => {
+                container.log.write(Stream::Err, &message);
+                return Some(Refusal::Full);
+            }
             None => container.log.write(Stream::Err, &failure(&error)),
         }
         Some(Refusal::Failed)

@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use super::handle;
 use super::traffic::Count;
 use crate::container::{Container, Phase};
+use crate::cpu::metered;
 
 /// Serves one connection to its end.
 pub(crate) async fn serve_connection(container: Arc<Container>, stream: TcpStream) {
@@ -67,11 +68,11 @@ where
 {
     fn execute(&self, stream: F) {
         let mut phases = self.0.phase.subscribe();
-        tokio::spawn(async move {
+        tokio::spawn(metered(self.0.cpu.clone(), async move {
             tokio::select! {
                 () = stream => {}
                 _ = phases.wait_for(|phase| *phase == Phase::Killed) => {}
             }
-        });
+        }));
     }
 }

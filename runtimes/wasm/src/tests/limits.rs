@@ -74,23 +74,95 @@ async fn memory_is_limited_over_all_instances() {
     assert_eq!(get(address, "/grow?mib=30&ms=1").await.0, 200);
     assert_eq!(get(address, "/grow?mib=30&ms=1").await.0, 200, "memory was not given back");
 
-    let first =
-        tokio::spawn(
-            async move { Connection::open(address).await.get("/grow?mib=30&ms=400").await },
-        );
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    let (status, body) = get(address, "/grow?mib=30").await;
+    // Two of them do not fit at once: they wait for each other.
+    let clients: Vec<_> = (0..12)
+        .map(|_| tokio::spawn(async move { get(address, "/grow?mib=30&ms=20").await }))
+        .collect();
+    for client in clients {
+        assert_eq!(client.await.unwrap().0, 200);
+    }
+    // One that does not fit alone is the container's end, and nobody else's.
+    let (status, body) = get(address, "/grow?mib=60").await;
     assert_eq!((status, body.as_str()), (500, "the component failed\n"));
     let (code, reason, message) = host.exit("probe").await;
     assert_eq!((code, reason), (137, ExitReason::OOMKilled));
-    assert!(message.contains("limit"), "{message}");
-    let _ = first.await.unwrap();
+    assert!(message.contains("over the limit of 50331648"), "{message}");
     assert_eq!(get(victim, "/health").await.0, 200);
 
     let sandbox = host.client.sandbox("id-probe").await.unwrap().spec;
     let next = ContainerSpec { attempt: 1, ..host.app(&sandbox, example("probe-http")) };
     host.client.start_container(&sandbox.id, &next).await.unwrap();
     assert_eq!(get(address, "/health").await.0, 200);
+    host.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_that_would_fit_alone_do_not_kill_their_container() {
+    let host = TestHost::start().await;
+    let address = host
+        .serve_with("probe", example("probe-http"), |app| app.memory_limit = Some(64 * MIB))
+        .await;
+    // Nothing is known of their need yet: some may come too many, and are told to try again.
+    let clients: Vec<_> = (0..8)
+        .map(|_| tokio::spawn(async move { get(address, "/grow?mib=25&ms=300").await }))
+        .collect();
+    let mut served = 0;
+    for client in clients {
+        match client.await.unwrap().0 {
+            200 => served += 1,
+            status => assert_eq!(status, 503),
+        }
+    }
+    assert!(served >= 1);
+    let state = host.client.sandbox("id-probe").await.unwrap().containers[0].state.clone();
+    assert!(!state.is_exited(), "{state:?}");
+    // By now it is known.
+    let clients: Vec<_> = (0..8)
+        .map(|_| tokio::spawn(async move { get(address, "/grow?mib=25&ms=50").await }))
+        .collect();
+    for client in clients {
+        assert_eq!(client.await.unwrap().0, 200);
+    }
+    host.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_takes_all_slots_leaves_some_to_others() {
+    // A host of 400 slots, and clients that want 1,500 of them.
+    let host = TestHost::start().await;
+    let mut slow = Vec::new();
+    for name in ["slow-a", "slow-b", "slow-c"] {
+        slow.push(host.serve(name, example("probe-http")).await);
+    }
+    let victim = host.serve("victim", example("hello-v1")).await;
+    let clients: Vec<_> = (0..1500)
+        .map(|n| {
+            let address = slow[n % slow.len()];
+            tokio::spawn(async move {
+                let mut connection = Connection::open(address).await;
+                connection.get("/sleep?ms=60000").await.map(|(status, ..)| status)
+            })
+        })
+        .collect();
+    let taken = async || {
+        let all = host.client.sandboxes().await.unwrap();
+        all.iter().flat_map(|s| &s.containers).map(|c| c.usage.active_requests).sum::<u64>()
+    };
+    let begun = Instant::now();
+    while taken().await < 390 && begun.elapsed() < Duration::from_secs(20) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let mut connection = Connection::open(victim).await;
+    for _ in 0..50 {
+        assert_eq!(connection.get("/health").await.unwrap().0, 200);
+    }
+    for name in ["slow-a", "slow-b", "slow-c"] {
+        host.client.delete_sandbox(&format!("id-{name}")).await.unwrap();
+    }
+    for client in clients {
+        let answer = client.await.unwrap();
+        assert!(answer.is_err() || answer.is_ok_and(|status| status == 503));
+    }
     host.end().await;
 }
 
