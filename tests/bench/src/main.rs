@@ -29,13 +29,16 @@ struct Args {
     /// The binary to measure [default: built from this repository]
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
+    /// The `wasmtime` to compare with [default: built once into the user's cache]
+    #[arg(long, value_name = "FILE")]
+    wasmtime: Option<PathBuf>,
     /// Where clusters keep their data: should be the disk that counts
     #[arg(long, value_name = "DIR", default_value_os_t = std::env::temp_dir())]
     folder: PathBuf,
     /// Write docs/benchmarks.md even if not every row was measured
     #[arg(long)]
     write: bool,
-    /// Serve what a Pod would serve, without Coracle: the other side of the row `requests`
+    /// Serve what a Pod would serve, without Coracle: the other side of the rows on requests
     #[arg(long, hide = true, value_name = "ADDR:PORT")]
     bare: Option<SocketAddr>,
 }
@@ -44,6 +47,8 @@ struct Args {
 struct Bench {
     /// The `coracle` binary.
     binary: PathBuf,
+    /// The `wasmtime` to compare with, if one was given.
+    wasmtime: Option<PathBuf>,
     /// Where clusters keep their data.
     folder: PathBuf,
 }
@@ -69,7 +74,7 @@ async fn main() -> anyhow::Result<()> {
         Some(binary) => binary,
         None => build()?,
     };
-    let bench = Bench { binary, folder: args.folder };
+    let bench = Bench { binary, wasmtime: args.wasmtime, folder: args.folder };
     let mut report = Report::begin(&bench.folder)?;
     for row in ROWS {
         if !args.only.is_empty() && !args.only.iter().any(|only| only == row.name) {

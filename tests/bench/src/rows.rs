@@ -1,10 +1,16 @@
 //! What is measured, in the order of a cluster's life.
 
+mod commands;
 mod create;
+mod crowd;
+mod density;
+mod killed;
 mod list;
 mod memory;
 mod pod;
+mod push;
 mod requests;
+mod rival;
 mod schedule;
 mod start;
 
@@ -66,16 +72,65 @@ pub(crate) const ROWS: &[Row] = &[
     Row {
         name: "pod",
         what: "Wasm Pod: create → first 200 through its Service, code cached, one at a time",
-        goal: "p50 ≤ 15 ms, p99 ≤ 50 ms",
-        compare: "containers: hundreds of ms",
-        measure: |bench| Box::pin(pod::measure(bench)),
+        goal: "p50 ≤ 8 ms, p99 ≤ 30 ms",
+        compare: "Kubernetes' SLO: 5 s",
+        measure: |bench| Box::pin(pod::alone(bench)),
+    },
+    Row {
+        name: "pod-10000",
+        what: "the same with 10,000 Pods present",
+        goal: "p50 ≤ 8 ms, p99 ≤ 30 ms",
+        compare: "—",
+        measure: |bench| Box::pin(pod::among_many(bench)),
+    },
+    Row {
+        name: "push",
+        what: "a Pod with a new 40 kB component: push → first 200",
+        goal: "≤ 150 ms",
+        compare: "—",
+        measure: |bench| Box::pin(push::measure(bench)),
+    },
+    Row {
+        name: "density",
+        what: "10,000 Wasm HTTP Pods through the API, all Ready and answering: rate, memory a Pod over all processes",
+        goal: "≥ 500 Pods/s, ≤ 50 kB",
+        compare: "Kubernetes: 110 Pods a node",
+        measure: |bench| Box::pin(density::ten_thousand(bench)),
+    },
+    Row {
+        name: "density-50000",
+        what: "the same with 50,000: every Pod answers; p99 of a request to that at 100 Pods",
+        goal: "≤ 2 ×",
+        compare: "—",
+        measure: |bench| Box::pin(density::fifty_thousand(bench)),
+    },
+    Row {
+        name: "commands",
+        what: "5,000 running command Pods, each with a timer: memory, CPU",
+        goal: "≤ 150 kB each, ≤ 15 % of a core",
+        compare: "the engine alone: 97 kB, 5 %",
+        measure: |bench| Box::pin(commands::measure(bench)),
+    },
+    Row {
+        name: "killed",
+        what: "host killed with 10,000 HTTP Pods on it → all answer",
+        goal: "≤ 3 s",
+        compare: "—",
+        measure: |bench| Box::pin(killed::measure(bench)),
     },
     Row {
         name: "requests",
-        what: "requests/s to a Wasm Pod, fresh instance per request, 64 connections, to bare hyper's",
-        goal: "≥ 0.22",
+        what: "requests/s to a Wasm Pod, fresh instance per request, 64 connections, to bare hyper's; to `wasmtime serve`'s",
+        goal: "≥ 0.25; ≥ 4 ×",
         compare: "`wasmtime serve`, defaults: 0.05",
-        measure: |bench| Box::pin(requests::measure(bench)),
+        measure: |bench| Box::pin(requests::fresh(bench)),
+    },
+    Row {
+        name: "reuse",
+        what: "the same with reuse on, to `wasmtime serve`'s with reuse",
+        goal: "≥ 1.0 ×",
+        compare: "—",
+        measure: |bench| Box::pin(requests::reused(bench)),
     },
 ];
 

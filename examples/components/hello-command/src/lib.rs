@@ -5,6 +5,7 @@
 //! --lines N     print N numbered lines
 //! --read PATH   print a file of a mounted volume
 //! --sleep S     wait for S seconds, using no CPU
+//! --tick MS     wake every MS milliseconds, for ever
 //! --exit N      end with exit code N
 //! ```
 //! Options are followed in order; other arguments are only printed.
@@ -38,7 +39,7 @@ fn run() -> Result<(), String> {
 
     let mut arguments = arguments.iter().skip(1);
     while let Some(option) = arguments.next() {
-        if !matches!(&option[..], "--lines" | "--read" | "--sleep" | "--exit") {
+        if !matches!(&option[..], "--lines" | "--read" | "--sleep" | "--tick" | "--exit") {
             continue;
         }
         let value = arguments.next().ok_or(format!("{option} needs a value"))?;
@@ -47,6 +48,12 @@ fn run() -> Result<(), String> {
             "--lines" => (1..=number()?).try_for_each(|n| print(&format!("line {n}")))?,
             "--read" => print(&read(value)?)?,
             "--sleep" => monotonic_clock::subscribe_duration(number()? * 1_000_000_000).block(),
+            "--tick" => {
+                let period = number()? * 1_000_000;
+                loop {
+                    monotonic_clock::subscribe_duration(period).block();
+                }
+            }
             _ => exit::exit_with_code(number()?.try_into().map_err(|_| "--exit takes 0 to 255")?),
         }
     }

@@ -22,14 +22,7 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Measured> {
         };
         proportional += kib("Pss:");
         resident += kib("Rss:");
-        let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let command: Vec<String> = arguments
-            .split(|byte| *byte == 0)
-            .skip(1)
-            .map(|argument| String::from_utf8_lossy(argument).into_owned())
-            .take_while(|argument| !argument.starts_with('-'))
-            .collect();
-        parts.push(format!("`{}` {:.1}", command.join(" ").trim(), kib("Pss:") as f64 / 1024.0));
+        parts.push(format!("`{}` {:.1}", command(pid), kib("Pss:") as f64 / 1024.0));
     }
     let mib = proportional as f64 / 1024.0;
     Ok(Measured {
@@ -42,4 +35,16 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Measured> {
             resident as f64 / 1024.0,
         ),
     })
+}
+
+/// What a process was started as, without options: `up`, `host wasm`.
+pub(super) fn command(pid: i32) -> String {
+    let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let words: Vec<String> = arguments
+        .split(|byte| *byte == 0)
+        .skip(1)
+        .map(|argument| String::from_utf8_lossy(argument).into_owned())
+        .take_while(|argument| !argument.starts_with('-'))
+        .collect();
+    words.join(" ").trim().to_owned()
 }

@@ -1,15 +1,17 @@
-//! What a Pod serves, against a bare server on the same machine in the same run.
+//! What a Pod serves, against other servers on the same machine in the same run, in alternating rounds.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
-use std::process::{Child, Command};
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
+use serde_json::{Value, json};
 
+use super::crowd::answers;
 use super::pod;
+use super::rival::Rival;
 use crate::Bench;
 use crate::cluster::Cluster;
-use crate::load::{Client, rate};
+use crate::load::rate;
 use crate::report::{Measured, quantile};
 
 const CONNECTIONS: usize = 64;
@@ -17,90 +19,95 @@ const ROUNDS: usize = 7;
 const ROUND: Duration = Duration::from_secs(3);
 const PATIENCE: Duration = Duration::from_secs(30);
 
-pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Measured> {
+/// A fresh instance for every request, against hyper alone and `wasmtime serve` as it comes.
+pub(super) async fn fresh(bench: &Bench) -> anyhow::Result<Measured> {
     let cluster = Cluster::start(bench, &["up"]).await?;
-    let mut connection = pod::prepare(&cluster).await?;
-    connection.create("/api/v1/namespaces/default/pods", pod::pod("requests")).await?;
+    let ours = serve(&cluster, json!({})).await?;
+    let bare = Rival::bare().await?;
+    let wasmtime = Rival::wasmtime(bench, &[]).await?;
+    let rates = alternate(&[ours, bare.address, wasmtime.address]).await?;
+    let [to_bare, to_wasmtime] = [1, 2].map(|other| ratio(&rates, other));
+    Ok(Measured {
+        value: format!("{to_bare:.2}; {to_wasmtime:.1} ×"),
+        met: to_bare >= 0.25 && to_wasmtime >= 4.0,
+        notes: format!("{} {}", speeds(&rates, &["hyper alone", "`wasmtime serve`"]), how()),
+    })
+}
+
+/// An instance that serves many requests, against `wasmtime serve` doing likewise.
+pub(super) async fn reused(bench: &Bench) -> anyhow::Result<Measured> {
+    let cluster = Cluster::start(bench, &["up"]).await?;
+    let ours = serve(&cluster, json!({"coracle.dev/reuse-instances": "true"})).await?;
+    let bare = Rival::bare().await?;
+    let options = ["--max-instance-reuse-count", "1000000"];
+    let wasmtime = Rival::wasmtime(bench, &options).await?;
+    let rates = alternate(&[ours, bare.address, wasmtime.address]).await?;
+    let [to_bare, to_wasmtime] = [1, 2].map(|other| ratio(&rates, other));
+    Ok(Measured {
+        value: format!("{to_wasmtime:.2} ×"),
+        met: to_wasmtime >= 1.0,
+        notes: format!(
+            "{} To hyper: {to_bare:.2}. {}",
+            speeds(&rates, &["hyper alone", "`wasmtime serve --max-instance-reuse-count 1000000`"]),
+            how(),
+        ),
+    })
+}
+
+fn how() -> String {
+    format!(
+        "`GET /` of the Rust example over {CONNECTIONS} connections; medians of {ROUNDS} alternating rounds of {ROUND:?}, of \
+         the rates and of the ratios in a round. The load generator shares the cores with each."
+    )
+}
+
+/// A Pod of the example component with annotations: where it answers.
+async fn serve(cluster: &Cluster, annotations: Value) -> anyhow::Result<SocketAddr> {
+    let mut connection = pod::prepare(cluster).await?;
+    let mut pod: Value = serde_json::from_str(&pod::pod("requests"))?;
+    pod["metadata"]["annotations"] = annotations;
+    connection.create("/api/v1/namespaces/default/pods", pod.to_string()).await?;
     let begun = Instant::now();
-    let wasm = loop {
+    loop {
         let pod = connection.read("/api/v1/namespaces/default/pods/requests").await?;
         if let Some(ip) = pod["status"]["podIP"].as_str() {
             let address = SocketAddr::new(ip.parse::<IpAddr>()?, 8080);
             if answers(address).await {
-                break address;
+                return Ok(address);
             }
         }
         if begun.elapsed() > PATIENCE {
             bail!("the Pod does not answer after {PATIENCE:?}: {}", pod["status"]);
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
-    };
-    let bare = Bare::start().await?;
-
-    for address in [wasm, bare.address] {
-        rate(address, CONNECTIONS, Duration::from_secs(1)).await?;
     }
-    let (mut ratios, mut ours, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
+}
+
+/// Requests a second of each, per round.
+async fn alternate(addresses: &[SocketAddr]) -> anyhow::Result<Vec<Vec<f64>>> {
+    for address in addresses {
+        rate(*address, CONNECTIONS, Duration::from_secs(1)).await?;
+    }
+    let mut rates = vec![Vec::new(); addresses.len()];
     for _ in 0..ROUNDS {
-        let without = rate(bare.address, CONNECTIONS, ROUND).await?;
-        let with = rate(wasm, CONNECTIONS, ROUND).await?;
-        ratios.push(with / without);
-        ours.push(with);
-        theirs.push(without);
-    }
-    let ratio = quantile(&mut ratios, 0.5);
-    Ok(Measured {
-        value: format!("{ratio:.2}"),
-        met: ratio >= 0.22,
-        notes: format!(
-            "`GET /` of the Rust example at its Pod's IP: {:.0} requests/s; hyper alone with an answer of the same length: \
-             {:.0}. Median ratio of {ROUNDS} alternating rounds of {ROUND:?} ({:.2} to {:.2}). The load generator shares \
-             the cores with both.",
-            quantile(&mut ours, 0.5),
-            quantile(&mut theirs, 0.5),
-            ratios[0],
-            ratios[ROUNDS - 1],
-        ),
-    })
-}
-
-async fn answers(address: SocketAddr) -> bool {
-    match Client::connect(address, Duration::from_millis(200)).await {
-        Ok(mut client) => {
-            let answer = tokio::time::timeout(Duration::from_secs(5), client.get()).await;
-            matches!(answer, Ok(Ok(200)))
+        for (address, rates) in addresses.iter().zip(&mut rates) {
+            rates.push(rate(*address, CONNECTIONS, ROUND).await?);
         }
-        Err(_) => false,
     }
+    Ok(rates)
 }
 
-/// The bare server, in a process of its own as the Wasm host is.
-struct Bare {
-    child: Child,
-    address: SocketAddr,
+fn ratio(rates: &[Vec<f64>], other: usize) -> f64 {
+    let mut ratios: Vec<f64> = rates[0].iter().zip(&rates[other]).map(|(a, b)| a / b).collect();
+    quantile(&mut ratios, 0.5)
 }
 
-impl Bare {
-    async fn start() -> anyhow::Result<Self> {
-        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
-        let child = Command::new(std::env::current_exe()?)
-            .args(["--bare", &address.to_string()])
-            .spawn()?;
-        let bare = Self { child, address };
-        let begun = Instant::now();
-        while !answers(address).await {
-            if begun.elapsed() > PATIENCE {
-                bail!("the bare server does not answer");
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        Ok(bare)
-    }
-}
-
-impl Drop for Bare {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn speeds(rates: &[Vec<f64>], others: &[&str]) -> String {
+    let median = |rates: &[f64]| quantile(&mut rates.to_vec(), 0.5);
+    let others: Vec<String> = others
+        .iter()
+        .zip(&rates[1..])
+        .map(|(name, rates)| format!("{name} {:.0}", median(rates)))
+        .collect();
+    format!("The Pod: {:.0} requests/s; {}.", median(&rates[0]), others.join("; "))
 }
