@@ -4,6 +4,7 @@
 //! about the same object within ten minutes raises its count instead of adding another.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -12,7 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// Events that wait to be written.
 const QUEUE: usize = 4096;
@@ -25,6 +26,7 @@ const WINDOW: Duration = Duration::from_secs(600);
 #[derive(Clone)]
 pub struct Recorder {
     queue: mpsc::Sender<Entry>,
+    held: Arc<watch::Sender<bool>>,
 }
 
 struct Entry {
@@ -39,8 +41,14 @@ impl Recorder {
     /// Records as `kubelet` on `node`, through `client`, until the recorder is dropped.
     pub fn start(client: kube::Client, node: String) -> Self {
         let (queue, entries) = mpsc::channel(QUEUE);
-        tokio::spawn(write(client, node, entries));
-        Self { queue }
+        let held = Arc::new(watch::Sender::new(false));
+        tokio::spawn(write(client, node, entries, held.subscribe()));
+        Self { queue, held }
+    }
+
+    /// Writes nothing for now, or goes on: while there is something more urgent to do.
+    pub fn hold(&self, held: bool) {
+        self.held.send_replace(held);
     }
 
     /// Records something about a Pod, or about one of its containers.
@@ -69,10 +77,17 @@ impl Recorder {
 /// UID, field path, reason and message: what makes two events the same.
 type Sameness = (Option<String>, Option<String>, &'static str, String);
 
-async fn write(client: kube::Client, node: String, mut entries: mpsc::Receiver<Entry>) {
+async fn write(
+    client: kube::Client,
+    node: String,
+    mut entries: mpsc::Receiver<Entry>,
+    mut held: watch::Receiver<bool>,
+) {
     // What was written lately: name of the event and its count.
     let mut known: HashMap<Sameness, (String, i32, Instant)> = HashMap::new();
     while let Some(entry) = entries.recv().await {
+        // An error means that nobody can hold it any more.
+        let _ = held.wait_for(|held| !held).await;
         let namespace = entry.about.namespace.clone().unwrap_or_default();
         let api: Api<Event> = Api::namespaced(client.clone(), &namespace);
         let key = (

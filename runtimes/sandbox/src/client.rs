@@ -1,13 +1,14 @@
 //! The agent's handle on a host.
 //!
-//! Each call opens a connection of its own: on a unix socket that costs microseconds, and a host
-//! that was restarted in between is simply the one that answers next. Only the stream of events
-//! holds a connection; it reconnects by itself and says so.
+//! Connections are kept for the next call, which counts when thousands of Pods start at once. A
+//! host that was restarted in between is simply the one that answers next: calls are idempotent,
+//! so one that finds its kept connection broken is made again on a new one. The stream of events
+//! has a connection of its own; it reconnects by itself and says so.
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -16,6 +17,7 @@ use futures::stream::{self, BoxStream, StreamExt};
 use http::{Method, Request};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
+use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -28,6 +30,8 @@ use crate::types::*;
 const TIMEOUT: Duration = Duration::from_secs(180);
 /// A restarted host should be noticed within the second that its Pods may take to return.
 const RECONNECT: Duration = Duration::from_millis(50);
+/// Connections that are kept for later calls.
+const KEPT: usize = 32;
 /// Longest line of the event stream that is believed.
 const MAX_LINE: usize = 1 << 20;
 
@@ -89,7 +93,10 @@ pub enum HostEvent {
 #[derive(Clone)]
 pub struct Client {
     socket: Arc<Path>,
+    kept: Arc<Mutex<Vec<Sender>>>,
 }
+
+type Sender = SendRequest<Full<Bytes>>;
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -100,7 +107,7 @@ impl fmt::Debug for Client {
 impl Client {
     /// A handle on the host that serves (or will serve) this socket.
     pub fn new(socket: impl Into<PathBuf>) -> Client {
-        Client { socket: socket.into().into() }
+        Client { socket: socket.into().into(), kept: Arc::default() }
     }
 
     /// The socket.
@@ -147,8 +154,8 @@ impl Client {
 
     /// See [`crate::Runtime::metrics`].
     pub async fn metrics(&self) -> Result<String, ClientError> {
-        let body = self.send(Method::GET, "/v1/metrics", &()).await?.collect().await;
-        let body = body.map_err(|e| self.interrupted(e))?.to_bytes();
+        let (body, _connection) = self.send(Method::GET, "/v1/metrics", &()).await?;
+        let body = body.collect().await.map_err(|e| self.interrupted(e))?.to_bytes();
         Ok(String::from_utf8_lossy(&body).into_owned())
     }
 
@@ -257,9 +264,11 @@ impl Client {
         &self,
         after: u64,
     ) -> Result<BoxStream<'static, Result<EventLine, ClientError>>, ClientError> {
-        let body = self.send(Method::GET, &format!("/v1/events?after={after}"), &()).await?;
+        let path = format!("/v1/events?after={after}");
+        let (body, connection) = self.send(Method::GET, &path, &()).await?;
         let client = self.clone();
-        let lines = stream::unfold((body, BytesMut::new()), move |(mut body, mut buffer)| {
+        let start = (body, BytesMut::new(), connection);
+        let lines = stream::unfold(start, move |(mut body, mut buffer, connection)| {
             let client = client.clone();
             async move {
                 loop {
@@ -267,14 +276,18 @@ impl Client {
                         let line = buffer.split_to(end + 1);
                         let event = serde_json::from_slice(&line)
                             .map_err(|e| client.interrupted(format!("unreadable event: {e}")));
-                        return Some((event, (body, buffer)));
+                        return Some((event, (body, buffer, connection)));
                     }
                     if buffer.len() > MAX_LINE {
-                        return Some((Err(client.interrupted("endless line")), (body, buffer)));
+                        let error = client.interrupted("endless line");
+                        return Some((Err(error), (body, buffer, connection)));
                     }
                     match body.frame().await? {
                         Ok(frame) => buffer.extend_from_slice(frame.data_ref()?),
-                        Err(e) => return Some((Err(client.interrupted(e)), (body, buffer))),
+                        Err(e) => {
+                            let error = client.interrupted(e);
+                            return Some((Err(error), (body, buffer, connection)));
+                        }
                     }
                 }
             }
@@ -289,8 +302,9 @@ impl Client {
         body: &impl Serialize,
     ) -> Result<T, ClientError> {
         let work = async {
-            let body = self.send(method, path, body).await?.collect().await;
-            let body = body.map_err(|e| self.interrupted(e))?.to_bytes();
+            let (body, sender) = self.send(method, path, body).await?;
+            let body = body.collect().await.map_err(|e| self.interrupted(e))?.to_bytes();
+            self.keep(sender);
             serde_json::from_slice(&body)
                 .map_err(|e| self.interrupted(format!("unreadable answer to {path}: {e}")))
         };
@@ -299,42 +313,90 @@ impl Client {
         })
     }
 
-    /// Sends a request; the body of a 2xx answer, or the problem that it tells of.
+    /// Sends a request; the body of a 2xx answer with its connection, or the problem that it tells of.
     async fn send(
         &self,
         method: Method,
         path: &str,
         body: &impl Serialize,
-    ) -> Result<Incoming, ClientError> {
-        let stream = UnixStream::connect(&self.socket).await.map_err(|source| {
-            ClientError::Unreachable { socket: self.socket.to_path_buf(), source }
-        })?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|e| self.interrupted(e))?;
-        tokio::spawn(connection);
-        let body = match method {
-            Method::GET | Method::DELETE => Vec::new(),
-            _ => serde_json::to_vec(body).map_err(|e| self.interrupted(e))?,
+    ) -> Result<(Incoming, Sender), ClientError> {
+        let body: Bytes = match method {
+            Method::GET | Method::DELETE => Bytes::new(),
+            _ => serde_json::to_vec(body).map_err(|e| self.interrupted(e))?.into(),
         };
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(http::header::HOST, "sandbox")
-            .header(http::header::CONTENT_TYPE, "application/json")
-            .body(Full::new(Bytes::from(body)))
-            .map_err(|e| self.interrupted(e))?;
-        let answer = sender.send_request(request).await.map_err(|e| self.interrupted(e))?;
+        // A kept connection may be that of a host which is gone: then a new one tells.
+        let kept = self.kept();
+        let answer = match kept {
+            Some(mut sender) => match self.ask(&mut sender, &method, path, &body).await {
+                Ok(answer) => Some((answer, sender)),
+                Err(_) => None,
+            },
+            None => None,
+        };
+        let (answer, sender) = match answer {
+            Some(answered) => answered,
+            None => {
+                let mut sender = self.connect().await?;
+                (self.ask(&mut sender, &method, path, &body).await?, sender)
+            }
+        };
         let status = answer.status();
         let body = answer.into_body();
         if status.is_success() {
-            return Ok(body);
+            return Ok((body, sender));
         }
         let body = body.collect().await.map_err(|e| self.interrupted(e))?.to_bytes();
+        self.keep(sender);
         Err(match serde_json::from_slice::<Problem>(&body) {
             Ok(problem) => ClientError::Problem(problem),
             Err(_) => self.interrupted(format!("{status}: {}", String::from_utf8_lossy(&body))),
         })
+    }
+
+    async fn connect(&self) -> Result<Sender, ClientError> {
+        let stream = UnixStream::connect(&self.socket).await.map_err(|source| {
+            ClientError::Unreachable { socket: self.socket.to_path_buf(), source }
+        })?;
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|e| self.interrupted(e))?;
+        tokio::spawn(connection);
+        Ok(sender)
+    }
+
+    /// A connection that waits for a call and, as far as is known, still has a host at its end.
+    fn kept(&self) -> Option<Sender> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(sender) = kept.pop() {
+            if sender.is_ready() {
+                return Some(sender);
+            }
+        }
+        None
+    }
+
+    fn keep(&self, sender: Sender) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() < KEPT && !sender.is_closed() {
+            kept.push(sender);
+        }
+    }
+
+    async fn ask(
+        &self,
+        sender: &mut Sender,
+        method: &Method,
+        path: &str,
+        body: &Bytes,
+    ) -> Result<http::Response<Incoming>, ClientError> {
+        let request = Request::builder()
+            .method(method.clone())
+            .uri(path)
+            .header(http::header::HOST, "sandbox")
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .body(Full::new(body.clone()))
+            .map_err(|e| self.interrupted(e))?;
+        sender.send_request(request).await.map_err(|e| self.interrupted(e))
     }
 
     fn interrupted(&self, message: impl fmt::Display) -> ClientError {

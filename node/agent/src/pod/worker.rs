@@ -6,6 +6,7 @@
 
 mod end;
 mod logs;
+mod recovery;
 mod report;
 mod start;
 
@@ -24,6 +25,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use tokio::sync::{Notify, Semaphore};
 
+use self::recovery::Recovery;
 use crate::events::Recorder;
 use crate::hosts::Hosts;
 use crate::images::Images;
@@ -79,6 +81,7 @@ struct Inner {
     pulls: Semaphore,
     /// What the host knows of images, by digest; emptied with the host.
     prepared: Mutex<HashMap<String, ImageInfo>>,
+    recovery: Recovery,
 }
 
 #[derive(Default)]
@@ -132,6 +135,7 @@ impl Workers {
             reporters: Semaphore::new(REPORTERS),
             pulls: Semaphore::new(PULLS),
             prepared: Mutex::default(),
+            recovery: Recovery::default(),
         });
         let workers = Self { inner };
         tokio::spawn(workers.clone().timers());
@@ -213,18 +217,17 @@ impl Workers {
     /// The host is gone, and every sandbox with it.
     pub fn host_lost(&self) {
         self.inner.prepared.lock().unwrap_or_else(|e| e.into_inner()).clear();
-        for uid in self.uids() {
-            self.post(&uid, Event::HostLost);
-        }
+        self.recover(self.uids());
     }
 
     /// Takes an event in and sets its consequences going.
     pub fn post(&self, uid: &str, event: Event) {
-        let actions = {
+        let (actions, on_its_way) = {
             let mut table = self.table();
             let table = &mut *table;
             let Some(entry) = table.pods.get_mut(uid) else { return };
             let actions = entry.state.step(event, Timestamp::now());
+            let on_its_way = recovery::is_on_its_way(&entry.state);
             let wake = entry.state.wake();
             if wake != entry.wake {
                 entry.wake = wake;
@@ -236,12 +239,13 @@ impl Workers {
                     }
                 }
             }
-            actions
+            (actions, on_its_way)
         };
         for action in actions {
             let (workers, uid) = (self.clone(), uid.to_owned());
             tokio::spawn(async move { workers.perform(&uid, action).await });
         }
+        self.recovered(uid, on_its_way);
         self.report(uid);
     }
 

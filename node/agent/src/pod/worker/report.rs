@@ -13,6 +13,10 @@ use crate::pod::status;
 impl Workers {
     /// Tells the API of the Pod's status, if it changed.
     pub(super) fn report(&self, uid: &str) {
+        // Told when all Pods of the lost host run again.
+        if self.inner.recovery.is_on() {
+            return;
+        }
         {
             let mut table = self.table();
             let Some(entry) = table.pods.get_mut(uid) else { return };
