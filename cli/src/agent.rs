@@ -1,9 +1,12 @@
 //! `coracle agent`: this machine as a node.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
+use coracle_agent::images;
+use coracle_agent::images::reference::ImageName;
 use coracle_agent::join::{self, Joined, Token};
 use coracle_network::{Config as NetworkConfig, Mode, Network};
 
@@ -22,6 +25,75 @@ pub(crate) struct NodeArgs {
     /// Label of the node; may be given several times
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
     pub labels: Vec<(String, String)>,
+    #[command(flatten)]
+    pub images: ImageArgs,
+}
+
+/// Arguments about the node's images.
+#[derive(clap::Args, Debug, Clone)]
+#[group(skip)]
+pub(crate) struct ImageArgs {
+    /// Mirrors, credentials and TLS of registries, in k3s's format [default: DATA/registries.yaml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    pub registries: Option<PathBuf>,
+    /// Registry of names without a host that the cluster's own does not have, or `none`
+    #[arg(long, value_name = "HOST", default_value = "docker.io")]
+    pub default_registry: String,
+    /// Image that is never removed to make room; may be given several times
+    #[arg(long = "pin-image", value_name = "NAME", value_parser = parse_image)]
+    pub pinned: Vec<String>,
+    /// Percent of the disk in use from which unused images are removed
+    #[arg(long, value_name = "PERCENT", default_value_t = 85, value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub image_gc_high_threshold: u8,
+    /// Percent of the disk in use down to which they are removed
+    #[arg(long, value_name = "PERCENT", default_value_t = 80, value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub image_gc_low_threshold: u8,
+    /// Seconds for which an image is kept after its last use
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    pub image_minimum_gc_age: u64,
+    /// Percent of free disk below which the node has the condition DiskPressure
+    #[arg(long, value_name = "PERCENT", default_value_t = 10, value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub disk_pressure_threshold: u8,
+}
+
+impl ImageArgs {
+    fn config(&self, folder: &Folder) -> anyhow::Result<images::Config> {
+        if self.image_gc_low_threshold > self.image_gc_high_threshold {
+            bail!("--image-gc-low-threshold must not be above --image-gc-high-threshold");
+        }
+        let default = folder.path().join("registries.yaml");
+        let file = self.registries.clone().or_else(|| default.exists().then_some(default));
+        let registries = match file {
+            Some(file) => read_registries(&file)?,
+            None => images::settings::Settings::default(),
+        };
+        Ok(images::Config {
+            registries,
+            default_registry: Some(self.default_registry.clone()).filter(|host| host != "none"),
+            collect: images::gc::Settings {
+                high_percent: self.image_gc_high_threshold,
+                low_percent: self.image_gc_low_threshold,
+                min_age: Duration::from_secs(self.image_minimum_gc_age),
+                pressure_percent: self.disk_pressure_threshold,
+                pinned: self.pinned.clone(),
+            },
+        })
+    }
+}
+
+fn read_registries(file: &Path) -> anyhow::Result<images::settings::Settings> {
+    let text =
+        std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    // An empty file, or one of comments alone, says nothing.
+    let settings: Option<images::settings::Settings> = serde_saphyr::from_str(&text)
+        .with_context(|| format!("{} is not as registries.yaml should be", file.display()))?;
+    let settings = settings.unwrap_or_default();
+    settings.check().with_context(|| file.display().to_string())?;
+    Ok(settings)
+}
+
+fn parse_image(text: &str) -> Result<String, String> {
+    ImageName::parse(text).map(|_| text.to_owned()).map_err(str::to_owned)
 }
 
 /// Arguments of `coracle agent`.
@@ -53,6 +125,8 @@ pub(crate) async fn start(
     folder: &Folder,
 ) -> anyhow::Result<(coracle_agent::Agent, Network)> {
     let data = folder.sub("agent")?;
+    // What cannot be read is said before anything is started.
+    let images_config = node.images.config(folder)?;
     let name = match &node.name {
         Some(name) => name.clone(),
         None => host_name()?,
@@ -88,6 +162,7 @@ pub(crate) async fn start(
         network: network.clone(),
         pod_range: facts.pod_range,
         max_pods: node.max_pods,
+        images: images_config,
         labels: node.labels.iter().cloned().collect(),
     };
     Ok((coracle_agent::start(config).await?, network))

@@ -74,6 +74,22 @@ impl Recorder {
     }
 }
 
+impl Recorder {
+    /// Records something about the node itself.
+    pub fn node(&self, name: &str, warning: bool, reason: &'static str, message: String) {
+        // Nodes are in no namespace; their events are in `default`, with the name for a UID, as the kubelet has it.
+        let about = ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Node".to_owned()),
+            name: Some(name.to_owned()),
+            uid: Some(name.to_owned()),
+            ..ObjectReference::default()
+        };
+        let _ =
+            self.queue.try_send(Entry { about, warning, reason, message, at: Timestamp::now() });
+    }
+}
+
 /// UID, field path, reason and message: what makes two events the same.
 type Sameness = (Option<String>, Option<String>, &'static str, String);
 
@@ -88,7 +104,7 @@ async fn write(
     while let Some(entry) = entries.recv().await {
         // An error means that nobody can hold it any more.
         let _ = held.wait_for(|held| !held).await;
-        let namespace = entry.about.namespace.clone().unwrap_or_default();
+        let namespace = entry.about.namespace.clone().unwrap_or_else(|| "default".to_owned());
         let api: Api<Event> = Api::namespaced(client.clone(), &namespace);
         let key = (
             entry.about.uid.clone(),

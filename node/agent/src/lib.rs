@@ -51,6 +51,8 @@ pub struct Config {
     pub pod_range: String,
     /// Most Pods that it takes.
     pub max_pods: u32,
+    /// Where images come from and when they go.
+    pub images: images::Config,
     /// Labels of the node.
     pub labels: std::collections::BTreeMap<String, String>,
 }
@@ -80,6 +82,9 @@ pub enum StartError {
     /// No sandbox host.
     #[error(transparent)]
     Host(#[from] host::HostError),
+    /// The folder of images.
+    #[error(transparent)]
+    Images(#[from] images::StoreError),
     /// The data folder.
     #[error("{path}: {source}")]
     Folder {
@@ -106,7 +111,7 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
             .map_err(|source| StartError::Folder { path: path.clone(), source })?;
         Ok::<_, StartError>(path)
     };
-    let images = folder("images")?;
+    let images = Images::open(folder("images")?, client.clone(), config.images)?;
     folder("logs")?;
     folder("volumes")?;
 
@@ -135,23 +140,31 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
     };
     let services = services::Services::default();
     let namespaces = namespaces::Namespaces::new(client.clone());
+    let recorder = events::Recorder::start(client.clone(), config.node_name.clone());
     let workers = Workers::start(Parts {
         client: client.clone(),
         hosts: hosts.clone(),
-        images: Images::new(images, client.clone()),
+        images: images.clone(),
         network: config.network.clone(),
         services: services.clone(),
         namespaces: namespaces.clone(),
-        recorder: events::Recorder::start(client.clone(), config.node_name.clone()),
+        recorder: recorder.clone(),
         host_ip: machine.ip.clone(),
         allocatable: (u64::from(cpus) * 1000, machine.allocatable_memory()),
     });
-    node::register(&client, &machine)
+    node::register(&client, &machine, &images)
         .await
         .map_err(|source| StartError::Register { name: machine.name.clone(), source })?;
 
     let mut tasks = JoinSet::new();
-    tasks.spawn(node::heartbeat(client.clone(), machine));
+    tasks.spawn(node::heartbeat(client.clone(), machine, images.clone()));
+    let users = workers.clone();
+    let node = config.node_name.clone();
+    tasks.spawn(images.collect(
+        move || users.images_in_use(),
+        move |reason, message| recorder.node(&node, true, reason, message),
+        |_program| {},
+    ));
     tasks.spawn(kubelet::serve(
         listener,
         config.identity.serving,

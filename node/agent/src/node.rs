@@ -15,6 +15,8 @@ use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
 
+use crate::images::Images;
+
 /// How often the Lease is renewed (`nodeLeaseDurationSeconds` / 4, as the kubelet does).
 const RENEW: Duration = Duration::from_secs(10);
 /// How long the Lease lasts.
@@ -80,7 +82,7 @@ impl Machine {
         labels
     }
 
-    fn status(&self, now: Timestamp) -> NodeStatus {
+    fn status(&self, now: Timestamp, images: &Images) -> NodeStatus {
         let resources = |memory: u64| {
             [
                 ("cpu", self.cpus.to_string()),
@@ -119,13 +121,22 @@ impl Machine {
                     "KubeletHasSufficientMemory",
                     "node has sufficient memory available",
                 ),
-                condition(
-                    "DiskPressure",
-                    true,
-                    false,
-                    "KubeletHasNoDiskPressure",
-                    "node has no disk pressure",
-                ),
+                match images.disk_pressure() {
+                    false => condition(
+                        "DiskPressure",
+                        true,
+                        false,
+                        "KubeletHasNoDiskPressure",
+                        "node has no disk pressure",
+                    ),
+                    true => condition(
+                        "DiskPressure",
+                        false,
+                        false,
+                        "KubeletHasDiskPressure",
+                        "node has disk pressure",
+                    ),
+                },
                 condition(
                     "PIDPressure",
                     true,
@@ -135,6 +146,7 @@ impl Machine {
                 ),
                 condition("Ready", true, true, "KubeletReady", "coracle agent is ready"),
             ]),
+            images: Some(images.told()),
             daemon_endpoints: Some(NodeDaemonEndpoints {
                 kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(self.kubelet_port) }),
             }),
@@ -163,7 +175,11 @@ fn os_name(release: &str) -> String {
 }
 
 /// Makes the Node object, or brings it up to date.
-pub async fn register(client: &kube::Client, machine: &Machine) -> Result<(), kube::Error> {
+pub async fn register(
+    client: &kube::Client,
+    machine: &Machine,
+    images: &Images,
+) -> Result<(), kube::Error> {
     let nodes: Api<Node> = Api::all(client.clone());
     let node = Node {
         metadata: ObjectMeta {
@@ -181,14 +197,14 @@ pub async fn register(client: &kube::Client, machine: &Machine) -> Result<(), ku
         }
         Err(error) => return Err(error),
     }
-    report(&nodes, machine).await?;
+    report(&nodes, machine, images).await?;
     renew(client, &machine.name).await
 }
 
 /// Conditions are merged by type (strategic), so that what others set (`NetworkUnavailable`) stays; a condition that
 /// did not change keeps its transition time, which only the server's copy knows.
-async fn report(nodes: &Api<Node>, machine: &Machine) -> Result<(), kube::Error> {
-    let mut status = machine.status(Timestamp::now());
+async fn report(nodes: &Api<Node>, machine: &Machine, images: &Images) -> Result<(), kube::Error> {
+    let mut status = machine.status(Timestamp::now(), images);
     let known = nodes.get_status(&machine.name).await?.status.unwrap_or_default();
     for condition in status.conditions.iter_mut().flatten() {
         let same = |c: &&NodeCondition| c.type_ == condition.type_ && c.status == condition.status;
@@ -223,14 +239,17 @@ async fn renew(client: &kube::Client, name: &str) -> Result<(), kube::Error> {
 }
 
 /// Keeps the Lease fresh, and the Node object there, for ever.
-pub async fn heartbeat(client: kube::Client, machine: Machine) {
+pub async fn heartbeat(client: kube::Client, machine: Machine, images: Images) {
+    let mut told = images.status_version();
     let mut refreshed = tokio::time::Instant::now();
     let mut failing = false;
     loop {
         tokio::time::sleep(if failing { RENEW / 5 } else { RENEW }).await;
-        let result = if failing || refreshed.elapsed() >= REFRESH {
+        let now = images.status_version();
+        let result = if failing || refreshed.elapsed() >= REFRESH || told != now {
             refreshed = tokio::time::Instant::now();
-            register(&client, &machine).await
+            told = now;
+            register(&client, &machine, &images).await
         } else {
             renew(&client, &machine.name).await
         };

@@ -1,46 +1,54 @@
-//! Images on this node: named by the Pod, fetched once, verified, kept by digest.
+//! Images on this node: named by the Pod, fetched once, verified, kept by digest, collected when the disk is full.
 //!
-//! ```text
-//! DIR/blobs/sha256/<hex>   layers, verified as they arrive
-//! DIR/refs/<hash>.json     what a name meant when it was last pulled
-//! ```
+//! In the order of a pull: [`reference`] reads the name; [`registry`] asks the places where it may be, as [`settings`] has
+//! them and with the Pod's [`credentials`]; [`manifest`] picks what suits this node; [`fetch`] brings the blobs; [`layers`]
+//! finds the program in an ordinary image; [`store`] keeps it all, and [`gc`] takes away what nobody uses. Concurrent pulls
+//! of one name are one pull.
 //!
-//! A name without a registry host is looked up in the cluster's built-in registry, through the agent's own
-//! connection to the API server; any other goes to its registry by `oci-client`. Concurrent pulls of one name are one pull.
+//! An image that a registry gave for one Pod's credentials is not another's because it lies here: a Pod that may not use
+//! what is here asks the registry in its own name, as the kubelet does (`KubeletEnsureSecretPulledImages`).
 
+pub mod credentials;
+mod error;
+mod fetch;
+pub mod gc;
+mod layers;
+pub mod manifest;
+mod pull;
 pub mod reference;
 pub mod registry;
+pub mod settings;
+mod store;
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use coracle_sandbox::Image;
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
-use tokio::io::AsyncWriteExt;
+use tokio::sync::{Notify, Semaphore};
 
+use self::credentials::Keyring;
+use self::fetch::{Fetcher, blocking};
+use self::manifest::{Run, Words};
 use self::reference::ImageName;
-use self::registry::{Manifest, Registries};
+use self::registry::Registries;
+use self::settings::Settings;
+use self::store::{Store, Stored};
 
-/// Largest manifest that is read, in bytes.
-const MAX_MANIFEST: usize = 4 << 20;
-/// Largest Wasm layer that is fetched, in bytes.
-const MAX_LAYER: u64 = 512 << 20;
+pub use error::PullError;
+pub use layers::LayerError;
+pub use store::StoreError;
 
-/// Media types under which a Wasm component travels as a layer.
-const WASM_LAYERS: &[&str] = &[
-    "application/wasm",
-    "application/vnd.wasm.content.layer.v1+wasm",
-    "application/vnd.bytecodealliance.wasm.component.layer.v0+wasm",
-    "application/vnd.module.wasm.content.layer.v1+wasm",
-];
+/// Images pulled at once.
+const PULLS: usize = 8;
+/// Images looked through at once for the program that they run.
+const UNPACKING: usize = 2;
 
 /// `imagePullPolicy`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PullPolicy {
-    /// Ask the registry each time; layers that are here are not fetched again.
+    /// Ask the registry each time; what is here is not fetched again.
     Always,
     /// Only if the name was never pulled.
     IfNotPresent,
@@ -48,105 +56,41 @@ pub enum PullPolicy {
     Never,
 }
 
+/// What a container wants to run.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// The image's name, as the Pod has it.
+    pub name: &'a str,
+    /// Whether to ask a registry.
+    pub policy: PullPolicy,
+    /// What it gives of the command line.
+    pub words: Words<'a>,
+}
+
 /// An image that is ready on this node.
 #[derive(Debug, Clone)]
 pub struct Pulled {
     /// The Wasm file.
     pub image: Image,
-    /// Digest of the manifest: `imageID`.
+    /// Digest of what the name stands for: `imageID`.
     pub manifest_digest: String,
-    /// Size of the layer in bytes.
+    /// Size in bytes of what was fetched for it.
     pub size: u64,
+    /// How it is run unless the Pod says otherwise.
+    pub run: Run,
     /// How long the pull took; `None` if it was here.
     pub took: Option<Duration>,
 }
 
-/// Why an image is not here.
-#[derive(Debug, thiserror::Error)]
-pub enum PullError {
-    /// The name is no image name.
-    #[error("couldn't parse image name \"{name}\": {why}")]
-    InvalidName {
-        /// As it was given.
-        name: String,
-        /// What is wrong.
-        why: &'static str,
-    },
-    /// `imagePullPolicy: Never`, and it is not here.
-    #[error("Container image \"{0}\" is not present with pull policy of Never")]
-    NeverPull(String),
-    /// The registry has no such image.
-    #[error("Failed to pull image \"{name}\": not found in {registry}{hint}")]
-    NotFound {
-        /// The name.
-        name: String,
-        /// Where it was looked up.
-        registry: String,
-        /// What to do about it.
-        hint: String,
-    },
-    /// The registry could not be asked, or answered with an error.
-    #[error("Failed to pull image \"{name}\": {why}")]
-    Registry {
-        /// The name.
-        name: String,
-        /// What happened.
-        why: String,
-    },
-    /// The image holds no Wasm layer.
-    #[error(
-        "image \"{name}\" holds no Wasm component: its layers are of type {found}; this node runs Wasm only"
-    )]
-    NoWasm {
-        /// The name.
-        name: String,
-        /// Media types that it has.
-        found: String,
-    },
-    /// What arrived is not what the digest says.
-    #[error(
-        "Failed to pull image \"{name}\": {digest} does not match what the registry sent ({found})"
-    )]
-    Digest {
-        /// The name.
-        name: String,
-        /// As the manifest says.
-        digest: String,
-        /// As it came.
-        found: String,
-    },
-    /// The node's own disk.
-    #[error("Failed to pull image \"{name}\": {path}: {source}")]
-    Disk {
-        /// The name.
-        name: String,
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-}
-
-impl PullError {
-    /// The waiting container's `reason`.
-    pub fn reason(&self) -> &'static str {
-        match self {
-            PullError::InvalidName { .. } => "InvalidImageName",
-            PullError::NeverPull(_) => "ErrImageNeverPull",
-            PullError::NoWasm { .. } => "CreateContainerError",
-            _ => "ErrImagePull",
-        }
-    }
-}
-
-/// What a name meant when it was last pulled.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Record {
-    name: String,
-    manifest_digest: String,
-    layer: String,
-    media_type: String,
-    size: u64,
+/// Where images come from and how many may stay.
+#[derive(Debug, Clone, Default)]
+pub struct Config {
+    /// Mirrors, credentials and TLS.
+    pub registries: Settings,
+    /// Where names without a host are looked up after the cluster's own registry.
+    pub default_registry: Option<String>,
+    /// When images go.
+    pub collect: gc::Settings,
 }
 
 /// The node's images; cheap to clone.
@@ -156,210 +100,166 @@ pub struct Images {
 }
 
 struct Inner {
-    dir: PathBuf,
+    store: Store,
     registries: Registries,
-    pulling: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    fetcher: Fetcher,
+    pulls: Semaphore,
+    unpacking: Semaphore,
+    pulling: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+    collect: gc::Settings,
+    /// Something was pulled: the disk may be fuller than it should be.
+    pulled: Notify,
+    pressure: std::sync::atomic::AtomicBool,
 }
 
 impl Images {
     /// Images kept in `dir`, the built-in registry reached through `client`.
-    pub fn new(dir: PathBuf, client: kube::Client) -> Self {
-        let registries = Registries::new(client);
-        Self { inner: Arc::new(Inner { dir, registries, pulling: Mutex::default() }) }
+    pub fn open(dir: PathBuf, client: kube::Client, config: Config) -> Result<Self, StoreError> {
+        let store = Store::open(&dir)?;
+        let registries = Registries::new(client, config.registries, config.default_registry);
+        let inner = Inner {
+            fetcher: Fetcher::new(store.clone()),
+            store,
+            registries,
+            pulls: Semaphore::new(PULLS),
+            unpacking: Semaphore::new(UNPACKING),
+            pulling: Mutex::default(),
+            collect: config.collect,
+            pulled: Notify::new(),
+            pressure: std::sync::atomic::AtomicBool::new(false),
+        };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Makes an image ready, fetching it if the policy asks for that.
-    pub async fn ensure(&self, name: &str, policy: PullPolicy) -> Result<Pulled, PullError> {
-        let parsed = ImageName::parse(name)
-            .map_err(|why| PullError::InvalidName { name: name.to_owned(), why })?;
+    /// Makes an image ready, asking a registry if the policy wants that, or if what is here is not for whoever asks.
+    /// `secrets` is awaited only when it matters what it holds; `pulling` is called before a registry is asked.
+    pub async fn ensure(
+        &self,
+        wanted: Wanted<'_>,
+        secrets: impl Future<Output = Keyring>,
+        pulling: impl FnOnce(),
+    ) -> Result<Pulled, PullError> {
+        let Wanted { name: given, policy, words } = wanted;
+        let name = ImageName::parse(given)
+            .map_err(|why| PullError::InvalidName { name: given.to_owned(), why })?;
+        let place = name.place();
+        let local = self.inner.store.find(&name);
         if policy != PullPolicy::Always
-            && let Some(found) = self.local(&parsed)
+            && let Some(image) = &local
+            && image.opens_to(&place, &[])
         {
-            return Ok(found);
+            return self.ready(given, image, words, None).await;
+        }
+        if policy == PullPolicy::Never && local.is_none() {
+            return Err(PullError::NeverPull(given.to_owned()));
+        }
+        let keyring = secrets.await;
+        if policy != PullPolicy::Always
+            && let Some(image) = &local
+            && image.opens_to(&place, &self.fingerprints(&keyring, &name))
+        {
+            return self.ready(given, image, words, None).await;
         }
         if policy == PullPolicy::Never {
-            return Err(PullError::NeverPull(name.to_owned()));
+            return Err(PullError::NeverForThis(given.to_owned()));
         }
-        let lock = {
-            let mut pulling = self.inner.pulling.lock().unwrap_or_else(|e| e.into_inner());
-            pulling.entry(parsed.to_string()).or_default().clone()
-        };
-        let _one_at_a_time = lock.lock().await;
-        if policy == PullPolicy::IfNotPresent
-            && let Some(found) = self.local(&parsed)
-        {
-            return Ok(found);
-        }
-        let result = self.pull(name, &parsed).await;
-        drop(_one_at_a_time);
-        self.inner.pulling.lock().unwrap_or_else(|e| e.into_inner()).remove(&parsed.to_string());
-        result
-    }
-
-    /// Whether [`Images::ensure`] would have to ask a registry.
-    pub fn would_pull(&self, name: &str, policy: PullPolicy) -> bool {
-        match policy {
-            PullPolicy::Always => true,
-            PullPolicy::Never => false,
-            PullPolicy::IfNotPresent => {
-                ImageName::parse(name).is_ok_and(|parsed| self.local(&parsed).is_none())
-            }
-        }
-    }
-
-    fn local(&self, name: &ImageName) -> Option<Pulled> {
-        let record = std::fs::read(self.record_path(name)).ok()?;
-        let record: Record = serde_json::from_slice(&record).ok()?;
-        self.blob_path(&record.layer).exists().then(|| self.pulled(record, None))
-    }
-
-    fn pulled(&self, record: Record, took: Option<Duration>) -> Pulled {
-        Pulled {
-            image: Image {
-                path: self.blob_path(&record.layer),
-                digest: record.layer,
-                media_type: record.media_type,
-            },
-            manifest_digest: record.manifest_digest,
-            size: record.size,
-            took,
-        }
-    }
-
-    async fn pull(&self, given: &str, name: &ImageName) -> Result<Pulled, PullError> {
+        pulling();
         let started = Instant::now();
-        let (manifest, manifest_digest) = self.manifest(given, name).await?;
-        let layer = manifest.layers.iter().find(|l| WASM_LAYERS.contains(&l.media_type.as_str()));
-        let Some(layer) = layer else {
-            let found: Vec<&str> = manifest.layers.iter().map(|l| l.media_type.as_str()).collect();
-            return Err(PullError::NoWasm { name: given.to_owned(), found: found.join(", ") });
-        };
-        let registry_error = |why: String| PullError::Registry { name: given.to_owned(), why };
-        if layer.size > MAX_LAYER {
-            return Err(registry_error(format!(
-                "its Wasm layer of {} bytes is over the limit of {MAX_LAYER}",
-                layer.size
-            )));
+        let lock = self.flight(&name);
+        let _one_at_a_time = lock.lock().await;
+        // Somebody else may have pulled it meanwhile.
+        if policy == PullPolicy::IfNotPresent
+            && let Some(image) = self.inner.store.find(&name)
+            && image.opens_to(&place, &self.fingerprints(&keyring, &name))
+        {
+            return self.ready(given, &image, words, Some(started)).await;
         }
-        let path = self.blob_path(&layer.digest);
-        if !path.exists() {
-            let mut stream =
-                self.inner.registries.blob(name, layer).await.map_err(registry_error)?;
-            let temporary = path.with_extension(format!("{}.part", uuid::Uuid::new_v4()));
-            let disk =
-                |source| PullError::Disk { name: given.to_owned(), path: path.clone(), source };
-            let result = async {
-                let mut file = create(&temporary).await.map_err(disk)?;
-                let mut hash = Sha256::new();
-                let mut size = 0;
-                while let Some(chunk) = stream.next().await.map_err(registry_error)? {
-                    size += chunk.len() as u64;
-                    if size > layer.size.max(1) {
-                        return Err(registry_error(format!(
-                            "{} is longer than the {} bytes that its manifest says",
-                            layer.digest, layer.size
-                        )));
-                    }
-                    hash.update(&chunk);
-                    file.write_all(&chunk).await.map_err(disk)?;
-                }
-                file.flush().await.map_err(disk)?;
-                let found = format!("sha256:{}", hex(&hash.finalize()));
-                if found != layer.digest {
-                    return Err(PullError::Digest {
-                        name: given.to_owned(),
-                        digest: layer.digest.clone(),
-                        found,
-                    });
-                }
-                tokio::fs::rename(&temporary, &path).await.map_err(disk)
-            }
-            .await;
-            if result.is_err() {
-                let _ = tokio::fs::remove_file(&temporary).await;
-            }
-            result?;
-        }
-        let record = Record {
-            name: name.to_string(),
-            manifest_digest,
-            layer: layer.digest.clone(),
-            media_type: layer.media_type.clone(),
-            size: layer.size,
-        };
-        let path = self.record_path(name);
-        let disk = |source| PullError::Disk { name: given.to_owned(), path: path.clone(), source };
-        let temporary = path.with_extension("part");
-        let mut file = create(&temporary).await.map_err(disk)?;
-        let json = serde_json::to_vec(&record).map_err(|e| registry_error(e.to_string()))?;
-        file.write_all(&json).await.map_err(disk)?;
-        file.flush().await.map_err(disk)?;
-        tokio::fs::rename(&temporary, &path).await.map_err(disk)?;
-        Ok(self.pulled(record, Some(started.elapsed())))
+        // Never closed.
+        let _permit = self.inner.pulls.acquire().await;
+        let image = self.pull(given, &name, &keyring, words).await?;
+        self.inner.pulled.notify_one();
+        self.ready(given, &image, words, Some(started)).await
     }
 
-    async fn manifest(
+    /// The image of that digest, if it is still here: what a container that was pulled starts from.
+    pub async fn by_digest(
         &self,
         given: &str,
-        name: &ImageName,
-    ) -> Result<(Manifest, String), PullError> {
-        let error = |why: String| PullError::Registry { name: given.to_owned(), why };
-        let found = self.inner.registries.manifest(name).await.map_err(error)?;
-        let Some(bytes) = found else {
-            let hint = match &name.host {
-                None => format!("; push it there: coracle push FILE.wasm {given}"),
-                Some(_) => String::new(),
-            };
-            return Err(PullError::NotFound {
+        digest: &str,
+        words: Words<'_>,
+    ) -> Result<Pulled, PullError> {
+        match self.inner.store.get(digest) {
+            Some(image) => self.ready(given, &image, words, None).await,
+            None => Err(PullError::Registry {
                 name: given.to_owned(),
-                registry: name.host.clone().unwrap_or_else(|| "the cluster's registry".to_owned()),
-                hint,
-            });
+                why: format!("{digest} was removed from this node before it was started"),
+            }),
+        }
+    }
+
+    async fn ready(
+        &self,
+        given: &str,
+        image: &Arc<Stored>,
+        words: Words<'_>,
+        started: Option<Instant>,
+    ) -> Result<Pulled, PullError> {
+        let store = &self.inner.store;
+        let path = pull::program_path(given, image, words)?;
+        let mut image = image.clone();
+        if !image.programs.contains_key(&path) {
+            let _lease = store.lease(image.blobs.clone());
+            let next = self.with_program(given, Stored::clone(&image), words).await?;
+            let (store, name) = (store.clone(), ImageName::parse(given));
+            let name =
+                name.map_err(|why| PullError::InvalidName { name: given.to_owned(), why })?;
+            image = blocking(move || store.keep(next, &name)).await.map_err(|error| {
+                let (path, source) = (error.path, error.source);
+                PullError::Disk { name: given.to_owned(), path, source }
+            })?;
+        }
+        store.touch(&image.digest);
+        let Some(program) = image.programs.get(&path) else {
+            let why = format!("it has no file {path}");
+            return Err(PullError::Program { name: given.to_owned(), why });
         };
-        if bytes.len() > MAX_MANIFEST {
-            return Err(error(format!("its manifest is over {MAX_MANIFEST} bytes")));
+        Ok(Pulled {
+            image: Image {
+                path: store.blob(&program.digest),
+                digest: program.digest.clone(),
+                media_type: program.media_type.clone(),
+            },
+            manifest_digest: image.digest.clone(),
+            size: image.size,
+            run: image.run.clone(),
+            took: started.map(|started| started.elapsed()),
+        })
+    }
+
+    fn flight(&self, name: &ImageName) -> Arc<tokio::sync::Mutex<()>> {
+        let mut pulling = self.inner.pulling.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = name.to_string();
+        if let Some(flight) = pulling.get(&key).and_then(Weak::upgrade) {
+            return flight;
         }
-        let digest = format!("sha256:{}", hex(&Sha256::digest(&bytes)));
-        if let Some(wanted) = &name.digest
-            && *wanted != digest
-        {
-            return Err(PullError::Digest {
-                name: given.to_owned(),
-                digest: wanted.clone(),
-                found: digest,
-            });
-        }
-        let manifest = serde_json::from_slice::<Manifest>(&bytes)
-            .map_err(|e| error(format!("its manifest is not readable: {e}")))?;
-        for layer in &manifest.layers {
-            if !reference::is_sha256(&layer.digest) {
-                return Err(error(format!("its manifest names a layer \"{}\"", layer.digest)));
+        pulling.retain(|_, flight| flight.strong_count() > 0);
+        let flight = Arc::new(tokio::sync::Mutex::new(()));
+        pulling.insert(key, Arc::downgrade(&flight));
+        flight
+    }
+
+    /// Of all credentials that any of the places where `name` may be would be asked with.
+    fn fingerprints(&self, keyring: &Keyring, name: &ImageName) -> Vec<String> {
+        let mut all = Vec::new();
+        for place in self.inner.registries.places(name) {
+            for (who, _) in self.inner.registries.sessions(&place, keyring) {
+                if let registry::Who::Secret { credential, .. } = who {
+                    all.push(credential.fingerprint(self.inner.store.key()));
+                }
             }
         }
-        Ok((manifest, digest))
+        all
     }
-
-    fn blob_path(&self, digest: &str) -> PathBuf {
-        self.inner.dir.join("blobs/sha256").join(digest.trim_start_matches("sha256:"))
-    }
-
-    fn record_path(&self, name: &ImageName) -> PathBuf {
-        let hash = hex(&Sha256::digest(name.to_string()));
-        self.inner.dir.join("refs").join(format!("{hash}.json"))
-    }
-}
-
-async fn create(path: &Path) -> std::io::Result<tokio::fs::File> {
-    if let Some(folder) = path.parent() {
-        tokio::fs::create_dir_all(folder).await?;
-    }
-    tokio::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)
-        .await
 }
 
 /// Lower-case hexadecimal.

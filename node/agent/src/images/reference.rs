@@ -3,6 +3,9 @@
 
 use std::fmt;
 
+/// The registry that names without a host mean elsewhere.
+pub const DOCKER_HUB: &str = "docker.io";
+
 /// A parsed image name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageName {
@@ -35,6 +38,9 @@ impl ImageName {
             }
             _ => (None, rest),
         };
+        if host.as_deref().is_some_and(|host| !is_host(host)) {
+            return Err("a registry is a host name or an address, and maybe a port");
+        }
         let (repository, tag) = match rest.rsplit_once(':') {
             Some((repository, tag)) => (repository, Some(tag)),
             None => (rest, None),
@@ -57,6 +63,26 @@ impl ImageName {
             tag: tag.map(str::to_owned),
             digest: digest.map(str::to_owned),
         })
+    }
+
+    /// The same image in the registry `host`. Docker Hub's own images lie below `library/`.
+    pub fn at(&self, host: &str) -> Self {
+        let mut name = Self { host: Some(host.to_owned()), ..self.clone() };
+        if matches!(host, DOCKER_HUB | "index.docker.io") {
+            name.host = Some(DOCKER_HUB.to_owned());
+            if !name.repository.contains('/') {
+                name.repository = format!("library/{}", name.repository);
+            }
+        }
+        name
+    }
+
+    /// Registry and repository, without tag and digest.
+    pub fn place(&self) -> String {
+        match &self.host {
+            Some(host) => format!("{host}/{}", self.repository),
+            None => self.repository.clone(),
+        }
     }
 
     /// What a manifest is asked for by: the digest, else the tag.
@@ -88,6 +114,24 @@ pub fn is_sha256(digest: &str) -> bool {
     })
 }
 
+fn is_host(text: &str) -> bool {
+    let (good, port) = match text.strip_prefix('[').map(|rest| rest.split_once(']')) {
+        Some(Some((address, port))) => (address.parse::<std::net::Ipv6Addr>().is_ok(), port),
+        Some(None) => (false, ""),
+        None => {
+            let at = text.find(':').unwrap_or(text.len());
+            (text[..at].split('.').all(is_label), &text[at..])
+        }
+    };
+    let numbered = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
+    good && (port.is_empty() || port.strip_prefix(':').is_some_and(numbered))
+}
+
+fn is_label(text: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
+    !text.is_empty() && !text.starts_with('-') && !text.ends_with('-') && text.bytes().all(inner)
+}
+
 fn is_component(text: &str) -> bool {
     let alphanumeric = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     text.starts_with(alphanumeric)
@@ -116,6 +160,8 @@ mod tests {
             ("localhost:5000/a/b:x", Some("localhost:5000"), "a/b", "x"),
             ("localhost/a", Some("localhost"), "a", "latest"),
             ("ghcr.io/o/r:1", Some("ghcr.io"), "o/r", "1"),
+            ("[::1]:5000/a", Some("[::1]:5000"), "a", "latest"),
+            ("127.0.0.1:5000/a:b", Some("127.0.0.1:5000"), "a", "b"),
             (&format!("a@{digest}"), None, "a", &digest),
             (&format!("a:t@{digest}"), None, "a", &digest),
         ] {
@@ -123,10 +169,38 @@ mod tests {
             assert_eq!(name.host.as_deref(), host, "{text}");
             assert_eq!((name.repository.as_str(), name.reference()), (repository, reference));
         }
-        for bad in
-            ["", "Nginx", "a:", "a b", "a//b", "/a", "a@sha256:12", "a:-x", "-a", "https://x/y"]
-        {
+        for bad in [
+            "",
+            "Nginx",
+            "a:",
+            "a b",
+            "a//b",
+            "/a",
+            "a@sha256:12",
+            "a:-x",
+            "-a",
+            "https://x/y",
+            "x.y:0/a",
+            "x.y:99999/a",
+            "x..y/a",
+            "user@x.y/a",
+            "x.y:p/a",
+            "[::1/a",
+            "[::1]5/a",
+        ] {
             assert!(ImageName::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn docker_hub_has_a_library() {
+        for (text, host, wanted) in [
+            ("nginx", "docker.io", "docker.io/library/nginx:latest"),
+            ("team/app:v1", "docker.io", "docker.io/team/app:v1"),
+            ("index.docker.io/nginx", "index.docker.io", "docker.io/library/nginx:latest"),
+            ("nginx:1", "mirror.example", "mirror.example/nginx:1"),
+        ] {
+            assert_eq!(ImageName::parse(text).unwrap().at(host).to_string(), wanted);
         }
     }
 }

@@ -5,6 +5,7 @@
 //! Statuses go out through a bounded number of reporters, at most one at a time per Pod, the newest state winning.
 
 mod end;
+mod images;
 mod logs;
 mod recovery;
 mod report;
@@ -37,7 +38,7 @@ use crate::services::Services;
 
 /// Status writes under way at once.
 const REPORTERS: usize = 16;
-/// Images pulled and prepared at once.
+/// Images prepared at once.
 const PULLS: usize = 8;
 /// How long a Pod may take to start before the API is told that it is starting. Most run by then, and that they do is told
 /// at once, not after a write that nobody had time to read.

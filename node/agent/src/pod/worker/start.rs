@@ -6,8 +6,8 @@ use coracle_sandbox::{ContainerSpec, ContainerStatus, ImageInfo, ImageKind, Sand
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use kube::Api;
 
-use super::{Workers, names, said};
-use crate::images::{PullError, PullPolicy};
+use super::{Workers, images, names, said};
+use crate::images::PullError;
 use crate::logs;
 use crate::pod::annotations::{self, Annotations, Settings};
 use crate::pod::env::{self, NodeFacts, Sources};
@@ -98,21 +98,17 @@ impl Workers {
             return Err(("CreateContainerError", why.to_owned()));
         }
         let container = spec::container(pod, name);
-        let image = container.and_then(|c| c.image.as_deref()).unwrap_or_default();
-        let policy = match container.and_then(|c| c.image_pull_policy.as_deref()) {
-            Some("Always") => PullPolicy::Always,
-            Some("Never") => PullPolicy::Never,
-            _ => PullPolicy::IfNotPresent,
-        };
-        if parts.images.would_pull(image, policy) {
+        let missing = || ("CreateContainerConfigError", format!("no container {name} in the spec"));
+        let wanted = images::wanted(container.ok_or_else(missing)?);
+        let image = wanted.name;
+        let pulling = || {
             let message = format!("Pulling image \"{image}\"");
             parts.recorder.pod(pod, Some(name), false, "Pulling", message);
-        }
+        };
         let host = parts.hosts.of(pod.metadata.uid.as_deref().unwrap_or_default());
-        let _permit = self.inner.pulls.acquire().await;
         let pulled = parts
             .images
-            .ensure(image, policy)
+            .ensure(wanted, self.keyring(pod), pulling)
             .await
             .map_err(|e: PullError| (e.reason(), e.to_string()))?;
         let message = match pulled.took {
@@ -125,6 +121,7 @@ impl Workers {
         };
         parts.recorder.pod(pod, Some(name), false, "Pulled", message);
         if self.prepared(&pulled.image.digest).is_none() {
+            let _permit = self.inner.pulls.acquire().await;
             let info = host
                 .prepare_image(&pulled.image)
                 .await
@@ -136,6 +133,12 @@ impl Workers {
                 .insert(pulled.image.digest.clone(), info);
         }
         Ok(pulled.manifest_digest)
+    }
+
+    fn pulled_digest(&self, uid: &str, name: &str) -> String {
+        let mut table = self.table();
+        let container = table.pods.get_mut(uid).and_then(|e| e.state.container(name));
+        container.map(|c| c.image_digest.clone()).unwrap_or_default()
     }
 
     fn prepared(&self, digest: &str) -> Option<ImageInfo> {
@@ -153,12 +156,14 @@ impl Workers {
         let missing = || ("CreateContainerConfigError", format!("no container {name} in the spec"));
         let container = spec::container(pod, name).ok_or_else(missing)?;
         let image_name = container.image.as_deref().unwrap_or_default();
-        let image = parts
+        // What was pulled for this attempt, whatever its name means by now.
+        let digest = self.pulled_digest(uid, name);
+        let pulled = parts
             .images
-            .ensure(image_name, PullPolicy::IfNotPresent)
+            .by_digest(image_name, &digest, images::wanted(container).words)
             .await
-            .map_err(|e| (e.reason(), e.to_string()))?
-            .image;
+            .map_err(|e| (e.reason(), e.to_string()))?;
+        let (image, run) = (pulled.image, pulled.run);
         let (namespace, pod_name) = names(pod);
         let config = |message: String| ("CreateContainerConfigError", message);
         let mut references = env::references(container);
@@ -189,8 +194,8 @@ impl Workers {
             name: name.to_owned(),
             attempt,
             image,
-            args: env::arguments(container, &environment, image_name),
-            env: environment,
+            args: images::arguments(container, &environment, &run),
+            env: images::environment(&run, environment),
             ports,
             mounts,
             memory_limit: limits.memory_limit,
