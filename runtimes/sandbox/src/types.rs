@@ -74,6 +74,9 @@ pub struct ImageInfo {
     /// Whether the image is a core module (WASI preview 1) that was made into a component.
     #[serde(default)]
     pub adapted: bool,
+    /// Languages and tools that it was made with, as far as it tells (its `producers`).
+    #[serde(default)]
+    pub languages: Vec<String>,
 }
 
 /// One Pod, to a runtime: `PUT /v1/sandboxes/{id}`.
@@ -545,6 +548,8 @@ pub enum NoticeKind {
     Denied,
     /// A limit was met: requests, time, size, sockets, log.
     Limit,
+    /// Instances are not used again, though the container asks for it.
+    NotReused,
     /// A kind that this version does not know.
     #[serde(other)]
     Unknown,

@@ -7,11 +7,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use coracle_sandbox::NoticeKind;
 use tokio::time::Instant;
 use wasmtime_wasi::I32Exit;
 
 use crate::compile::Program;
 use crate::container::{Container, Exit, Phase};
+use crate::http::trapped;
 use crate::instance::State;
 use crate::logs::failure;
 use crate::memory::Verdict;
@@ -81,7 +83,10 @@ impl Container {
             Some(Verdict::OutOfMemory(message) | Verdict::Crowded(message)) => {
                 Exit::out_of_memory(message)
             }
-            None => Exit::error(134, failure(&error)),
+            None => {
+                self.notice(NoticeKind::Trap, || trapped(&error));
+                Exit::error(134, failure(&error))
+            }
         }
     }
 }

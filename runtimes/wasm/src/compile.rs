@@ -210,7 +210,14 @@ fn compile(
         Program::Http(_) => ImageKind::Http,
         Program::Command(_) => ImageKind::Command,
     };
-    let info = ImageInfo { kind: kind_of, imports, exports, cached, adapted: false };
+    let info = ImageInfo {
+        kind: kind_of,
+        imports,
+        exports,
+        cached,
+        adapted: false,
+        languages: Vec::new(),
+    };
     Ok(Some(Arc::new(Compiled { program, info, class: kind })))
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use coracle_sandbox::{
     ContainerSpec, ContainerState, ContainerStatus, ContainerUsage, ExitReason, LABEL_NAMESPACE,
-    SandboxSpec, SandboxStatus, Usage,
+    NoticeKind, Reuse, SandboxSpec, SandboxStatus, Usage,
 };
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -25,6 +25,7 @@ use crate::host::Node;
 use crate::http::Traffic;
 use crate::logs::{Log, Stream};
 use crate::memory::Account;
+use crate::notices::Notices;
 use crate::slots::Held;
 
 /// How far a container is on its way out.
@@ -127,6 +128,9 @@ pub(crate) struct Container {
     pub(crate) memory: Arc<Account>,
     pub(crate) cpu: Arc<Cpu>,
     pub(crate) traffic: Traffic,
+    /// How its instances are used again; as asked for, where that can be.
+    pub(crate) reuse: Option<Reuse>,
+    pub(crate) notices: Notices,
     pub(crate) phase: watch::Sender<Phase>,
     /// When a stop's grace ends; None before a stop.
     pub(crate) stop: watch::Sender<Option<Instant>>,
@@ -154,7 +158,9 @@ impl Container {
             log: Log::new(spec.log_path.clone()),
             memory: Account::new(spec.memory_limit, Some(sandbox.memory.clone())),
             cpu: Cpu::new(spec.cpu_limit, spec.cpu_weight, Some(sandbox.cpu.clone())),
-            traffic: Traffic::default(),
+            traffic: Traffic::new(&spec.http),
+            reuse: spec.http.reuse.filter(|_| crate::http::may_reuse(&compiled.info)),
+            notices: Notices::default(),
             phase: watch::Sender::new(Phase::Serving),
             stop: watch::Sender::new(None),
             ending: AtomicBool::new(false),
@@ -191,7 +197,8 @@ impl Container {
         }
     }
 
-    fn used(&self) -> Usage {
+    /// What it used until now.
+    pub(crate) fn used(&self) -> Usage {
         Usage {
             memory_bytes: self.memory.used(),
             cpu_nanoseconds: self.cpu.used(),
@@ -217,9 +224,23 @@ impl Container {
         self.life().bound.clone()
     }
 
+    /// Tells people what it was asked for and cannot do.
+    fn object(&self) {
+        if self.spec.http.reuse.is_some() && self.reuse.is_none() {
+            self.notice(NoticeKind::NotReused, || {
+                "instances are not used again: the component is written in JavaScript, whose \
+                 instances answer but once; every request gets a fresh one"
+                    .to_owned()
+            });
+        }
+    }
+
     /// Tells the agent how it is.
     pub(crate) fn announce(&self) {
         self.node.events.push(&self.sandbox.spec.id, self.status());
+        if !self.is_exited() {
+            self.object();
+        }
     }
 
     /// Moves on to a later phase; true if it was not there yet.
@@ -243,6 +264,7 @@ impl Container {
         if linger.is_zero() {
             self.enter(Phase::Killed);
         }
+        self.traffic.idle.close();
         for address in self.bound() {
             self.node.listeners.close(self, address).await;
         }

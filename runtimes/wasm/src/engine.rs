@@ -167,6 +167,11 @@ impl Class {
         })
     }
 
+    /// As in metrics.
+    pub(crate) fn name(&self) -> &'static str {
+        self.slot.name
+    }
+
     /// Whether a component's memories and tables fit into a slot.
     pub(crate) fn fits(&self, needs: &wasmtime::ResourcesRequired) -> bool {
         let slot = self.slot;
@@ -239,7 +244,7 @@ impl Engines {
     }
 
     /// The classes that were made.
-    fn made(&self) -> impl Iterator<Item = &Class> {
+    pub(crate) fn made(&self) -> impl Iterator<Item = &Class> {
         [Some(&self.small), self.large.get(), self.concurrent.get()].into_iter().flatten()
     }
 

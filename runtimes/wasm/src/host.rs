@@ -21,6 +21,7 @@ use crate::cpu::metered;
 use crate::engine::Engines;
 use crate::events::Events;
 use crate::guests::Guests;
+use crate::http::Keepers;
 use crate::listeners::Listeners;
 use crate::routes;
 
@@ -30,6 +31,8 @@ pub(crate) struct Node {
     pub(crate) events: Arc<Events>,
     pub(crate) listeners: Arc<Listeners>,
     pub(crate) routes: Arc<routes::Routes>,
+    /// Containers that have idle instances.
+    pub(crate) keepers: Keepers,
     /// The host's own runtime, for work that no guest may delay.
     pub(crate) handle: Handle,
     images: Images,
@@ -57,6 +60,7 @@ impl Host {
             events: Arc::new(Events::new(instance.clone())),
             listeners: Arc::default(),
             routes: Arc::default(),
+            keepers: Keepers::default(),
             handle: Handle::current(),
             guests: Guests::new(config.guest_threads),
             engines,
@@ -210,7 +214,7 @@ impl Runtime for Host {
     }
 
     async fn metrics(&self) -> String {
-        String::new()
+        crate::metrics::text(&self.node, &self.all())
     }
 
     async fn sandbox(&self, id: &str) -> Result<SandboxStatus, Problem> {

@@ -55,6 +55,11 @@ impl State {
         })
     }
 
+    /// To be called before an instance serves another request: what it used is counted anew.
+    pub(crate) fn begin_again(&mut self) {
+        self.run = Run::default();
+    }
+
     /// A store for it, interrupted at every tick and held to its memory.
     pub(crate) fn store(self, engine: &Engine) -> Store<State> {
         let mut store = Store::new(engine, self);

@@ -26,6 +26,8 @@ mod instance;
 mod listeners;
 mod logs;
 mod memory;
+mod metrics;
+mod notices;
 mod outgoing;
 mod routes;
 mod slots;

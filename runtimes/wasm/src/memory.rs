@@ -223,6 +223,11 @@ impl Hold {
         Hold { account, bytes: 0, last: 0, outgrew_slot: false }
     }
 
+    /// Bytes that it holds.
+    pub(crate) fn held(&self) -> u64 {
+        self.bytes
+    }
+
     fn grow(&mut self, bytes: u64) -> Result<(), OutOfMemory> {
         // The first growth is the instance's beginning.
         let bytes = if self.bytes == 0 { bytes + INSTANCE } else { bytes };

@@ -204,6 +204,7 @@ impl Workers {
             NoticeKind::Trap => "Trapped",
             NoticeKind::Denied => "NotGranted",
             NoticeKind::Limit => "LimitReached",
+            NoticeKind::NotReused => "InstancesNotReused",
             NoticeKind::Unknown => "Notice",
         };
         let container = Some(notice.container.as_str());

@@ -23,10 +23,9 @@ impl Container {
         let graceful = loop {
             let Some(deadline) = *stop.borrow_and_update() else { return };
             if Instant::now() >= deadline {
-                break traffic.active.load(Relaxed) == 0 && deadline > begun;
+                break traffic.is_quiet() && deadline > begun;
             }
-            if traffic.active.load(Relaxed) == 0 && traffic.last.age().min(begun.elapsed()) >= QUIET
-            {
+            if traffic.is_quiet() && traffic.last.age().min(begun.elapsed()) >= QUIET {
                 break true;
             }
             let wait = Duration::from_millis(50).min(deadline - Instant::now());
@@ -36,7 +35,7 @@ impl Container {
             }
         };
         if !graceful {
-            let active = traffic.active.load(Relaxed);
+            let active = traffic.open.load(Relaxed).max(traffic.guests.load(Relaxed));
             let message = format!("killed at the end of its grace period, with {active} requests");
             return self.exit(Exit::killed(message), Duration::ZERO).await;
         }

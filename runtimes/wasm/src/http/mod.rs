@@ -18,35 +18,117 @@
 //! kills at once.
 
 mod answer;
+mod client;
 mod drain;
 mod p2;
 mod place;
+mod record;
 mod refusal;
+mod reuse;
 mod running;
 mod serve;
 mod traffic;
+mod upload;
 
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header};
 use hyper::body::Body;
 use wasmtime_wasi_http::Error;
 
 use crate::container::Container;
+use answer::Answer;
+use client::Client;
+use record::Record;
+use refusal::Refusal;
+use upload::Upload;
 
-pub(crate) use answer::Answer;
+pub(crate) use reuse::{Keepers, may_reuse};
+pub(crate) use running::trapped;
 pub(crate) use serve::serve_connection;
-pub(crate) use traffic::Traffic;
+pub(crate) use traffic::{BUCKETS, CLASSES, Traffic};
 
-/// Answers a request, from a connection or from a guest of this host.
+/// Bytes of a request's body, unless the container says otherwise.
+const MOST_RECEIVED: u64 = 1 << 30;
+
+/// Answers a request of a guest of this host.
 pub(crate) async fn handle<B>(container: &Arc<Container>, request: Request<B>) -> Response<Answer>
 where
-    B: Body<Data = Bytes> + Send + 'static,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Error>,
 {
-    match answer::answer(container, request).await {
-        Ok(response) => response,
-        Err(refusal) => refusal.response(),
+    handle_from(container, request, None).await
+}
+
+/// Answers a request, from a connection or from a guest of this host.
+async fn handle_from<B>(
+    container: &Arc<Container>,
+    mut request: Request<B>,
+    client: Option<&Arc<Client>>,
+) -> Response<Answer>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Error>,
+{
+    let mut record = Record::begin(container, client, &request);
+    let answered = match check(container, &mut request).and_then(|()| {
+        let (parts, body) = request.into_parts();
+        let most = container.spec.http.max_request_bytes.unwrap_or(MOST_RECEIVED);
+        let body = Upload::new(body, most)?;
+        record.upload = body.progress();
+        Ok(Request::from_parts(parts, body))
+    }) {
+        Ok(request) => answer::begin(container, request, &record).await,
+        Err(refusal) => Err(refusal),
+    };
+    match answered {
+        Ok(begun) => Answer::of_guest(begun, record),
+        Err(refusal) => {
+            if refusal.is_want_of_room() {
+                container.traffic.counts().refused.fetch_add(1, Relaxed);
+            }
+            Answer::refusal(refusal, record)
+        }
     }
+}
+
+/// What no guest is to see.
+fn check<B>(container: &Container, request: &mut Request<B>) -> Result<(), Refusal> {
+    if request.method() == Method::CONNECT {
+        return Err(Refusal::Connect);
+    }
+    let headers = request.headers();
+    // `Upgrade: h2c` and others may be ignored; who wants a WebSocket can do nothing with an answer.
+    let upgrade = headers.get(header::UPGRADE);
+    if upgrade.is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket")) {
+        return Err(Refusal::Upgrade);
+    }
+    if let Some(authority) = request.uri().authority() {
+        return if authority.as_str().contains('@') { Err(Refusal::Host) } else { Ok(()) };
+    }
+    match host(headers)? {
+        true => Ok(()),
+        // Only in HTTP/1.0 may it be left out.
+        false if request.version() == Version::HTTP_10 => {
+            let ip = container.sandbox.spec.ips.first().map(IpAddr::to_string);
+            let host = ip.and_then(|ip| HeaderValue::try_from(ip).ok()).ok_or(Refusal::Host)?;
+            request.headers_mut().insert(header::HOST, host);
+            Ok(())
+        }
+        false => Err(Refusal::Host),
+    }
+}
+
+/// Whether a request names a host; an error if it names several, or what cannot be one.
+fn host(headers: &HeaderMap) -> Result<bool, Refusal> {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let Some(host) = hosts.next() else { return Ok(false) };
+    let is_fit = |b: &u8| b.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+,;=".contains(b);
+    if hosts.next().is_some() || host.is_empty() || !host.as_bytes().iter().all(is_fit) {
+        return Err(Refusal::Host);
+    }
+    Ok(true)
 }

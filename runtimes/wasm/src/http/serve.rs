@@ -1,44 +1,74 @@
 //! One connection, HTTP/1.1 or HTTP/2, from its first byte to its last.
+//!
+//! hyper refuses what is no HTTP (400, 414, 431) and closes the connection; so it does after a
+//! request with both Content-Length and Transfer-Encoding, of which only the latter counts: nothing
+//! can be smuggled behind it.
 
 use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
 use http::{HeaderValue, Request, Version, header};
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto;
 use tokio::net::TcpStream;
 
-use super::handle;
+use super::client::{Client, Verdict, Watch};
+use super::handle_from;
 use super::traffic::Count;
 use crate::container::{Container, Phase};
 use crate::cpu::metered;
 
+/// Connections of one container; more are closed at once.
+const MOST_CONNECTIONS: usize = 10_000;
+/// Bytes of a request's head, and of what is buffered of its body.
+const MOST_BUFFERED: usize = 64 << 10;
+/// Requests at once on one HTTP/2 connection.
+const MOST_STREAMS: u32 = 128;
+/// Bytes that a client may send ahead of its guest: per stream, and per connection.
+const WINDOW: (u32, u32) = (256 << 10, 1 << 20);
+/// Bytes of an answer that are held for a client which does not read.
+const MOST_UNSENT: usize = 64 << 10;
+/// Streams that a client has reset but the host has not yet forgotten (CVE-2023-44487).
+const MOST_RESET: usize = 32;
+
 /// Serves one connection to its end.
 pub(crate) async fn serve_connection(container: Arc<Container>, stream: TcpStream) {
-    container.traffic.connections.fetch_add(1, Relaxed);
-    let _count = Count(&container.traffic.connections);
-    let is_http2 = AtomicBool::new(false);
-    let seen = &is_http2;
-    let guest = container.clone();
+    let _count = Count::one(&container.traffic.connections);
+    if container.traffic.connections.load(Relaxed) > MOST_CONNECTIONS {
+        return;
+    }
+    let Ok(peer) = stream.peer_addr() else { return };
+    let client = Arc::new(Client::new(peer));
+    let served = (container.clone(), client.clone());
     let service = hyper::service::service_fn(move |request: Request<_>| {
-        let http2 = request.version() == Version::HTTP_2;
-        if http2 {
-            seen.store(true, Relaxed);
-        }
-        let container = guest.clone();
+        let (container, client) = served.clone();
         async move {
-            let mut response = handle(&container, request).await;
-            if !http2 && *container.phase.borrow() != Phase::Serving {
+            let http2 = request.version() == Version::HTTP_2;
+            if http2 {
+                client.http2.store(true, Relaxed);
+            }
+            let mut response = handle_from(&container, request, Some(&client)).await;
+            let leave = *container.phase.borrow() != Phase::Serving;
+            if !http2 && (leave || response.body().ends_connection()) {
                 let close = HeaderValue::from_static("close");
                 response.headers_mut().insert(header::CONNECTION, close);
             }
             Ok::<_, Infallible>(response)
         }
     });
-    let builder = auto::Builder::new(Spawner(container.clone()));
+    let mut builder = auto::Builder::new(Spawner(container.clone()));
+    builder.http1().max_buf_size(MOST_BUFFERED);
+    builder
+        .http2()
+        .max_concurrent_streams(MOST_STREAMS)
+        .initial_stream_window_size(WINDOW.0)
+        .initial_connection_window_size(WINDOW.1)
+        .max_send_buf_size(MOST_UNSENT)
+        .max_pending_accept_reset_streams(MOST_RESET);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut watch = Watch::new();
     let mut phases = container.phase.subscribe();
     loop {
         tokio::select! {
@@ -49,16 +79,20 @@ pub(crate) async fn serve_connection(container: Arc<Container>, stream: TcpStrea
                 Phase::Killed => return,
                 _ if changed.is_err() => return,
                 Phase::Serving => {}
-                Phase::Draining if !is_http2.load(Relaxed) => {}
+                Phase::Draining if !client.http2.load(Relaxed) => {}
                 Phase::Draining | Phase::Closing | Phase::Over => {
                     connection.as_mut().graceful_shutdown();
                 }
+            },
+            verdict = std::future::poll_fn(|cx| watch.poll(&client, cx)) => match verdict {
+                Verdict::Idle => connection.as_mut().graceful_shutdown(),
+                Verdict::Stuck => return,
             },
         }
     }
 }
 
-/// Runs HTTP/2 streams, until the container is killed.
+/// Runs HTTP/2 streams, until the container is killed or a stream's time is over.
 #[derive(Clone)]
 struct Spawner(Arc<Container>);
 
@@ -68,10 +102,14 @@ where
 {
     fn execute(&self, stream: F) {
         let mut phases = self.0.phase.subscribe();
+        let timeout = self.0.timeout();
         tokio::spawn(metered(self.0.cpu.clone(), async move {
             tokio::select! {
+                biased;
                 () = stream => {}
                 _ = phases.wait_for(|phase| *phase == Phase::Killed) => {}
+                // The answer's own timer is first; this one is for a client that does not read.
+                () = tokio::time::sleep(timeout + std::time::Duration::from_millis(50)) => {}
             }
         }));
     }

@@ -1,53 +1,150 @@
-//! What a container's requests amount to: who is served, who waits, and what is counted.
+//! What a container's requests amount to. Counting costs a few atomic additions per request; a
+//! container that was never asked anything has no counters at all.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
 
-use coracle_sandbox::Usage;
+use coracle_sandbox::{HttpSpec, Usage};
 use tokio::sync::Semaphore;
 
+use super::reuse::Idle;
 use crate::container::Stamp;
 
-/// Requests of one container that run at once.
-const MOST_ACTIVE: usize = 256;
+/// Requests of one container that run at once, unless it says otherwise.
+const MOST_ACTIVE: u32 = 256;
+/// No container may have more than this.
+const EVER_ACTIVE: u32 = 100_000;
+
+/// Upper bounds of the histogram's buckets, in microseconds; a last one takes the rest.
+pub(crate) const BUCKETS: [u64; 7] =
+    [1_000, 5_000, 25_000, 100_000, 500_000, 2_500_000, 10_000_000];
+/// What answers are told apart by: `2xx` and so on, and those whose client left before the answer.
+pub(crate) const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "aborted"];
 
 /// A container's requests.
 pub(crate) struct Traffic {
+    /// Places for guests.
     pub(super) room: Semaphore,
+    /// Requests that wait for a place.
     pub(super) waiting: AtomicUsize,
-    pub(super) active: AtomicUsize,
+    /// Guests at work, also after their answer has left.
+    pub(super) guests: AtomicUsize,
+    /// Requests whose answer has not left yet.
+    pub(super) open: AtomicUsize,
     pub(super) connections: AtomicUsize,
-    pub(super) requests: AtomicU64,
-    pub(super) failed: AtomicU64,
     pub(super) last: Stamp,
+    pub(crate) idle: Idle,
+    counts: OnceLock<Box<Counts>>,
 }
 
-impl Default for Traffic {
-    fn default() -> Traffic {
-        Traffic {
-            room: Semaphore::new(MOST_ACTIVE),
-            waiting: AtomicUsize::new(0),
-            active: AtomicUsize::new(0),
-            connections: AtomicUsize::new(0),
-            requests: AtomicU64::new(0),
-            failed: AtomicU64::new(0),
-            last: Stamp::default(),
-        }
-    }
+/// What was counted since the start.
+#[derive(Default)]
+pub(crate) struct Counts {
+    pub(super) requests: AtomicU64,
+    pub(super) failed: AtomicU64,
+    pub(super) refused: AtomicU64,
+    pub(super) traps: AtomicU64,
+    pub(super) microseconds: AtomicU64,
+    pub(super) received: AtomicU64,
+    pub(super) sent: AtomicU64,
+    classes: [AtomicU64; CLASSES.len()],
+    buckets: [AtomicU64; BUCKETS.len() + 1],
 }
 
 impl Traffic {
+    pub(crate) fn new(spec: &HttpSpec) -> Traffic {
+        let most = spec.max_active.unwrap_or(MOST_ACTIVE).clamp(1, EVER_ACTIVE);
+        Traffic {
+            room: Semaphore::new(most as usize),
+            waiting: AtomicUsize::new(0),
+            guests: AtomicUsize::new(0),
+            open: AtomicUsize::new(0),
+            connections: AtomicUsize::new(0),
+            last: Stamp::default(),
+            idle: Idle::default(),
+            counts: OnceLock::new(),
+        }
+    }
+
+    /// Whether nobody is being served and nothing is left to do.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.guests.load(Relaxed) == 0 && self.open.load(Relaxed) == 0
+    }
+
+    pub(super) fn counts(&self) -> &Counts {
+        self.counts.get_or_init(Box::default)
+    }
+
+    /// None if there was never a request.
+    pub(crate) fn counted(&self) -> Option<&Counts> {
+        self.counts.get().map(|counts| &**counts)
+    }
+
+    /// Requests that wait for a place now.
+    pub(crate) fn waiting(&self) -> u64 {
+        self.waiting.load(Relaxed) as u64
+    }
+
+    /// Connections that are open now.
+    pub(crate) fn connections(&self) -> u64 {
+        self.connections.load(Relaxed) as u64
+    }
+
     pub(crate) fn usage(&self) -> Usage {
+        let Some(counts) = self.counted() else { return Usage::default() };
         Usage {
-            requests: self.requests.load(Relaxed),
-            failed_requests: self.failed.load(Relaxed),
-            active_requests: self.active.load(Relaxed) as u64,
+            requests: counts.requests.load(Relaxed),
+            failed_requests: counts.failed.load(Relaxed),
+            refused_requests: counts.refused.load(Relaxed),
+            active_requests: self.open.load(Relaxed) as u64,
+            request_microseconds: counts.microseconds.load(Relaxed),
+            instances: self.guests.load(Relaxed) as u64 + self.idle.count() as u64,
+            traps: counts.traps.load(Relaxed),
             ..Usage::default()
         }
     }
 }
 
+impl Counts {
+    /// A request is over. A status of 0 is one that was never answered.
+    pub(super) fn finish(&self, status: u16, took: Duration) {
+        let micros = took.as_micros() as u64;
+        self.microseconds.fetch_add(micros, Relaxed);
+        let class = match status {
+            100..=599 => usize::from(status / 100) - 1,
+            _ => CLASSES.len() - 1,
+        };
+        self.classes[class].fetch_add(1, Relaxed);
+        let bucket = BUCKETS.iter().position(|most| micros <= *most).unwrap_or(BUCKETS.len());
+        self.buckets[bucket].fetch_add(1, Relaxed);
+    }
+
+    /// Finished requests by [`CLASSES`].
+    pub(crate) fn by_class(&self) -> [u64; CLASSES.len()] {
+        std::array::from_fn(|n| self.classes[n].load(Relaxed))
+    }
+
+    /// Finished requests by [`BUCKETS`], and the rest.
+    pub(crate) fn by_time(&self) -> [u64; BUCKETS.len() + 1] {
+        std::array::from_fn(|n| self.buckets[n].load(Relaxed))
+    }
+
+    /// Bytes of bodies, in and out.
+    pub(crate) fn bytes(&self) -> (u64, u64) {
+        (self.received.load(Relaxed), self.sent.load(Relaxed))
+    }
+}
+
 /// One more, for as long as this lives.
-pub(super) struct Count<'a>(pub(super) &'a AtomicUsize);
+pub(super) struct Count<'a>(&'a AtomicUsize);
+
+impl<'a> Count<'a> {
+    pub(super) fn one(count: &'a AtomicUsize) -> Count<'a> {
+        count.fetch_add(1, Relaxed);
+        Count(count)
+    }
+}
 
 impl Drop for Count<'_> {
     fn drop(&mut self) {

@@ -30,10 +30,19 @@ impl TestHost {
     }
 
     pub(super) async fn start_in(folder: tempfile::TempDir) -> TestHost {
+        Self::start_as(folder, |_| {}).await
+    }
+
+    pub(super) async fn start_with(change: impl FnOnce(&mut HostConfig)) -> TestHost {
+        Self::start_as(tempfile::tempdir().unwrap(), change).await
+    }
+
+    async fn start_as(folder: tempfile::TempDir, change: impl FnOnce(&mut HostConfig)) -> TestHost {
         let socket = folder.path().join("host.sock");
         let data = folder.path().join("data");
         // Tests run beside each other, and a process has only so many memory mappings.
-        let config = HostConfig { instances: 400, ..HostConfig::new(&socket, data) };
+        let mut config = HostConfig { instances: 400, ..HostConfig::new(&socket, data) };
+        change(&mut config);
         let host = crate::host::Host::start(&config).unwrap();
         let serving = tokio::spawn(serve(listen(&socket).unwrap(), host));
         let client = Client::new(socket);

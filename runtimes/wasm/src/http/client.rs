@@ -1,0 +1,119 @@
+//! What is known of a connection's client, and when to give it up.
+//!
+//! A request costs two additions here, an idle connection one timer that fires once a minute. It
+//! closes connections on which nothing happened between two firings: those that are idle, and those
+//! whose request's head does not come to its end. While an answer is on its way, the timer stands at
+//! the request's deadline, so that a client that does not read cannot hold an answer for ever.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep};
+
+/// A new connection's first request must have come by then.
+const FIRST: Duration = Duration::from_secs(15);
+/// A connection on which nothing happened for this long may be closed, and is after twice as long.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// A connection, as its requests see it.
+pub(super) struct Client {
+    pub(super) peer: SocketAddr,
+    pub(super) http2: AtomicBool,
+    opened: Instant,
+    /// Requests whose answer has not left.
+    open: AtomicU32,
+    /// All requests; wraps.
+    requests: AtomicU32,
+    /// When the present answer must be complete, in microseconds after `opened`. HTTP/2 has one for
+    /// each stream, and keeps them elsewhere.
+    deadline: AtomicU64,
+}
+
+impl Client {
+    pub(super) fn new(peer: SocketAddr) -> Client {
+        Client {
+            peer,
+            http2: AtomicBool::new(false),
+            opened: Instant::now(),
+            open: AtomicU32::new(0),
+            requests: AtomicU32::new(0),
+            deadline: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn begin(&self, deadline: Instant) {
+        self.open.fetch_add(1, Relaxed);
+        self.requests.fetch_add(1, Relaxed);
+        self.deadline.store((deadline - self.opened).as_micros() as u64, Relaxed);
+    }
+
+    pub(super) fn finish(&self) {
+        self.open.fetch_sub(1, Relaxed);
+    }
+}
+
+/// What to do with a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It is idle: let it go in good order.
+    Idle,
+    /// It sends no request, or does not read its answer.
+    Stuck,
+}
+
+/// A connection's timer.
+pub(super) struct Watch {
+    timer: Pin<Box<Sleep>>,
+    /// Requests there were when the timer was set.
+    requests: u32,
+    idle: bool,
+}
+
+impl Watch {
+    pub(super) fn new() -> Watch {
+        Watch { timer: Box::pin(tokio::time::sleep(FIRST)), requests: 0, idle: false }
+    }
+
+    /// To be called when the connection has nothing to do.
+    pub(super) fn poll(&mut self, client: &Client, cx: &mut Context<'_>) -> Poll<Verdict> {
+        let waits = client.open.load(Relaxed) > 0 && !client.http2.load(Relaxed);
+        if waits {
+            // The answer's own timer is first; this one is for what it cannot see.
+            let grace = Duration::from_millis(50);
+            let deadline = Duration::from_micros(client.deadline.load(Relaxed)) + grace;
+            let deadline = client.opened + deadline;
+            if deadline < self.timer.deadline() {
+                self.timer.as_mut().reset(deadline);
+            }
+        }
+        loop {
+            ready!(self.timer.as_mut().poll(cx));
+            let now = Instant::now();
+            if client.open.load(Relaxed) > 0 {
+                let deadline = client.opened + Duration::from_micros(client.deadline.load(Relaxed));
+                if waits && now >= deadline {
+                    return Poll::Ready(Verdict::Stuck);
+                }
+                let next = if waits { deadline.min(now + IDLE) } else { now + IDLE };
+                self.timer.as_mut().reset(next);
+                self.idle = false;
+                continue;
+            }
+            let requests = client.requests.load(Relaxed);
+            if requests == self.requests {
+                if requests == 0 || self.idle {
+                    return Poll::Ready(Verdict::Stuck);
+                }
+                // A goodbye first; what does not end then is ended.
+                self.idle = true;
+                self.timer.as_mut().reset(now + FIRST);
+                return Poll::Ready(Verdict::Idle);
+            }
+            self.requests = requests;
+            self.timer.as_mut().reset(now + IDLE);
+        }
+    }
+}

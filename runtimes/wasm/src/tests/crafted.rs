@@ -1,0 +1,85 @@
+//! Components that misbehave in ways no compiler would make, from a few lines of Wasm text.
+//!
+//! The core module imports what `probe-http` imports, so its world is taken from that component.
+
+use std::path::PathBuf;
+
+use coracle_sandbox::Image;
+use wit_component::{ComponentEncoder, DecodedWasm, StringEncoding};
+
+use super::fixture::{TestHost, example, image};
+
+/// What the guests have at hand. `$begin` answers 200 and returns the body and its stream;
+/// `$say` writes "part\n"; `$nap` sleeps for milliseconds.
+const TOOLS: &str = r#"
+  (import "wasi:http/types@0.2.12" "[constructor]fields" (func $fields (result i32)))
+  (import "wasi:http/types@0.2.12" "[constructor]outgoing-response"
+    (func $response (param i32) (result i32)))
+  (import "wasi:http/types@0.2.12" "[method]outgoing-response.body"
+    (func $body (param i32 i32)))
+  (import "wasi:http/types@0.2.12" "[method]outgoing-body.write"
+    (func $stream (param i32 i32)))
+  (import "wasi:http/types@0.2.12" "[static]response-outparam.set"
+    (func $set (param i32 i32 i32 i32 i64 i32 i32 i32 i32)))
+  (import "wasi:http/types@0.2.12" "[static]outgoing-body.finish"
+    (func $finish (param i32 i32 i32 i32)))
+  (import "wasi:http/types@0.2.12" "[resource-drop]outgoing-body" (func $drop-body (param i32)))
+  (import "wasi:io/streams@0.2.12" "[method]output-stream.check-write"
+    (func $check (param i32 i32)))
+  (import "wasi:io/streams@0.2.12" "[method]output-stream.write"
+    (func $write (param i32 i32 i32 i32)))
+  (import "wasi:io/streams@0.2.12" "[method]output-stream.blocking-flush"
+    (func $flush (param i32 i32)))
+  (import "wasi:io/streams@0.2.12" "[resource-drop]output-stream"
+    (func $drop-stream (param i32)))
+  (import "wasi:clocks/monotonic-clock@0.2.12" "subscribe-duration"
+    (func $subscribe (param i64) (result i32)))
+  (import "wasi:io/poll@0.2.12" "[method]pollable.block" (func $block (param i32)))
+  (import "wasi:io/poll@0.2.12" "[resource-drop]pollable" (func $drop-pollable (param i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 1024) "part\n")
+  (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 4096))
+  (func $begin (param $out i32) (result i32 i32)
+    (local $response i32)
+    (local.set $response (call $response (call $fields)))
+    (call $body (local.get $response) (i32.const 64))
+    (call $answer (local.get $out) (local.get $response))
+    (call $stream (i32.load (i32.const 68)) (i32.const 80))
+    (i32.load (i32.const 68))
+    (i32.load (i32.const 84)))
+  (func $answer (param $out i32) (param $response i32)
+    (call $set (local.get $out) (i32.const 0) (local.get $response) (i32.const 0) (i64.const 0)
+      (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)))
+  (func $say (param $stream i32)
+    (call $check (local.get $stream) (i32.const 96))
+    (call $write (local.get $stream) (i32.const 1024) (i32.const 5) (i32.const 96))
+    (call $flush (local.get $stream) (i32.const 96)))
+  (func $nap (param $ms i64)
+    (local $pollable i32)
+    (local.set $pollable
+      (call $subscribe (i64.mul (local.get $ms) (i64.const 1000000))))
+    (call $block (local.get $pollable))
+    (call $drop-pollable (local.get $pollable)))
+"#;
+
+/// A component whose handler does this, with `$out` to answer to and locals `$body` and `$stream`.
+pub(super) fn crafted(host: &TestHost, name: &str, handler: &str) -> Image {
+    let module = format!(
+        r#"(module {TOOLS}
+          (func (export "wasi:http/incoming-handler@0.2.12#handle") (param $request i32)
+            (param $out i32) (local $body i32) (local $stream i32)
+            {handler}))"#
+    );
+    let mut module = wat::parse_str(&module).unwrap();
+    let model = std::fs::read(example("probe-http").path).unwrap();
+    let DecodedWasm::Component(resolve, world) = wit_component::decode(&model).unwrap() else {
+        panic!("a component");
+    };
+    let encoding = StringEncoding::UTF8;
+    wit_component::embed_component_metadata(&mut module, &resolve, world, encoding).unwrap();
+    let encoder = ComponentEncoder::default().module(&module).unwrap();
+    let component = encoder.validate(true).encode().unwrap();
+    let path: PathBuf = host.folder.path().join(format!("{name}.wasm"));
+    std::fs::write(&path, component).unwrap();
+    image(path)
+}
