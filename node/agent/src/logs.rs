@@ -49,6 +49,25 @@ pub fn attempt_path(pod_dir: &Path, container: &str, attempt: u32) -> PathBuf {
     pod_dir.join(container).join(format!("{attempt}.log"))
 }
 
+/// Removes the logs of attempts before the one before this: like the kubelet, a node keeps the last two, so that a container
+/// which fails again and again does not fill the disk.
+pub async fn forget_old(pod_dir: &Path, container: &str, attempt: u32) {
+    if attempt < 2 {
+        return;
+    }
+    let Ok(mut files) = tokio::fs::read_dir(pod_dir.join(container)).await else { return };
+    while let Ok(Some(file)) = files.next_entry().await {
+        let name = file.file_name();
+        let number = name.to_str().and_then(|name| name.split_once(".log"));
+        if let Some(Ok(of)) = number.map(|(number, _)| number.parse::<u32>())
+            && of < attempt - 1
+            && let Err(error) = tokio::fs::remove_file(file.path()).await
+        {
+            tracing::warn!(%error, log = %file.path().display(), "an old log stays");
+        }
+    }
+}
+
 /// Sends the log to `out` until its end, or, when following, until `is_running` says no and all is read, or nobody
 /// listens any more.
 pub async fn read(
@@ -62,50 +81,22 @@ pub async fn read(
         Timestamp::now().checked_sub(Duration::from_secs(seconds.max(0) as u64)).ok()
     });
     let mut left = options.limit_bytes.unwrap_or(usize::MAX);
-    let mut position = 0;
     let mut tail: Option<VecDeque<Bytes>> = options.tail_lines.map(VecDeque::with_capacity_for);
     let mut joined = Vec::new();
-    let mut current = None;
-    for rotated in rotated(&path) {
-        if let Ok(file) = File::open(&rotated).await {
-            let mut sink = Sink {
-                since,
-                options: &options,
-                tail: &mut tail,
-                out: &out,
-                left: &mut left,
-                joined: &mut joined,
-            };
-            if !sink.records(&mut BufReader::new(file), &mut 0).await {
-                return;
-            }
-        }
-    }
+    let mut files = all(&path).await;
     loop {
         let running = is_running();
-        if current.is_none() {
-            current = File::open(&path).await.ok();
-            position = 0;
-        } else if rotated_away(current.as_ref(), &path).await {
-            // The old file is read to its end below; then the new one from its start.
-            if let Some(file) = current.take() {
-                let mut sink = Sink {
-                    since,
-                    options: &options,
-                    tail: &mut tail,
-                    out: &out,
-                    left: &mut left,
-                    joined: &mut joined,
-                };
-                if !sink.from(file, &mut position).await {
-                    return;
-                }
+        match files.last() {
+            Some(last) if last.is_rotated_away(&path).await => {
+                let newer = last.newer(&path).await;
+                files.extend(newer);
             }
-            continue;
+            Some(_) => {}
+            None => files = all(&path).await,
         }
-        if let Some(file) = &current
-            && let Ok(file) = file.try_clone().await
-        {
+        // All but the last are read once; that one may grow.
+        let mut last = None;
+        for mut file in files.drain(..) {
             let mut sink = Sink {
                 since,
                 options: &options,
@@ -114,10 +105,12 @@ pub async fn read(
                 left: &mut left,
                 joined: &mut joined,
             };
-            if !sink.from(file, &mut position).await {
+            if !sink.from(&mut file).await {
                 return;
             }
+            last = Some(file);
         }
+        files.extend(last);
         for line in tail.take().into_iter().flatten() {
             if !send(&out, &mut left, line).await {
                 return;
@@ -155,11 +148,13 @@ struct Sink<'a> {
 }
 
 impl Sink<'_> {
-    async fn from(&mut self, mut file: File, position: &mut u64) -> bool {
-        if file.seek(SeekFrom::Start(*position)).await.is_err() {
+    /// All that is there since the last time; false once nothing more is wanted.
+    async fn from(&mut self, source: &mut Source) -> bool {
+        let Ok(mut file) = source.file.try_clone().await else { return true };
+        if file.seek(SeekFrom::Start(source.position)).await.is_err() {
             return true;
         }
-        self.records(&mut BufReader::new(file), position).await
+        self.records(&mut BufReader::new(file), &mut source.position).await
     }
 
     /// All complete records; false once nothing more is wanted.
@@ -229,18 +224,61 @@ fn parse(record: &[u8]) -> Option<(&[u8], bool, &[u8])> {
     Some((time, tag.first() == Some(&b'P'), text))
 }
 
-/// Files that `path` was rotated to (`0.log.1` is the youngest), oldest first.
+/// A log's file, and how far it was read.
+struct Source {
+    file: File,
+    position: u64,
+}
+
+impl Source {
+    async fn inode(&self) -> Option<u64> {
+        use std::os::unix::fs::MetadataExt;
+        self.file.metadata().await.ok().map(|metadata| metadata.ino())
+    }
+
+    async fn is_rotated_away(&self, path: &Path) -> bool {
+        use std::os::unix::fs::MetadataExt;
+        let there = tokio::fs::metadata(path).await.ok().map(|metadata| metadata.ino());
+        there.is_some() && there != self.inode().await
+    }
+
+    /// The files that came after this one: a log that is written fast may be rotated several times between two looks.
+    async fn newer(&self, path: &Path) -> Vec<Source> {
+        let (own, mut all) = (self.inode().await, all(path).await);
+        for n in 0..all.len() {
+            if all[n].inode().await == own {
+                return all.split_off(n + 1);
+            }
+        }
+        all
+    }
+}
+
+/// The files of a log, oldest first: those that `path` was rotated to (`0.log.1` is the youngest), and the present one.
+async fn all(path: &Path) -> Vec<Source> {
+    const TRIES: u32 = 5;
+    let mut files = Vec::new();
+    for _ in 0..TRIES {
+        files.clear();
+        for file in rotated(path).into_iter().chain([path.to_owned()]) {
+            if let Ok(file) = File::open(file).await {
+                files.push(Source { file, position: 0 });
+            }
+        }
+        // Whoever is rotated meanwhile may have been opened under two names or under none.
+        match files.last() {
+            Some(last) if last.is_rotated_away(path).await => {}
+            _ => break,
+        }
+    }
+    files
+}
+
 fn rotated(path: &Path) -> Vec<PathBuf> {
     let numbered = |n: u32| PathBuf::from(format!("{}.{n}", path.display()));
     let mut files: Vec<PathBuf> = (1..=32).map(numbered).take_while(|p| p.exists()).collect();
     files.reverse();
     files
-}
-
-async fn rotated_away(open: Option<&File>, path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let (Some(open), Ok(there)) = (open, tokio::fs::metadata(path).await) else { return false };
-    open.metadata().await.is_ok_and(|m| m.ino() != there.ino())
 }
 
 #[cfg(test)]
@@ -285,6 +323,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_last_two_attempts_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("app")).unwrap();
+        for name in ["0.log", "8.log", "8.log.1", "9.log", "9.log.12", "10.log", "other"] {
+            std::fs::write(dir.path().join("app").join(name), "").unwrap();
+        }
+        forget_old(dir.path(), "app", 10).await;
+        let files = std::fs::read_dir(dir.path().join("app")).unwrap();
+        let mut names: Vec<_> = files.map(|file| file.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["10.log", "9.log", "9.log.12", "other"]);
+    }
+
+    #[tokio::test]
     async fn following_goes_on_through_rotation_and_ends_with_the_container() {
         use std::sync::Arc;
         use std::sync::atomic::{AtomicBool, Ordering};
@@ -299,9 +351,12 @@ mod tests {
         let reading =
             tokio::spawn(read(path.clone(), options, send, move || flag.load(Ordering::SeqCst)));
         assert_eq!(receive.recv().await.unwrap(), "line 1\n");
-        std::fs::rename(&path, dir.path().join("0.log.1")).unwrap();
-        std::fs::write(&path, line(2)).unwrap();
+        // Twice between two looks.
+        std::fs::rename(&path, dir.path().join("0.log.2")).unwrap();
+        std::fs::write(dir.path().join("0.log.1"), line(2)).unwrap();
+        std::fs::write(&path, line(3)).unwrap();
         assert_eq!(receive.recv().await.unwrap(), "line 2\n");
+        assert_eq!(receive.recv().await.unwrap(), "line 3\n");
         running.store(false, Ordering::SeqCst);
         assert_eq!(receive.recv().await, None);
         reading.await.unwrap();

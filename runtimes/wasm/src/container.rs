@@ -155,7 +155,7 @@ impl Container {
         let started_at = Timestamp::now();
         Arc::new(Container {
             env: environment(&sandbox.spec, &spec),
-            log: Log::new(spec.log_path.clone()),
+            log: Log::new(spec.log_path.clone(), spec.log_limit),
             memory: Account::new(spec.memory_limit, Some(sandbox.memory.clone())),
             cpu: Cpu::new(spec.cpu_limit, spec.cpu_weight, Some(sandbox.cpu.clone())),
             traffic: Traffic::new(&spec.http),
@@ -269,7 +269,7 @@ impl Container {
             self.node.listeners.close(self, address).await;
         }
         if !exit.message.is_empty() && exit.code != 0 {
-            self.log.write(Stream::Err, &exit.message);
+            self.log.write_last(Stream::Err, &exit.message);
         }
         {
             let mut life = self.life();

@@ -2,21 +2,37 @@
 //!
 //! The file is opened when something is written and closed again after a while of silence, so that
 //! a quiet container costs nothing. Lines longer than [`MAX_LINE`] are split (`P` marks all parts
-//! but the last). A file over [`ROTATE_AT`] is renamed to `.1`, that to `.2`, and so on.
+//! but the last). A file that has grown to its limit is renamed to `.1`, that to `.2`, and so on;
+//! the oldest goes.
+//!
+//! **A flood harms its own container only.** A guest that writes faster than its [`Budget`] waits,
+//! as on a full pipe: nothing is lost. What the host itself writes (backtraces, access logs) has a
+//! budget of its own; beyond it, messages are left out and counted, since requests cannot wait for
+//! their log.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
+use coracle_sandbox::LogLimit;
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
+
+mod budget;
+
+use budget::{Budget, ENTRY};
 
 /// As containerd and CRI-O split lines.
 const MAX_LINE: usize = 16 << 10;
-const ROTATE_AT: u64 = 10 << 20;
-const KEEP: u32 = 5;
+/// The kubelet's `containerLogMaxSize` and `containerLogMaxFiles`.
+const LIMIT: LogLimit = LogLimit { bytes: 10 << 20, files: 5 };
+/// Readers look for no more rotated files.
+const MOST_FILES: u32 = 32;
+/// What a guest may write without asking again.
+const PERMIT: usize = 64 << 10;
 const QUIET: Duration = Duration::from_secs(5);
 
 /// Which of the two streams a line came from.
@@ -30,7 +46,19 @@ pub(crate) enum Stream {
 #[derive(Debug)]
 pub(crate) struct Log {
     path: PathBuf,
-    open: Mutex<Option<Open>>,
+    limit: LogLimit,
+    guest: Budget,
+    host: Budget,
+    /// Messages of the host's that were left out.
+    left_out: AtomicU64,
+    file: Mutex<Writer>,
+}
+
+#[derive(Debug, Default)]
+struct Writer {
+    open: Option<Open>,
+    /// When somebody was told last that it cannot be written.
+    complained: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -42,22 +70,53 @@ struct Open {
 
 impl Log {
     /// The log at `path`; nothing is opened yet. An empty path swallows everything.
-    pub(crate) fn new(path: PathBuf) -> Arc<Log> {
-        Arc::new(Log { path, open: Mutex::new(None) })
+    pub(crate) fn new(path: PathBuf, limit: Option<LogLimit>) -> Arc<Log> {
+        let limit = limit.unwrap_or(LIMIT);
+        Arc::new(Log {
+            path,
+            limit: LogLimit { bytes: limit.bytes.max(1), files: limit.files.clamp(1, MOST_FILES) },
+            guest: Budget::default(),
+            host: Budget::default(),
+            left_out: AtomicU64::new(0),
+            file: Mutex::default(),
+        })
     }
 
-    /// Writes text of several lines; the last needs no newline.
+    /// Writes a message of the host's, unless there were too many: text of several lines; the last
+    /// needs no newline.
     pub(crate) fn write(&self, stream: Stream, text: &str) {
+        if self.host.debt().is_some() {
+            self.left_out.fetch_add(1, Relaxed);
+            return;
+        }
+        self.write_last(stream, text);
+    }
+
+    /// Writes a message of the host's in any case: there are few of its kind.
+    pub(crate) fn write_last(&self, stream: Stream, text: &str) {
         let mut lines = Lines::default();
+        let left_out = self.left_out.swap(0, Relaxed);
+        if left_out > 0 {
+            let count = format!("{left_out} messages were left out here: too many at once\n");
+            lines.push(self, Stream::Err, count.as_bytes());
+        }
         lines.push(self, stream, text.as_bytes());
         lines.finish(self, stream);
+        self.host.charge(text.len());
+    }
+
+    /// Waits until a guest may write again.
+    pub(crate) async fn writable(&self) {
+        while let Some(debt) = self.guest.debt() {
+            tokio::time::sleep(debt).await;
+        }
     }
 
     /// Closes the file if nothing was written for a while.
     pub(crate) fn close_if_quiet(&self) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if open.as_ref().is_some_and(|open| open.used.elapsed() > QUIET) {
-            *open = None;
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        if file.open.as_ref().is_some_and(|open| open.used.elapsed() > QUIET) {
+            file.open = None;
         }
     }
 
@@ -67,13 +126,13 @@ impl Log {
         if self.path.as_os_str().is_empty() {
             return;
         }
-        let mut guard = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let result = (|| {
-            if guard.as_ref().is_some_and(|open| open.size >= ROTATE_AT) {
-                *guard = None;
-                rotate(&self.path)?;
+            if file.open.as_ref().is_some_and(|open| open.size >= self.limit.bytes) {
+                file.open = None;
+                rotate(&self.path, self.limit.files)?;
             }
-            let open = match &mut *guard {
+            let open = match &mut file.open {
                 Some(open) => open,
                 none => none.insert(Open::at(&self.path)?),
             };
@@ -83,8 +142,11 @@ impl Log {
             std::io::Result::Ok(())
         })();
         if let Err(error) = result {
-            tracing::warn!(log = %self.path.display(), %error, "log entries are lost");
-            *guard = None;
+            file.open = None;
+            if file.complained.is_none_or(|at| at.elapsed() > QUIET) {
+                file.complained = Some(Instant::now());
+                tracing::warn!(log = %self.path.display(), %error, "log entries are lost");
+            }
         }
     }
 }
@@ -101,13 +163,16 @@ impl Open {
     }
 }
 
-fn rotate(path: &Path) -> std::io::Result<()> {
+fn rotate(path: &Path, files: u32) -> std::io::Result<()> {
+    if files == 1 {
+        return fs::remove_file(path);
+    }
     let numbered = |n: u32| {
         let mut name = path.as_os_str().to_owned();
         name.push(format!(".{n}"));
         PathBuf::from(name)
     };
-    for n in (1..KEEP - 1).rev() {
+    for n in (1..files - 1).rev() {
         if numbered(n).exists() {
             fs::rename(numbered(n), numbered(n + 1))?;
         }
@@ -172,8 +237,17 @@ fn entry(entries: &mut Vec<u8>, stream: Stream, tag: u8, message: &[u8]) {
 
 /// An instance's standard output or error. All handles that the guest has on one of them share the
 /// beginning of a line.
-#[derive(Clone)]
-pub(crate) struct Output(Arc<Shared>);
+pub(crate) struct Output {
+    shared: Arc<Shared>,
+    /// Bytes that the guest may write before it asks again.
+    permit: usize,
+}
+
+impl Clone for Output {
+    fn clone(&self) -> Output {
+        Output { shared: self.shared.clone(), permit: 0 }
+    }
+}
 
 struct Shared {
     log: Arc<Log>,
@@ -184,7 +258,7 @@ struct Shared {
 impl Output {
     /// Writes into `log` as `stream`.
     pub(crate) fn new(log: Arc<Log>, stream: Stream) -> Output {
-        Output(Arc::new(Shared { log, stream, lines: Mutex::default() }))
+        Output { shared: Arc::new(Shared { log, stream, lines: Mutex::default() }), permit: 0 }
     }
 }
 
@@ -196,12 +270,19 @@ impl Drop for Shared {
 
 #[async_trait::async_trait]
 impl Pollable for Output {
-    async fn ready(&mut self) {}
+    async fn ready(&mut self) {
+        self.shared.log.writable().await;
+    }
 }
 
 impl OutputStream for Output {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
-        let shared = &self.0;
+        let shared = &self.shared;
+        if bytes.len() > self.permit && shared.log.guest.debt().is_some() {
+            return Err(StreamError::trap("it wrote more to its log than it had been permitted"));
+        }
+        self.permit = self.permit.saturating_sub(bytes.len());
+        shared.log.guest.charge(bytes.len() + ENTRY);
         let mut lines = shared.lines.lock().unwrap_or_else(PoisonError::into_inner);
         lines.push(&shared.log, shared.stream, &bytes);
         Ok(())
@@ -212,7 +293,8 @@ impl OutputStream for Output {
     }
 
     fn check_write(&mut self) -> StreamResult<usize> {
-        Ok(64 << 10)
+        self.permit = if self.shared.log.guest.debt().is_some() { 0 } else { PERMIT };
+        Ok(self.permit)
     }
 }
 

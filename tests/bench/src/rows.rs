@@ -7,6 +7,7 @@ mod density;
 mod killed;
 mod list;
 mod memory;
+mod neighbours;
 mod pod;
 mod push;
 mod requests;
@@ -131,6 +132,20 @@ pub(crate) const ROWS: &[Row] = &[
         goal: "≥ 1.0 ×",
         compare: "—",
         measure: |bench| Box::pin(requests::reused(bench)),
+    },
+    Row {
+        name: "neighbours",
+        what: "requests/s of a Pod beside a guest that spins, traps, allocates, floods its log, … to those alone: the lowest",
+        goal: "≥ 0.9",
+        compare: "spinning guests, without naps: 0.01",
+        measure: |bench| Box::pin(neighbours::measure(bench)),
+    },
+    Row {
+        name: "shares",
+        what: "CPU of a spinning Pod with a limit of 100m; of two that request 100m and 300m",
+        goal: "100m ± 20 %; 1 : 3 ± 20 %",
+        compare: "—",
+        measure: |bench| Box::pin(neighbours::shares(bench)),
     },
 ];
 

@@ -14,6 +14,13 @@
 //! | `/trap`                             | executes `unreachable`                                    |
 //! | `/silent`                           | returns without setting a response                        |
 //! | `/log?lines=N`                      | N lines on stdout and N on stderr                         |
+//! | `/flood?bytes=N`                    | lines of N bytes on stdout, for ever; 0: no line ever ends |
+//! | `/stack`                            | calls itself until the stack is used up                   |
+//! | `/random?bytes=N`                   | N random bytes, got with one call, for ever and ever      |
+//! | `/fill?mib=N`                       | fills N MiB again and again, for ever                     |
+//! | `/sockets?count=N`                  | opens N sockets, keeps them; how many it got, and why no  |
+//! |                                     | more                                                      |
+//! | `/resources?count=N`                | the same with things of the host's: pollables             |
 //! | `/stream?chunks=N&ms=M`             | N lines, M ms apart                                       |
 //! | `/fetch?url=URL`                    | GETs URL (the rest of the query, not encoded); its status, |
 //! |                                     | then its body; 502 and the error if it could not be had   |
@@ -32,6 +39,9 @@ use wasip2::http::types::{
     Scheme,
 };
 use wasip2::io::streams::{OutputStream, StreamError};
+use wasip2::random::random;
+use wasip2::sockets::network::IpAddressFamily;
+use wasip2::sockets::tcp_create_socket::create_tcp_socket;
 
 static SERVED: AtomicU32 = AtomicU32::new(0);
 
@@ -68,6 +78,18 @@ impl Guest for Probe {
             "/log" => {
                 log(number("lines"));
                 text(200, "logged\n".into())
+            }
+            "/flood" => flood(number("bytes")),
+            "/stack" => text(200, format!("{}\n", recurse(number("depth")))),
+            "/random" => loop {
+                black_box(random::get_random_bytes(number("bytes")));
+            },
+            "/fill" => fill(number("mib")),
+            "/sockets" => text(200, sockets(number("count"))),
+            "/resources" => {
+                let pollables = (0..number("count")).map(|n| monotonic_clock::subscribe_duration(n));
+                let kept: Vec<_> = pollables.collect();
+                text(200, format!("{}\n", kept.len()))
             }
             "/fetch" => fetch(query.strip_prefix("url=").unwrap_or_default()),
             "/echo" => return respond(out, 200, |stream| echo(&request, stream)),
@@ -162,6 +184,43 @@ fn log(lines: u64) {
         let _ = err.write_all(format!("stderr line {n}\n").as_bytes());
     }
     let _ = (out.blocking_flush(), err.blocking_flush());
+}
+
+fn flood(bytes: u64) -> ! {
+    let out = stdout::get_stdout();
+    let end: &[u8] = if bytes > 0 { b"\n" } else { b"" };
+    let line = [&vec![b'x'; bytes.clamp(1, 4000) as usize], end].concat();
+    loop {
+        let _ = out.blocking_write_and_flush(&line);
+    }
+}
+
+/// Deeper than any stack.
+#[expect(unconditional_recursion, reason = "that is what it is for")]
+fn recurse(depth: u64) -> u64 {
+    black_box(recurse(black_box(depth) + 1)) + 1
+}
+
+/// One instruction fills all of it, and nothing can interrupt that.
+fn fill(mib: u64) -> ! {
+    let mut memory = vec![0_u8; (mib << 20) as usize];
+    let mut byte = 0_u8;
+    loop {
+        byte = byte.wrapping_add(1);
+        memory.fill(byte);
+        black_box(&memory);
+    }
+}
+
+fn sockets(count: u64) -> String {
+    let mut kept = Vec::new();
+    while (kept.len() as u64) < count {
+        match create_tcp_socket(IpAddressFamily::Ipv4) {
+            Ok(socket) => kept.push(socket),
+            Err(error) => return format!("{} {error:?}\n", kept.len()),
+        }
+    }
+    format!("{}\n", kept.len())
 }
 
 fn echo(request: &IncomingRequest, out: &mut OutputStream) -> Option<()> {

@@ -16,7 +16,7 @@ fn entries(log: &Path) -> Vec<(String, String)> {
 fn lines_become_entries() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("pod/app/0.log");
-    let log = Log::new(path.clone());
+    let log = Log::new(path.clone(), None);
     assert!(!path.exists(), "opened before anything was written");
 
     let mut out = Output::new(log.clone(), Stream::Out);
@@ -41,18 +41,74 @@ fn lines_become_entries() {
 fn long_lines_come_in_parts_and_files_rotate() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("0.log");
-    let log = Log::new(path.clone());
+    let log = Log::new(path.clone(), None);
     log.write(Stream::Out, &"x".repeat(2 * MAX_LINE + 5));
     let parts: Vec<_> = entries(&path).into_iter().map(|(tags, m)| (tags, m.len())).collect();
     let expected = [("stdout P", MAX_LINE), ("stdout P", MAX_LINE), ("stdout F", 5)];
     assert_eq!(parts, expected.map(|(tags, len)| (tags.to_owned(), len)));
 
-    let line = format!("{}\n", "y".repeat(1 << 20));
-    for _ in 0..80 {
-        log.write(Stream::Out, &line);
+    let names = |files| {
+        let folder = tempfile::tempdir().unwrap();
+        let log = Log::new(folder.path().join("0.log"), Some(LogLimit { bytes: 10_000, files }));
+        for _ in 0..80 {
+            log.write_last(Stream::Out, &"y".repeat(1000));
+        }
+        let files = fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap());
+        let mut names: Vec<_> = files
+            .map(|file| {
+                assert!(file.metadata().unwrap().len() < 12_000);
+                file.file_name()
+            })
+            .collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(5), ["0.log", "0.log.1", "0.log.2", "0.log.3", "0.log.4"]);
+    assert_eq!(names(2), ["0.log", "0.log.1"]);
+    assert_eq!(names(1), ["0.log"]);
+}
+
+#[tokio::test]
+async fn a_guest_that_floods_waits_and_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("0.log");
+    let log = Log::new(path.clone(), None);
+    let mut out = Output::new(log.clone(), Stream::Out);
+    let line = Bytes::from(format!("{}\n", "x".repeat(15_000)));
+    let (begun, mut written) = (Instant::now(), 0);
+    let mut waited = false;
+    while written < 6 << 20 {
+        match out.check_write().unwrap() {
+            0 => {
+                waited = true;
+                assert!(out.write(line.clone()).is_err(), "it may not write without a permit");
+                out.ready().await;
+            }
+            _ => {
+                out.write(line.clone()).unwrap();
+                written += line.len();
+            }
+        }
     }
-    let mut names: Vec<_> =
-        fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
-    names.sort();
-    assert_eq!(names, ["0.log", "0.log.1", "0.log.2", "0.log.3", "0.log.4"]);
+    // The first second is free; the rest comes at 4 MiB a second.
+    assert!(waited && begun.elapsed() > Duration::from_millis(400), "{:?}", begun.elapsed());
+    assert_eq!(entries(&path).len(), written / line.len());
+}
+
+#[test]
+fn messages_of_the_hosts_that_are_too_many_are_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("0.log");
+    let log = Log::new(path.clone(), None);
+    let trap = "t".repeat(10_000);
+    for _ in 0..2000 {
+        log.write(Stream::Err, &trap);
+    }
+    log.write_last(Stream::Err, "the end");
+    let entries = entries(&path);
+    let kept = entries.iter().filter(|(_, message)| *message == trap).count();
+    let count = &entries[entries.len() - 2].1;
+    assert!((400..2000).contains(&kept), "{kept}");
+    assert_eq!(*count, format!("{} messages were left out here: too many at once", 2000 - kept));
+    assert_eq!(entries.last().unwrap().1, "the end");
 }

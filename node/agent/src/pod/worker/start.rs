@@ -214,6 +214,7 @@ impl Workers {
             .start_container(uid, &spec)
             .await
             .map_err(|e| ("CreateContainerError", said(e)))?;
+        logs::forget_old(&logs, name, attempt).await;
         if open && let Some(entry) = self.table().pods.get_mut(uid) {
             entry.open_ports.insert(name.to_owned(), spec);
         }
