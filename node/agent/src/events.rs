@@ -67,7 +67,7 @@ impl Recorder {
             name: pod.metadata.name.clone(),
             uid: pod.metadata.uid.clone(),
             resource_version: pod.metadata.resource_version.clone(),
-            field_path: container.map(|c| format!("spec.containers{{{c}}}")),
+            field_path: container.map(|c| field_path(pod, c)),
         };
         let _ =
             self.queue.try_send(Entry { about, warning, reason, message, at: Timestamp::now() });
@@ -87,6 +87,14 @@ impl Recorder {
         };
         let _ =
             self.queue.try_send(Entry { about, warning, reason, message, at: Timestamp::now() });
+    }
+}
+
+fn field_path(pod: &Pod, container: &str) -> String {
+    let mut init = pod.spec.iter().flat_map(|s| s.init_containers.iter().flatten());
+    match init.any(|c| c.name == container) {
+        true => format!("spec.initContainers{{{container}}}"),
+        false => format!("spec.containers{{{container}}}"),
     }
 }
 

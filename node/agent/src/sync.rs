@@ -33,17 +33,24 @@ pub async fn pods(
     let api: Api<Pod> = Api::all(client);
     let mut events = watcher(api, config).boxed();
     let mut listed: HashSet<String> = HashSet::new();
+    let mut first = !found.is_empty();
     while let Some(event) = events.next().await {
         match event {
             Ok(watcher::Event::Init) => listed.clear(),
             Ok(watcher::Event::InitApply(pod)) => {
                 listed.extend(pod.metadata.uid.clone());
-                apply(&workers, pod, &mut found);
+                apply(&workers, pod, &mut found).await;
             }
             Ok(watcher::Event::InitDone) => {
                 for uid in workers.uids() {
                     if !listed.contains(&uid) {
                         workers.vanish(&uid);
+                    }
+                }
+                // What happened between the agent's look at the hosts and this list was told of Pods not known yet.
+                if std::mem::take(&mut first) {
+                    for host in hosts.all() {
+                        workers.hear(&host.client().sandboxes().await.unwrap_or_default());
                     }
                 }
                 // Nobody declares these any more.
@@ -55,7 +62,7 @@ pub async fn pods(
                     });
                 }
             }
-            Ok(watcher::Event::Apply(pod)) => apply(&workers, pod, &mut found),
+            Ok(watcher::Event::Apply(pod)) => apply(&workers, pod, &mut found).await,
             Ok(watcher::Event::Delete(pod)) => {
                 if let Some(uid) = &pod.metadata.uid {
                     workers.vanish(uid);
@@ -70,8 +77,11 @@ pub async fn pods(
     }
 }
 
-fn apply(workers: &Workers, pod: Pod, found: &mut HashMap<String, SandboxStatus>) {
-    let sandbox = pod.metadata.uid.as_ref().and_then(|uid| found.remove(uid));
+async fn apply(workers: &Workers, pod: Pod, found: &mut HashMap<String, SandboxStatus>) {
+    let sandbox = match pod.metadata.uid.as_ref().and_then(|uid| found.remove(uid)) {
+        Some(found) => Some(workers.complete(&pod, found).await),
+        None => None,
+    };
     workers.apply(pod, |pod| adopt(pod, sandbox.as_ref(), Timestamp::now()));
 }
 
@@ -94,11 +104,7 @@ pub async fn host(
                     workers.host_lost();
                     hosts.want_routes();
                 } else if relist && let Ok(sandboxes) = host.client().sandboxes().await {
-                    for sandbox in sandboxes {
-                        for container in sandbox.containers {
-                            workers.container_event(&sandbox.spec.id, container);
-                        }
-                    }
+                    workers.hear(&sandboxes);
                 }
             }
             HostEvent::Notice(notice) => workers.notice(notice),

@@ -3,9 +3,11 @@
 
 use coracle_sandbox::{ContainerState, ContainerStatus, SandboxStatus};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ContainerStatus as Reported, Pod};
+use k8s_openapi::api::core::v1::{
+    ContainerStateTerminated, ContainerStatus as Reported, Pod, PodStatus,
+};
 
-use crate::pod::lifecycle::{Phase, PodState, Sandbox, Termination};
+use crate::pod::lifecycle::{Phase, PodState, Role, Sandbox, Termination, Told};
 use crate::pod::spec;
 
 /// The state to go on from.
@@ -13,29 +15,51 @@ pub fn adopt(pod: &Pod, sandbox: Option<&SandboxStatus>, now: Timestamp) -> PodS
     let status = pod.status.as_ref();
     let start = status.and_then(|s| s.start_time.as_ref()).map_or(now, |t| t.0);
     let mut state = PodState::new(spec::rules(pod), start);
-    let deadline = pod.spec.as_ref().and_then(|s| s.active_deadline_seconds);
-    state.active_deadline =
-        deadline.and_then(|s| u64::try_from(s).ok()).map(std::time::Duration::from_secs);
-    let reported = status
-        .iter()
-        .flat_map(|s| s.init_container_statuses.iter().chain(&s.container_statuses).flatten());
-    for known in reported {
-        recall(&mut state, known, sandbox.is_some(), now);
+    state.active_deadline = spec::active_deadline(pod);
+    state.grace = spec::grace(pod);
+    let in_host = |name: &str| sandbox.is_some_and(|s| s.containers.iter().any(|c| c.name == name));
+    for known in reported(status) {
+        recall(&mut state, known, in_host(&known.name), now);
     }
+    state.settled = match status.and_then(|s| s.phase.as_deref()) {
+        Some("Succeeded") => Some(true),
+        Some("Failed") => Some(false),
+        _ => None,
+    };
     if let Some(sandbox) = sandbox {
         state.sandbox = Sandbox::Ready;
         state.ip = sandbox.spec.ips.first().copied();
         for container in &sandbox.containers {
-            let was_ready = status
-                .and_then(|s| s.container_statuses.as_ref())
-                .is_some_and(|all| all.iter().any(|c| c.name == container.name && c.ready));
-            take_over(&mut state, container, was_ready);
+            let told = reported(status).find(|c| c.name == container.name);
+            take_over(&mut state, container, told);
         }
+        let main_ran = |c: &crate::pod::lifecycle::Container| {
+            c.rule.role == Role::Main && (c.started_once || in_host(&c.rule.name))
+        };
+        state.past_init = state.containers.iter().any(main_ran);
     } else if state.outcome().is_some() {
         state.sandbox = Sandbox::Gone;
         state.ip = status.and_then(|s| s.pod_ip.as_ref()?.parse().ok());
+    } else {
+        state.init_anew();
     }
     state
+}
+
+fn reported(status: Option<&PodStatus>) -> impl Iterator<Item = &Reported> {
+    status
+        .into_iter()
+        .flat_map(|s| s.init_container_statuses.iter().chain(&s.container_statuses).flatten())
+}
+
+fn termination(was: &ContainerStateTerminated, now: Timestamp) -> Termination {
+    Termination {
+        code: was.exit_code,
+        reason: was.reason.clone().unwrap_or_default().into(),
+        message: was.message.clone().unwrap_or_default().into(),
+        started_at: was.started_at.as_ref().map_or(now, |t| t.0),
+        finished_at: was.finished_at.as_ref().map_or(now, |t| t.0),
+    }
 }
 
 /// What the API was told: restarts, how the last attempt ended, and what is over for good. What was running without its
@@ -43,31 +67,19 @@ pub fn adopt(pod: &Pod, sandbox: Option<&SandboxStatus>, now: Timestamp) -> PodS
 fn recall(state: &mut PodState, known: &Reported, host_has_it: bool, now: Timestamp) {
     let Some(container) = state.container(&known.name) else { return };
     container.restarts = known.restart_count.try_into().unwrap_or(0);
-    container.image_digest = known.image_id.clone();
-    container.last =
-        known.last_state.as_ref().and_then(|s| s.terminated.as_ref()).map(|t| Termination {
-            code: t.exit_code,
-            reason: t.reason.clone().unwrap_or_default(),
-            message: t.message.clone().unwrap_or_default(),
-            started_at: t.started_at.as_ref().map_or(now, |t| t.0),
-            finished_at: t.finished_at.as_ref().map_or(now, |t| t.0),
-        });
+    container.image_digest = known.image_id.as_str().into();
+    let last = known.last_state.as_ref().and_then(|s| s.terminated.as_ref());
+    container.last = last.map(|t| termination(t, now).into());
     let Some(was) = &known.state else { return };
     let ended = if let Some(t) = &was.terminated {
-        Termination {
-            code: t.exit_code,
-            reason: t.reason.clone().unwrap_or_default(),
-            message: t.message.clone().unwrap_or_default(),
-            started_at: t.started_at.as_ref().map_or(now, |t| t.0),
-            finished_at: t.finished_at.as_ref().map_or(now, |t| t.0),
-        }
+        termination(t, now)
     } else if let Some(running) = &was.running
         && !host_has_it
     {
         Termination {
             code: 137,
-            reason: "ContainerStatusUnknown".to_owned(),
-            message: "The container was not found when the node came back".to_owned(),
+            reason: "ContainerStatusUnknown".into(),
+            message: "The container was not found when the node came back".into(),
             started_at: running.started_at.as_ref().map_or(now, |t| t.0),
             finished_at: now,
         }
@@ -78,7 +90,7 @@ fn recall(state: &mut PodState, known: &Reported, host_has_it: bool, now: Timest
     container.settle(ended);
 }
 
-fn take_over(state: &mut PodState, found: &ContainerStatus, was_ready: bool) {
+fn take_over(state: &mut PodState, found: &ContainerStatus, told: Option<&Reported>) {
     match &found.state {
         ContainerState::Created => {
             if let Some(container) = state.container(&found.name) {
@@ -87,22 +99,34 @@ fn take_over(state: &mut PodState, found: &ContainerStatus, was_ready: bool) {
             }
         }
         ContainerState::Running { started_at } => {
-            state.adopt_running(&found.name, found.attempt, *started_at, was_ready);
+            let attempt = i64::from(found.attempt);
+            let told = told.filter(|t| i64::from(t.restart_count) == attempt);
+            let told = Told {
+                running: told
+                    .is_some_and(|t| t.state.as_ref().is_some_and(|s| s.running.is_some())),
+                started: told.is_some_and(|t| t.started == Some(true)),
+                ready: told.is_some_and(|t| t.ready),
+            };
+            state.adopt_running(&found.name, found.attempt, *started_at, told);
         }
         ContainerState::Exited { code, reason, message, started_at, finished_at } => {
             let Some(container) = state.container(&found.name) else { return };
             // Older than what was already told, and counted.
-            if found.attempt < container.restarts {
+            let counted = matches!(container.phase, Phase::Exited(_));
+            if found.attempt < container.restarts || counted {
                 return;
             }
             container.restarts = found.attempt;
             container.settle(Termination {
                 code: *code,
-                reason: reason.as_str().to_owned(),
-                message: message.clone(),
+                reason: reason.as_str().into(),
+                message: message.as_str().into(),
                 started_at: *started_at,
                 finished_at: *finished_at,
             });
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,9 +4,11 @@
 pub mod adopt;
 pub mod annotations;
 pub mod env;
+pub mod hooks;
 pub mod lifecycle;
 pub mod probes;
 pub mod spec;
 pub mod status;
+pub mod termination;
 pub mod volumes;
 pub mod worker;

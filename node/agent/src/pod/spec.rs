@@ -1,12 +1,13 @@
 //! What a Pod asks of the node, worked out from its spec: rules for its life, ports, limits. Pure.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Container, Pod, Probe, Service};
+use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod, Probe, Service};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::pod::lifecycle::{ContainerRule, ProbeKind, ProbeRule, RestartPolicy};
+use crate::pod::lifecycle::{
+    ContainerRule, HookKind, ProbeKind, ProbeRule, RestartPolicy, RestartRule, Role,
+};
 use coracle_api::quantity::Quantity;
 
 /// Init containers, then the others.
@@ -29,39 +30,120 @@ pub fn rules(pod: &Pod) -> Vec<ContainerRule> {
         Some("OnFailure") => RestartPolicy::OnFailure,
         _ => RestartPolicy::Always,
     };
-    containers(pod)
-        .map(|(init, c)| ContainerRule {
-            name: c.name.clone(),
-            init,
-            restart: match (init, c.restart_policy.as_deref()) {
-                (true, Some("Always")) => RestartPolicy::Always,
-                // An init container that succeeded never runs again.
-                (true, _) if policy == RestartPolicy::Always => RestartPolicy::OnFailure,
-                _ => policy,
-            },
-            probes: [
-                (ProbeKind::Startup, &c.startup_probe),
-                (ProbeKind::Liveness, &c.liveness_probe),
-                (ProbeKind::Readiness, &c.readiness_probe),
-            ]
-            .into_iter()
-            .filter_map(|(kind, probe)| Some(probe_rule(kind, probe.as_ref()?)))
+    containers(pod).map(|(init, c)| rule(init, c, policy)).collect()
+}
+
+fn rule(init: bool, container: &Container, policy: RestartPolicy) -> ContainerRule {
+    let (role, restart) = match (init, container.restart_policy.as_deref()) {
+        (true, Some("Always")) => (Role::Sidecar, RestartPolicy::Always),
+        (false, Some("Always")) => (Role::Main, RestartPolicy::Always),
+        (_, Some("OnFailure")) => (Role::of(init), RestartPolicy::OnFailure),
+        (_, Some("Never")) => (Role::of(init), RestartPolicy::Never),
+        // An init container that succeeded never runs again.
+        (true, _) if policy == RestartPolicy::Always => (Role::Init, RestartPolicy::OnFailure),
+        _ => (Role::of(init), policy),
+    };
+    let rules = container.restart_policy_rules.iter().flatten();
+    let rules = rules.filter(|r| r.action == "Restart").filter_map(|r| r.exit_codes.as_ref());
+    let probes = [
+        (ProbeKind::Startup, &container.startup_probe),
+        (ProbeKind::Liveness, &container.liveness_probe),
+        (ProbeKind::Readiness, &container.readiness_probe),
+    ];
+    let probes = probes.into_iter().filter_map(|(k, probe)| Some(probe_rule(k, probe.as_ref()?)));
+    let lifecycle = container.lifecycle.as_ref();
+    ContainerRule {
+        name: container.name.as_str().into(),
+        role,
+        restart,
+        restart_rules: rules
+            .map(|on| RestartRule {
+                among: on.operator == "In",
+                codes: on.values.clone().unwrap_or_default().into(),
+            })
             .collect(),
-        })
-        .collect()
+        probes: probes.collect(),
+        post_start: lifecycle.is_some_and(|l| l.post_start.is_some()),
+        pre_stop: lifecycle.is_some_and(|l| l.pre_stop.is_some()),
+    }
 }
 
 fn probe_rule(kind: ProbeKind, probe: &Probe) -> ProbeRule {
-    let seconds = |value: Option<i32>, default: i32| {
-        Duration::from_secs(value.unwrap_or(default).max(0) as u64)
+    let seconds = |value: Option<i32>, default: u32| {
+        value.map_or(default, |seconds| seconds.max(0).unsigned_abs())
     };
-    let count = |value: Option<i32>, default: i32| value.unwrap_or(default).max(1) as u32;
     ProbeRule {
         kind,
         initial_delay: seconds(probe.initial_delay_seconds, 0),
-        period: seconds(probe.period_seconds, 10).max(Duration::from_secs(1)),
-        success_threshold: count(probe.success_threshold, 1),
-        failure_threshold: count(probe.failure_threshold, 3),
+        period: seconds(probe.period_seconds, 10).max(1),
+        success_threshold: seconds(probe.success_threshold, 1).max(1),
+        failure_threshold: seconds(probe.failure_threshold, 3).max(1),
+        grace_seconds: probe.termination_grace_period_seconds.map(small),
+    }
+}
+
+/// `terminationGracePeriodSeconds` of the Pod.
+pub fn grace(pod: &Pod) -> u32 {
+    let spec = pod.spec.as_ref();
+    small(spec.and_then(|s| s.termination_grace_period_seconds).unwrap_or(30))
+}
+
+/// `activeDeadlineSeconds`.
+pub fn active_deadline(pod: &Pod) -> Option<u32> {
+    pod.spec.as_ref().and_then(|s| s.active_deadline_seconds).map(small)
+}
+
+fn small(seconds: i64) -> u32 {
+    u32::try_from(seconds.max(0)).unwrap_or(u32::MAX)
+}
+
+/// The containers whose image is another one in the later of two versions of a Pod.
+pub fn other_images(before: &Pod, after: &Pod) -> Vec<String> {
+    let changed = containers(after)
+        .map(|(_, c)| c)
+        .filter(|c| container(before, &c.name).is_some_and(|before| before.image != c.image));
+    changed.map(|c| c.name.clone()).collect()
+}
+
+/// The Pod as the kubelet names it in messages: `NAME_NAMESPACE(UID)`.
+pub fn full_name(pod: &Pod) -> String {
+    let meta = &pod.metadata;
+    format!(
+        "{}_{}({})",
+        meta.name.as_deref().unwrap_or_default(),
+        meta.namespace.as_deref().unwrap_or_default(),
+        meta.uid.as_deref().unwrap_or_default()
+    )
+}
+
+/// Why the container cannot be started here whatever the cluster holds: a component has no programs to execute.
+pub fn unfit_for_wasm(container: &Container) -> Option<String> {
+    let probes = [
+        ("startupProbe", &container.startup_probe),
+        ("livenessProbe", &container.liveness_probe),
+        ("readinessProbe", &container.readiness_probe),
+    ];
+    let probe = probes.into_iter().find(|(_, p)| p.as_ref().is_some_and(|p| p.exec.is_some()));
+    if let Some((field, _)) = probe {
+        return Some(format!(
+            "{field}.exec: a Wasm component holds no programs to execute; use httpGet, tcpSocket or grpc"
+        ));
+    }
+    let lifecycle = container.lifecycle.as_ref()?;
+    let hooks = [("postStart", &lifecycle.post_start), ("preStop", &lifecycle.pre_stop)];
+    let (field, _) =
+        hooks.into_iter().find(|(_, h)| h.as_ref().is_some_and(|h| h.exec.is_some()))?;
+    Some(format!(
+        "lifecycle.{field}.exec: a Wasm component holds no programs to execute; use httpGet or sleep"
+    ))
+}
+
+/// The hook of that kind in the container's spec.
+pub fn hook(container: &Container, kind: HookKind) -> Option<&LifecycleHandler> {
+    let lifecycle = container.lifecycle.as_ref()?;
+    match kind {
+        HookKind::PostStart => lifecycle.post_start.as_ref(),
+        HookKind::PreStop => lifecycle.pre_stop.as_ref(),
     }
 }
 

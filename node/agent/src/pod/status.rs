@@ -1,14 +1,25 @@
-//! `status` of a Pod, from its spec and its state. Pure.
+//! `status` of a Pod, from its spec and its state, as the kubelet writes it. Pure.
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
-    ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus,
+    Container as Spec, ContainerState, ContainerStateRunning, ContainerStateTerminated,
+    ContainerStateWaiting, ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus,
+    ResourceRequirements,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::pod::lifecycle::{Container, Ending, Phase, PodState, Termination};
+use crate::pod::lifecycle::{Container, Ending, Phase, PodState, Role, Sandbox, Termination};
 use crate::pod::spec;
+
+/// Bytes of termination messages in one Pod's status.
+const MESSAGES: usize = 12 << 10;
+/// Conditions that the node decides on.
+const OURS: [&str; 4] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"];
+
+/// Whether the node decides on that condition.
+pub fn is_ours(condition: &str) -> bool {
+    OURS.contains(&condition)
+}
 
 /// What the API is to be told of a Pod. `before` is what it was told last: conditions keep their transition time
 /// while they stay the same, and those of others (`PodScheduled`, readiness gates) are kept.
@@ -20,69 +31,19 @@ pub fn status(
     now: Timestamp,
 ) -> PodStatus {
     let phase = phase(state);
-    let all: Vec<(bool, ContainerStatus)> = spec::containers(pod)
-        .filter_map(|(init, c)| {
-            let known = state.containers.iter().find(|k| k.rule.name == c.name)?;
-            Some((init, container(c.image.as_deref().unwrap_or_default(), known)))
-        })
-        .collect();
-    let unready = |init: bool| -> Vec<&str> {
-        let waits = |c: &&Container| match init {
-            true => {
-                c.rule.init
-                    && !matches!(&c.phase, Phase::Exited(how) if how.code == 0)
-                    && !c.started()
-            }
-            false => !c.rule.init && !c.ready(),
-        };
-        state.containers.iter().filter(waits).map(|c| c.rule.name.as_str()).collect()
+    let room = MESSAGES / state.containers.len().max(1);
+    let waits = match state.containers.iter().any(|c| c.rule.role != Role::Main) {
+        true => "PodInitializing",
+        false => "ContainerCreating",
     };
-    let done = matches!(phase, "Succeeded" | "Failed");
-    let why = |list: Vec<&str>, reason: &'static str, word: &str| {
-        if phase == "Succeeded" {
-            (Some("PodCompleted"), None)
-        } else if done {
-            (Some("PodFailed"), None)
-        } else {
-            (Some(reason), Some(format!("containers with {word} status: [{}]", list.join(" "))))
-        }
-    };
-    let initialized = state.initialized();
-    let ready = state.ready() && !done;
-    let mut conditions = Vec::new();
-    let mut condition =
-        |name: &str, met: bool, (reason, message): (Option<&str>, Option<String>)| {
-            let status = if met { "True" } else { "False" };
-            let old = before
-                .and_then(|b| {
-                    b.conditions.as_ref()?.iter().find(|c| c.type_ == name && c.status == status)
-                })
-                .and_then(|c| c.last_transition_time.clone());
-            conditions.push(PodCondition {
-                type_: name.to_owned(),
-                status: status.to_owned(),
-                reason: reason.filter(|_| !met).map(str::to_owned),
-                message: message.filter(|_| !met),
-                last_transition_time: Some(old.unwrap_or(Time(now))),
-                ..PodCondition::default()
-            });
-        };
-    condition("PodReadyToStartContainers", state.ip.is_some() && !done, (None, None));
-    condition(
-        "Initialized",
-        initialized || phase == "Succeeded",
-        why(unready(true), "ContainersNotInitialized", "incomplete"),
-    );
-    let unready = why(unready(false), "ContainersNotReady", "unready");
-    condition("Ready", ready, unready.clone());
-    condition("ContainersReady", ready, unready);
-    let ours = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"];
-    let known = pod.status.as_ref().and_then(|s| s.conditions.as_ref()).into_iter().flatten();
-    conditions.extend(known.filter(|c| !ours.contains(&c.type_.as_str())).cloned());
-
-    let (init, main): (Vec<_>, Vec<_>) = all.into_iter().partition(|(init, _)| *init);
+    let all = spec::containers(pod).filter_map(|(init, spec)| {
+        let known = state.containers.iter().find(|k| *k.rule.name == *spec.name)?;
+        Some((init, container(pod, spec, known, waits, room)))
+    });
+    let (init, main): (Vec<_>, Vec<_>) = all.partition(|(init, _)| *init);
     let ip = state.ip.map(|ip| ip.to_string());
     let (reason, message) = match &state.ending {
+        _ if !matches!(phase, "Failed" | "Succeeded") => (None, None),
         Some(Ending::DeadlineExceeded) => (
             Some("DeadlineExceeded"),
             Some("Pod was active on the node longer than the specified deadline".to_owned()),
@@ -92,7 +53,7 @@ pub fn status(
     };
     PodStatus {
         phase: Some(phase.to_owned()),
-        conditions: Some(conditions),
+        conditions: Some(conditions(pod, state, phase, before, now)),
         container_statuses: Some(main.into_iter().map(|(_, s)| s).collect()),
         init_container_statuses: (!init.is_empty())
             .then(|| init.into_iter().map(|(_, s)| s).collect()),
@@ -109,66 +70,182 @@ pub fn status(
     }
 }
 
+/// A phase is only final once nothing runs any more: until then somebody may still use what the Pod holds.
 fn phase(state: &PodState) -> &'static str {
     match state.outcome() {
-        Some(true) => "Succeeded",
-        Some(false) => "Failed",
-        None if state.containers.iter().any(|c| !c.rule.init && c.started_once)
-            && state
-                .containers
-                .iter()
-                .all(|c| c.rule.init || c.started_once || c.last.is_some()) =>
-        {
-            "Running"
-        }
-        None => "Pending",
+        Some(true) if !state.is_active() => return "Succeeded",
+        Some(false) if !state.is_active() => return "Failed",
+        _ => {}
+    }
+    let ran =
+        |c: &Container| c.is_alive() || c.last.is_some() || matches!(c.phase, Phase::Exited(_));
+    let mut main = state.containers.iter().filter(|c| c.rule.role == Role::Main);
+    match state.initialized() && main.all(ran) {
+        true => "Running",
+        false => "Pending",
     }
 }
 
-fn container(image: &str, known: &Container) -> ContainerStatus {
-    let terminated = |how: &Termination| ContainerStateTerminated {
-        exit_code: how.code,
-        reason: Some(how.reason.clone()),
-        message: Some(how.message.clone()).filter(|m| !m.is_empty()),
-        started_at: Some(Time(how.started_at)),
-        finished_at: Some(Time(how.finished_at)),
-        ..ContainerStateTerminated::default()
+type Reason = (Option<&'static str>, Option<String>);
+
+/// Ours, then those of others as they are.
+fn conditions(
+    pod: &Pod,
+    state: &PodState,
+    phase: &str,
+    before: Option<&PodStatus>,
+    now: Timestamp,
+) -> Vec<PodCondition> {
+    let known = || pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    let finished = match phase {
+        "Succeeded" => Some("PodCompleted"),
+        "Failed" => Some("PodFailed"),
+        _ => None,
     };
-    let waiting = |reason: &str, message: &str| ContainerState {
+    let names = |unmet: fn(&Container) -> bool, reason, word: &str| -> Option<Reason> {
+        let unmet: Vec<&str> =
+            state.containers.iter().filter(|c| unmet(c)).map(|c| &*c.rule.name).collect();
+        let list = || format!("containers with {word} status: [{}]", unmet.join(" "));
+        (!unmet.is_empty()).then(|| (Some(reason), Some(list())))
+    };
+    let unready = match finished {
+        Some(reason) => Some((Some(reason), None)),
+        None => names(|c| c.rule.role != Role::Init && !c.ready(), "ContainersNotReady", "unready"),
+    };
+    let uninitialized = match state.initialized() || phase == "Succeeded" {
+        true => None,
+        false => names(|c| !c.lets_pass(), "ContainersNotInitialized", "incomplete"),
+    };
+    let gates = pod.spec.iter().flat_map(|s| s.readiness_gates.iter().flatten());
+    let shut: Vec<String> = gates
+        .filter_map(|gate| {
+            let name = &gate.condition_type;
+            match known().find(|c| c.type_ == *name) {
+                None => Some(format!(
+                    "corresponding condition of pod readiness gate {name:?} does not exist."
+                )),
+                Some(c) if c.status == "True" => None,
+                Some(c) => Some(format!(
+                    "the status of pod readiness gate {name:?} is not \"True\", but {}",
+                    c.status
+                )),
+            }
+        })
+        .collect();
+    let closed =
+        (!shut.is_empty()).then(|| (Some("ReadinessGatesNotReady"), Some(shut.join(", "))));
+    let sandbox = match state.sandbox {
+        Sandbox::Ready | Sandbox::Removing => None,
+        _ => Some((None, None)),
+    };
+    let unmet = [sandbox, uninitialized, unready.clone().or(closed), unready];
+    let mut all: Vec<PodCondition> = OURS
+        .into_iter()
+        .zip(unmet)
+        .map(|(name, unmet)| {
+            let status = if unmet.is_none() { "True" } else { "False" };
+            let (mut reason, message) = unmet.unwrap_or_default();
+            if name == "Initialized" && phase == "Succeeded" {
+                reason = Some("PodCompleted");
+            }
+            let old = before
+                .and_then(|b| b.conditions.as_ref())
+                .and_then(|all| all.iter().find(|c| c.type_ == name && c.status == status))
+                .and_then(|c| c.last_transition_time.clone());
+            PodCondition {
+                type_: name.to_owned(),
+                status: status.to_owned(),
+                reason: reason.map(str::to_owned),
+                message,
+                last_transition_time: Some(old.unwrap_or(Time(now))),
+                observed_generation: pod.metadata.generation,
+                ..PodCondition::default()
+            }
+        })
+        .collect();
+    all.extend(known().filter(|c| !is_ours(&c.type_)).cloned());
+    all
+}
+
+fn container(
+    pod: &Pod,
+    spec: &Spec,
+    known: &Container,
+    waits: &str,
+    room: usize,
+) -> ContainerStatus {
+    let id = |attempt: u32| format!("coracle://{}/{attempt}", known.rule.name);
+    let terminated = |how: &Termination, attempt: u32| ContainerState {
+        terminated: Some(ContainerStateTerminated {
+            container_id: Some(id(attempt)),
+            exit_code: how.code,
+            reason: Some(how.reason.to_string()),
+            message: Some(cut(&how.message, room).to_owned()).filter(|m| !m.is_empty()),
+            started_at: Some(Time(how.started_at)),
+            finished_at: Some(Time(how.finished_at)),
+            ..ContainerStateTerminated::default()
+        }),
+        ..ContainerState::default()
+    };
+    let waiting = |reason: &str, message: String| ContainerState {
         waiting: Some(ContainerStateWaiting {
             reason: Some(reason.to_owned()),
-            message: Some(message.to_owned()).filter(|m| !m.is_empty()),
+            message: Some(message).filter(|m| !m.is_empty()),
         }),
         ..ContainerState::default()
     };
     let state = match &known.phase {
-        Phase::Waiting { reason, message, .. } => waiting(reason, message),
-        Phase::Pulling | Phase::Starting => waiting("ContainerCreating", ""),
-        Phase::Running { since } | Phase::Stopping { since } => ContainerState {
+        Phase::Waiting { reason: "ContainerCreating", .. }
+        | Phase::Pulling
+        | Phase::Starting
+        | Phase::Hooking { .. } => waiting(waits, String::new()),
+        Phase::Waiting { reason: reason @ "CrashLoopBackOff", message, .. } => {
+            waiting(reason, format!("{message} pod={}", spec::full_name(pod)))
+        }
+        Phase::Waiting { reason, message, .. } => waiting(reason, message.to_string()),
+        Phase::Running { since } | Phase::Stopping { since, .. } => ContainerState {
             running: Some(ContainerStateRunning { started_at: Some(Time(*since)) }),
             ..ContainerState::default()
         },
-        Phase::Exited(how) => {
-            ContainerState { terminated: Some(terminated(how)), ..ContainerState::default() }
-        }
+        Phase::Exited(how) => terminated(how, known.restarts),
     };
-    let completed_init =
-        known.rule.init && matches!(&known.phase, Phase::Exited(how) if how.code == 0);
+    let completed_init = known.rule.role == Role::Init
+        && matches!(&known.phase, Phase::Exited(how) if how.code == 0);
+    let resources = spec
+        .resources
+        .as_ref()
+        .filter(|r| known.is_alive() && (r.limits.is_some() || r.requests.is_some()));
     ContainerStatus {
-        name: known.rule.name.clone(),
-        image: image.to_owned(),
-        image_id: known.image_digest.clone(),
+        name: known.rule.name.to_string(),
+        image: spec.image.clone().unwrap_or_default(),
+        image_id: known.image_digest.to_string(),
         ready: known.ready() || completed_init,
         started: Some(known.started()),
         restart_count: known.restarts.try_into().unwrap_or(i32::MAX),
         state: Some(state),
-        last_state: known.last.as_ref().map(|how| ContainerState {
-            terminated: Some(terminated(how)),
-            ..ContainerState::default()
+        last_state: known
+            .last
+            .as_ref()
+            .map(|how| terminated(how, known.restarts.saturating_sub(1))),
+        container_id: known.started_once.then(|| id(known.restarts)),
+        allocated_resources: resources.and_then(|r| r.requests.clone()),
+        resources: resources.map(|r| ResourceRequirements {
+            limits: r.limits.clone(),
+            requests: r.requests.clone(),
+            ..ResourceRequirements::default()
         }),
-        container_id: known
-            .started_once
-            .then(|| format!("coracle://{}/{}", known.rule.name, known.restarts)),
         ..ContainerStatus::default()
     }
 }
+
+/// The first `room` bytes, whole characters only.
+fn cut(text: &str, room: usize) -> &str {
+    let mut end = room.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@
 //! Statuses go out through a bounded number of reporters, at most one at a time per Pod, the newest state winning.
 
 mod end;
+mod exits;
 mod images;
 mod logs;
 mod recovery;
@@ -19,8 +20,7 @@ use std::time::Duration;
 
 use coracle_network::Network;
 use coracle_sandbox::{
-    ClientError, ContainerSpec, ContainerState, ContainerStatus, ImageInfo, Notice, NoticeKind,
-    ProblemCode, Stop,
+    ClientError, ContainerSpec, ImageInfo, Notice, NoticeKind, ProblemCode, Stop,
 };
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
@@ -31,10 +31,10 @@ use crate::events::Recorder;
 use crate::hosts::Hosts;
 use crate::images::Images;
 use crate::namespaces::Namespaces;
-use crate::pod::lifecycle::{Action, Event, PodState, ProbeKind, Termination};
-use crate::pod::probes;
-use crate::pod::spec;
+use crate::pod::lifecycle::{Action, Event, HookKind, PodState, ProbeKind};
+use crate::pod::{hooks, probes, spec};
 use crate::services::Services;
+use exits::event_of;
 
 /// Status writes under way at once.
 const REPORTERS: usize = 16;
@@ -146,8 +146,12 @@ impl Workers {
     /// The Pod as the API has it now; one not known yet starts from `initial`.
     pub fn apply(&self, pod: Pod, initial: impl FnOnce(&Pod) -> PodState) {
         let Some(uid) = pod.metadata.uid.clone() else { return };
-        let deleting = pod.metadata.deletion_timestamp.is_some();
-        let grace = pod.metadata.deletion_grace_period_seconds.unwrap_or(30);
+        let mut grace = pod
+            .metadata
+            .deletion_timestamp
+            .is_some()
+            .then(|| pod.metadata.deletion_grace_period_seconds.unwrap_or(30));
+        let mut changed = Vec::new();
         {
             let mut table = self.table();
             match table.pods.get_mut(&uid) {
@@ -156,9 +160,18 @@ impl Workers {
                     if marked_not_ready(&pod) {
                         entry.told = None;
                     }
+                    if entry.pod.metadata.generation != pod.metadata.generation {
+                        entry.state.active_deadline = spec::active_deadline(&pod);
+                        changed = spec::other_images(&entry.pod, &pod);
+                    }
                     entry.pod = Arc::new(pod);
                 }
                 None => {
+                    // An earlier agent may have begun the end: its grace is not given twice.
+                    if let Some(end) = &pod.metadata.deletion_timestamp {
+                        let left = end.0.duration_since(Timestamp::now()).as_secs().max(1);
+                        grace = grace.map(|grace| grace.min(left));
+                    }
                     let entry = Entry {
                         state: initial(&pod),
                         told: pod.status.clone(),
@@ -173,9 +186,14 @@ impl Workers {
                 }
             }
         }
-        let event = match deleting {
-            true => Event::Delete { grace_seconds: grace.clamp(0, i64::from(u32::MAX)) as u32 },
-            false => Event::Tick,
+        for container in changed {
+            self.post(&uid, Event::ImageChanged { container });
+        }
+        let event = match grace {
+            Some(grace) => {
+                Event::Delete { grace_seconds: grace.clamp(0, i64::from(u32::MAX)) as u32 }
+            }
+            None => Event::Tick,
         };
         self.post(&uid, event);
     }
@@ -188,13 +206,6 @@ impl Workers {
     /// UIDs of all Pods here.
     pub fn uids(&self) -> Vec<String> {
         self.table().pods.keys().cloned().collect()
-    }
-
-    /// A host's word on a container.
-    pub fn container_event(&self, sandbox: &str, status: ContainerStatus) {
-        if let Some(event) = event_of(status) {
-            self.post(sandbox, event);
-        }
     }
 
     /// A host's word on a container that runs on: people see it as an event.
@@ -243,12 +254,37 @@ impl Workers {
             }
             (actions, on_its_way)
         };
+        let mut finishes = false;
         for action in actions {
+            if let Action::Report { container, warning, reason, message } = action {
+                self.tell(uid, container.as_deref(), warning, reason, message);
+                continue;
+            }
+            finishes |= action == Action::Finish;
             let (workers, uid) = (self.clone(), uid.to_owned());
             tokio::spawn(async move { workers.perform(&uid, action).await });
         }
         self.recovered(uid, on_its_way);
-        self.report(uid);
+        // The end of a Pod tells its last status itself.
+        if !finishes {
+            self.report(uid);
+        }
+    }
+
+    /// An API event about a Pod, or about one of its containers.
+    fn tell(
+        &self,
+        uid: &str,
+        container: Option<&str>,
+        warning: bool,
+        reason: &'static str,
+        mut message: String,
+    ) {
+        let Some(pod) = self.pod(uid) else { return };
+        if reason == "BackOff" {
+            message = format!("{message} in pod {}", spec::full_name(&pod));
+        }
+        self.inner.parts.recorder.pod(&pod, container, warning, reason, message);
     }
 
     async fn timers(self) {
@@ -313,11 +349,10 @@ impl Workers {
                     Err((reason, message)) => Some(Event::Failed { container, reason, message }),
                 };
                 if let Some(event) = event {
-                    self.post(uid, event);
+                    self.take(uid, event);
                 }
             }
-            Action::Stop { container, grace_seconds, message } => {
-                parts.recorder.pod(&pod, Some(&container), false, "Killing", message);
+            Action::Stop { container, grace_seconds } => {
                 let stop = Stop { grace_seconds };
                 let result = parts.hosts.of(uid).stop_container(uid, &container, stop).await;
                 if let Err(error) = &result
@@ -329,9 +364,13 @@ impl Workers {
                     tracing::debug!(%error, pod = uid, container, "stop not delivered");
                 }
             }
-            Action::Probe { container, kind } => {
+            Action::Probe { container, attempt, kind } => {
                 let result = self.probe(uid, &pod, &container, kind).await;
-                self.post(uid, Event::Probed { container, kind, result });
+                self.post(uid, Event::Probed { container, attempt, kind, result });
+            }
+            Action::Hook { container, attempt, kind } => {
+                let result = self.hook(uid, &pod, &container, kind).await;
+                self.post(uid, Event::Hooked { container, attempt, kind, result });
             }
             Action::RemoveSandbox => {
                 loop {
@@ -348,8 +387,8 @@ impl Workers {
                 parts.network.release(uid);
                 self.post(uid, Event::SandboxRemoved);
             }
-            Action::Report { warning, reason, message } => {
-                parts.recorder.pod(&pod, None, warning, reason, message);
+            Action::Report { container, warning, reason, message } => {
+                self.tell(uid, container.as_deref(), warning, reason, message);
             }
             Action::Finish => self.finish(uid, &pod).await,
         }
@@ -363,6 +402,16 @@ impl Workers {
         };
         let Some(probe) = spec::probe(container, kind) else { return Ok(()) };
         probes::run(ip, container, probe, |port| self.inner.parts.network.listen_port(port)).await
+    }
+
+    async fn hook(&self, uid: &str, pod: &Pod, name: &str, kind: HookKind) -> Result<(), String> {
+        let ip = self.table().pods.get(uid).and_then(|e| e.state.ip);
+        let container = spec::container(pod, name);
+        let (Some(ip), Some(container)) = (ip, container) else {
+            return Err("no address".to_owned());
+        };
+        let Some(hook) = spec::hook(container, kind) else { return Ok(()) };
+        hooks::run(ip, container, hook, |port| self.inner.parts.network.listen_port(port)).await
     }
 
     fn pod(&self, uid: &str) -> Option<Arc<Pod>> {
@@ -392,20 +441,5 @@ fn said(error: ClientError) -> String {
     match error {
         ClientError::Problem(problem) => problem.message,
         other => other.to_string(),
-    }
-}
-
-fn event_of(status: ContainerStatus) -> Option<Event> {
-    let (container, attempt) = (status.name, status.attempt);
-    match status.state {
-        ContainerState::Created => None,
-        ContainerState::Running { started_at } => {
-            Some(Event::Started { container, attempt, at: started_at })
-        }
-        ContainerState::Exited { code, reason, message, started_at, finished_at } => {
-            let reason = reason.as_str().to_owned();
-            let how = Termination { code, reason, message, started_at, finished_at };
-            Some(Event::Exited { container, attempt, how })
-        }
     }
 }

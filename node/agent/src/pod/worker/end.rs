@@ -20,8 +20,8 @@ impl Workers {
         let now = Timestamp::now();
         let how = Termination {
             code: 137,
-            reason: "ContainerStatusUnknown".to_owned(),
-            message: "the sandbox host does not know the container".to_owned(),
+            reason: "ContainerStatusUnknown".into(),
+            message: "The container could not be located when the pod was terminated".into(),
             started_at: now,
             finished_at: now,
         };
@@ -37,6 +37,7 @@ impl Workers {
             .get(uid)
             .is_some_and(|e| matches!(e.state.ending, Some(Ending::Deleted { .. })));
         if deleted {
+            self.report_last(uid).await;
             let api: Api<Pod> = Api::namespaced(parts.client.clone(), namespace);
             let params = DeleteParams {
                 grace_period_seconds: Some(0),

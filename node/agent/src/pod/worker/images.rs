@@ -85,7 +85,7 @@ impl Workers {
             let images = spec::containers(&entry.pod).filter_map(|(_, c)| c.image.clone());
             in_use.names.extend(images);
             let digests = entry.state.containers.iter().map(|c| &c.image_digest);
-            in_use.digests.extend(digests.filter(|d| !d.is_empty()).cloned());
+            in_use.digests.extend(digests.filter(|d| !d.is_empty()).map(|d| d.to_string()));
         }
         in_use
     }

@@ -2,17 +2,17 @@
 
 use super::{LogSource, Workers};
 use crate::logs;
+use crate::pod::lifecycle::Phase;
 
 impl Workers {
     /// Why a container of the named Pod has no log yet: it has never started.
     pub fn waits(&self, namespace: &str, pod: &str, container: &str) -> Option<&'static str> {
-        use crate::pod::lifecycle::Phase;
         let table = self.table();
         let entry = table.pods.values().find(|e| {
             e.pod.metadata.name.as_deref() == Some(pod)
                 && e.pod.metadata.namespace.as_deref() == Some(namespace)
         })?;
-        let known = entry.state.containers.iter().find(|c| c.rule.name == container)?;
+        let known = entry.state.containers.iter().find(|c| *c.rule.name == *container)?;
         if known.started_once {
             return None;
         }
@@ -21,7 +21,10 @@ impl Workers {
             Phase::Waiting { reason: "ImagePullBackOff", .. } => "trying and failing to pull image",
             Phase::Waiting { reason, .. } => reason,
             Phase::Pulling | Phase::Starting => "ContainerCreating",
-            Phase::Running { .. } | Phase::Stopping { .. } | Phase::Exited(_) => return None,
+            Phase::Hooking { .. }
+            | Phase::Running { .. }
+            | Phase::Stopping { .. }
+            | Phase::Exited(_) => return None,
         })
     }
 
@@ -38,14 +41,9 @@ impl Workers {
             e.pod.metadata.name.as_deref() == Some(pod)
                 && e.pod.metadata.namespace.as_deref() == Some(namespace)
         })?;
-        let known = entry.state.containers.iter().find(|c| c.rule.name == container)?;
+        let known = entry.state.containers.iter().find(|c| *c.rule.name == *container)?;
         // While an attempt waits for its start, its log is that of the one before.
-        let waits = !matches!(
-            known.phase,
-            crate::pod::lifecycle::Phase::Running { .. }
-                | crate::pod::lifecycle::Phase::Stopping { .. }
-                | crate::pod::lifecycle::Phase::Exited(_)
-        );
+        let waits = matches!(known.phase, Phase::Waiting { .. } | Phase::Pulling | Phase::Starting);
         let current = known.restarts.saturating_sub(u32::from(waits));
         let attempt = match previous {
             true => current.checked_sub(u32::from(!waits || known.restarts == 0))?,
@@ -57,19 +55,14 @@ impl Workers {
 
     /// Whether that attempt may still write.
     pub fn is_running(&self, namespace: &str, pod: &str, container: &str, attempt: u32) -> bool {
-        use crate::pod::lifecycle::Phase;
         let table = self.table();
         table.pods.values().any(|e| {
             e.pod.metadata.name.as_deref() == Some(pod)
                 && e.pod.metadata.namespace.as_deref() == Some(namespace)
-                && e.state.containers.iter().any(|c| {
-                    c.rule.name == container
-                        && c.restarts == attempt
-                        && matches!(
-                            c.phase,
-                            Phase::Running { .. } | Phase::Stopping { .. } | Phase::Starting
-                        )
-                })
+                && e.state
+                    .containers
+                    .iter()
+                    .any(|c| *c.rule.name == *container && c.restarts == attempt && c.is_there())
         })
     }
 }

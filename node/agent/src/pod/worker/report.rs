@@ -1,5 +1,7 @@
 //! Tells the API of Pods' statuses: at most one write at a time per Pod, the newest state winning.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::Api;
@@ -46,35 +48,57 @@ impl Workers {
         self.report(uid);
     }
 
+    /// The last status before the API lets the Pod go, once: it is gone with or without it.
+    pub(super) async fn report_last(&self, uid: &str) {
+        let Some((pod, status)) = self.news(uid) else { return };
+        match self.write_status(uid, &pod, &status).await {
+            Ok(_) => {
+                if let Some(entry) = self.table().pods.get_mut(uid) {
+                    entry.told = Some(status);
+                }
+            }
+            Err(error) => tracing::debug!(pod = uid, %error, "last status not taken"),
+        }
+    }
+
+    /// What the API is to be told, if it was not told already. Nothing of a Pod that it had as ended when this agent
+    /// came.
+    fn news(&self, uid: &str) -> Option<(Arc<Pod>, PodStatus)> {
+        let mut table = self.table();
+        let entry = table.pods.get_mut(uid)?;
+        entry.again = false;
+        let (pod, told) = (&entry.pod, entry.told.as_ref());
+        let host_ip = &self.inner.parts.host_ip;
+        let status = status::status(pod, &entry.state, told, host_ip, Timestamp::now());
+        let silent = entry.state.ending == Some(Ending::Vanished) || entry.state.settled.is_some();
+        if silent || told == Some(&status) {
+            entry.reporting = false;
+            return None;
+        }
+        Some((pod.clone(), status))
+    }
+
+    async fn write_status(
+        &self,
+        uid: &str,
+        pod: &Pod,
+        status: &PodStatus,
+    ) -> Result<Pod, kube::Error> {
+        let _permit = self.inner.reporters.acquire().await;
+        let (namespace, name) = names(pod);
+        let api: Api<Pod> = Api::namespaced(self.inner.parts.client.clone(), namespace);
+        let patch = json!({"metadata": {"uid": uid}, "status": with_nulls(status)});
+        let patch = match has_others_conditions(pod) {
+            true => Patch::Strategic(patch),
+            false => Patch::Merge(patch),
+        };
+        api.patch_status(name, &PatchParams::default(), &patch).await
+    }
+
     async fn reporter(&self, uid: &str) {
         loop {
-            let (pod, status) = {
-                let mut table = self.table();
-                let Some(entry) = table.pods.get_mut(uid) else { return };
-                entry.again = false;
-                let vanished = entry.state.ending == Some(Ending::Vanished);
-                let host_ip = &self.inner.parts.host_ip;
-                let status = status::status(
-                    &entry.pod,
-                    &entry.state,
-                    entry.told.as_ref(),
-                    host_ip,
-                    Timestamp::now(),
-                );
-                if vanished || entry.told.as_ref() == Some(&status) {
-                    entry.reporting = false;
-                    return;
-                }
-                (entry.pod.clone(), status)
-            };
-            let result = {
-                let _permit = self.inner.reporters.acquire().await;
-                let (namespace, name) = names(&pod);
-                let api: Api<Pod> = Api::namespaced(self.inner.parts.client.clone(), namespace);
-                let patch = json!({"metadata": {"uid": uid}, "status": with_nulls(&status)});
-                api.patch_status(name, &PatchParams::default(), &Patch::Merge(patch)).await
-            };
-            match result {
+            let Some((pod, status)) = self.news(uid) else { return };
+            match self.write_status(uid, &pod, &status).await {
                 Ok(_) => {
                     if let Some(entry) = self.table().pods.get_mut(uid) {
                         entry.told = Some(status);
@@ -94,6 +118,14 @@ impl Workers {
             }
         }
     }
+}
+
+/// Whether others than the scheduler and this node keep conditions on the Pod. Those may change at any time, and a merge
+/// patch would write the whole list.
+fn has_others_conditions(pod: &Pod) -> bool {
+    let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    let mut others = conditions.filter(|c| c.type_ != "PodScheduled" && !status::is_ours(&c.type_));
+    others.next().is_some()
 }
 
 /// A merge patch keeps what it does not name: fields that may go away are named.

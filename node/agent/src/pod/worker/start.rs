@@ -12,6 +12,7 @@ use crate::logs;
 use crate::pod::annotations::{self, Annotations, Settings};
 use crate::pod::env::{self, NodeFacts, Sources};
 use crate::pod::spec;
+use crate::pod::termination;
 use crate::pod::volumes;
 
 impl Workers {
@@ -138,7 +139,7 @@ impl Workers {
     fn pulled_digest(&self, uid: &str, name: &str) -> String {
         let mut table = self.table();
         let container = table.pods.get_mut(uid).and_then(|e| e.state.container(name));
-        container.map(|c| c.image_digest.clone()).unwrap_or_default()
+        container.map(|c| c.image_digest.to_string()).unwrap_or_default()
     }
 
     fn prepared(&self, digest: &str) -> Option<ImageInfo> {
@@ -155,6 +156,9 @@ impl Workers {
         let parts = &self.inner.parts;
         let missing = || ("CreateContainerConfigError", format!("no container {name} in the spec"));
         let container = spec::container(pod, name).ok_or_else(missing)?;
+        if let Some(why) = spec::unfit_for_wasm(container) {
+            return Err(("CreateContainerConfigError", why));
+        }
         let image_name = container.image.as_deref().unwrap_or_default();
         // What was pulled for this attempt, whatever its name means by now.
         let digest = self.pulled_digest(uid, name);
@@ -183,10 +187,14 @@ impl Workers {
         let settings = self.settings(pod, name).await.map_err(config)?;
         let folders = parts.hosts.folders(uid);
         let dir = folders.pod_volumes(uid);
-        let mounts =
+        let mut mounts =
             volumes::prepare(pod, container, &sources, &dir).map_err(|e| config(e.to_string()))?;
         let limits = spec::limits(container);
         let serves = self.prepared(&image.digest).is_none_or(|i| i.kind == ImageKind::Http);
+        if !serves {
+            let room = termination::prepare(container, &mounts, &dir, attempt);
+            mounts.extend(room.map_err(|e| config(format!("terminationMessagePath: {e}")))?);
+        }
         let ports = if serves { self.http_ports(pod, name) } else { Vec::new() };
         let open = serves && container.ports.iter().flatten().next().is_none();
         let logs = folders.pod_logs(namespace, pod_name, uid);
@@ -205,6 +213,7 @@ impl Workers {
             log_limit: settings.log_limit,
             http: settings.http,
             grants: settings.grants,
+            working_dir: container.working_dir.clone().filter(|d| !d.is_empty()).map(Into::into),
             ..ContainerSpec::default()
         };
         parts.recorder.pod(pod, Some(name), false, "Created", format!("Container created: {name}"));
