@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use crate::compile::{Compiled, Image, Program};
 use crate::cpu::Cpu;
+use crate::denied::Denials;
 use crate::guests::Group;
 use crate::host::Node;
 use crate::http::Traffic;
@@ -131,11 +132,12 @@ pub(crate) struct Container {
     /// How its instances are used again; as asked for, where that can be.
     pub(crate) reuse: Option<Reuse>,
     pub(crate) notices: Notices,
+    pub(crate) denials: Denials,
     pub(crate) phase: watch::Sender<Phase>,
     /// When a stop's grace ends; None before a stop.
     pub(crate) stop: watch::Sender<Option<Instant>>,
     ending: AtomicBool,
-    started_at: Timestamp,
+    pub(crate) started_at: Timestamp,
     life: Mutex<Life>,
 }
 
@@ -161,6 +163,7 @@ impl Container {
             traffic: Traffic::new(&spec.http),
             reuse: spec.http.reuse.filter(|_| crate::http::may_reuse(&compiled.info)),
             notices: Notices::default(),
+            denials: Denials::default(),
             phase: watch::Sender::new(Phase::Serving),
             stop: watch::Sender::new(None),
             ending: AtomicBool::new(false),

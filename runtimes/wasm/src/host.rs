@@ -23,13 +23,17 @@ use crate::events::Events;
 use crate::guests::Guests;
 use crate::http::Keepers;
 use crate::listeners::Listeners;
+use crate::names::Names;
 use crate::routes;
+use crate::sockets::Servers;
 
 /// What all containers of this host share.
 pub(crate) struct Node {
     pub(crate) engines: Arc<Engines>,
     pub(crate) events: Arc<Events>,
     pub(crate) listeners: Arc<Listeners>,
+    pub(crate) servers: Arc<Servers>,
+    pub(crate) names: Names,
     pub(crate) routes: Arc<routes::Routes>,
     /// Containers that have idle instances.
     pub(crate) keepers: Keepers,
@@ -59,6 +63,8 @@ impl Host {
             images: Images::open(&config.data_dir, engines.clone())?,
             events: Arc::new(Events::new(instance.clone())),
             listeners: Arc::default(),
+            servers: Arc::default(),
+            names: Names::default(),
             routes: Arc::default(),
             keepers: Keepers::default(),
             handle: Handle::current(),

@@ -4,32 +4,36 @@
 //! arguments and output are served here from what all instances of the container share, instead of
 //! being copied into wasmtime-wasi's context.
 
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use wasmtime::component::{HasSelf, Linker, Resource, ResourceTable};
 use wasmtime::{Engine, Store};
 use wasmtime_wasi::p2::DynOutputStream;
 use wasmtime_wasi::p2::bindings::cli::{environment, stderr, stdout};
-use wasmtime_wasi::sockets::SocketAddrUse;
-use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi::{FsPerms, HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::container::{Container, Phase};
 use crate::cpu::Run;
+use crate::denied::Import;
 use crate::logs::{Output, Stream};
 use crate::memory::Hold;
 use crate::outgoing::Outgoing;
+use crate::sockets::{self, Known};
 
 /// The store's data.
 pub(crate) struct State {
     wasi: WasiCtx,
     http: WasiHttpCtx,
-    table: ResourceTable,
+    pub(crate) table: ResourceTable,
     outgoing: Outgoing,
     pub(crate) memory: Hold,
     run: Run,
-    container: Arc<Container>,
+    pub(crate) container: Arc<Container>,
+    /// What is known of UDP sockets and their streams, by number.
+    pub(crate) datagrams: BTreeMap<u32, Arc<Known>>,
     out: Option<Output>,
     err: Option<Output>,
 }
@@ -50,6 +54,7 @@ impl State {
             memory: Hold::new(container.memory.clone()),
             run: Run::default(),
             container: container.clone(),
+            datagrams: BTreeMap::new(),
             out: None,
             err: None,
         })
@@ -87,10 +92,10 @@ impl State {
     }
 }
 
-/// Files and sockets. A component that only answers HTTP mostly has neither.
-fn context(container: &Container) -> wasmtime::Result<WasiCtx> {
-    let command = container.is_command();
-    if !command && container.spec.mounts.is_empty() {
+/// Files and clocks. A component that only answers HTTP mostly has none of the former, and may look at the latter.
+fn context(container: &Arc<Container>) -> wasmtime::Result<WasiCtx> {
+    let clocks = container.spec.grants.clocks;
+    if container.spec.mounts.is_empty() && clocks {
         return Ok(WasiCtx::default());
     }
     let mut builder = WasiCtx::builder();
@@ -98,28 +103,35 @@ fn context(container: &Container) -> wasmtime::Result<WasiCtx> {
         let perms = if mount.read_only { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
         builder.preopened_dir(&mount.host_path, mount.guest_path.to_string_lossy(), perms)?;
     }
-    if command {
-        // Servers may listen on the Pod's own addresses, nowhere else; clients may call anything
-        // that the network lets them. Clients' addresses on accept are not ours to judge.
-        let ips = container.sandbox.spec.ips.clone();
-        builder.allow_ip_name_lookup(true);
-        builder.socket_addr_check(move |address, usage| {
-            let allowed = may_use(&ips, address, usage);
-            Box::pin(async move { allowed })
-        });
+    if !clocks {
+        builder.wall_clock(Still(container.clone())).monotonic_clock(Still(container.clone()));
     }
     Ok(builder.build())
 }
 
-fn may_use(ips: &[std::net::IpAddr], address: SocketAddr, usage: SocketAddrUse) -> bool {
-    match usage {
-        SocketAddrUse::TcpListen => ips.contains(&address.ip()),
-        // A socket that calls is first bound to the wildcard address, by the system's choice.
-        SocketAddrUse::TcpBind | SocketAddrUse::UdpBind => {
-            ips.contains(&address.ip()) || (address.ip().is_unspecified() && address.port() == 0)
-        }
-        SocketAddrUse::TcpAccept | SocketAddrUse::TcpConnect => true,
-        SocketAddrUse::UdpSend | SocketAddrUse::UdpReceive => true,
+/// The clocks of a container that was granted none: it is for ever the moment at which it started.
+/// Waiting for a time to pass works; how much has passed is not told.
+struct Still(Arc<Container>);
+
+impl HostWallClock for Still {
+    fn resolution(&self) -> Duration {
+        Duration::from_secs(1)
+    }
+
+    fn now(&self) -> Duration {
+        self.0.denied(Import::Clocks);
+        Duration::from_secs(self.0.started_at.as_second().max(0) as u64)
+    }
+}
+
+impl HostMonotonicClock for Still {
+    fn resolution(&self) -> u64 {
+        1_000_000_000
+    }
+
+    fn now(&self) -> u64 {
+        self.0.denied(Import::Clocks);
+        0
     }
 }
 
@@ -171,6 +183,7 @@ pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
     environment::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state)?;
     stdout::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state)?;
     stderr::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state)?;
+    sockets::add_p2(&mut linker)?;
     linker.allow_shadowing(false);
     Ok(linker)
 }

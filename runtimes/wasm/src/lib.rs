@@ -6,7 +6,7 @@
 //! - `compile`, `engine`: from a `.wasm` file to instances in microseconds;
 //! - `instance`, `slots`, `memory`, `cpu`: what an instance sees, and what it may use;
 //! - `http`, `listeners`: components that answer requests; `command`: those that run and exit;
-//! - `outgoing`, `routes`: calls to Services; `logs`, `events`: what is told to others;
+//! - `sockets`, `names`, `outgoing`, `routes`: a Pod's network, and calls to Services; `logs`, `events`: what is told to others;
 //! - `guests`, `confine`: which threads run guests, and what the process denies itself.
 //!
 //! In the apply trace this is the last step but one: what the agent's worker asked for is started
@@ -17,6 +17,7 @@ mod compile;
 mod confine;
 mod container;
 mod cpu;
+mod denied;
 mod engine;
 mod events;
 mod guests;
@@ -28,9 +29,11 @@ mod logs;
 mod memory;
 mod metrics;
 mod notices;
+mod names;
 mod outgoing;
 mod routes;
 mod slots;
+mod sockets;
 
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;

@@ -148,6 +148,10 @@ pub(crate) fn bound(address: SocketAddr) -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = socket(family, SockType::Stream, flags, None)?;
     setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+    if address.ip().is_unspecified() {
+        // Guests' own servers may have the same port on their Pods' addresses.
+        setsockopt(&fd, sockopt::ReusePort, &true)?;
+    }
     if address.is_ipv6() {
         setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
     }
@@ -191,6 +195,16 @@ pub(crate) async fn next(listener: &AsyncFd<OwnedFd>) -> Option<(std::net::TcpSt
             None
         }
     }
+}
+
+/// A connection that waits to be accepted, and where it comes from.
+pub(crate) fn accepted(listener: &OwnedFd) -> io::Result<(std::net::TcpStream, SocketAddr)> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = accept4(listener.as_raw_fd(), flags)?;
+    // SAFETY: accept4 returned it a moment ago; nobody else knows it.
+    let stream = unsafe { std::net::TcpStream::from_raw_fd(fd) };
+    let address = stream.peer_addr()?;
+    Ok((stream, address))
 }
 
 /// Lets a container serve a connection, on the guests' threads.

@@ -4,7 +4,6 @@
 //! host is called without a socket. Everything else is looked up and connected to as usual, from
 //! within the Pods' namespace.
 
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -24,7 +23,9 @@ use wasmtime_wasi_http::{
 
 use crate::container::{Container, Phase};
 use crate::cpu::metered;
+use crate::denied::Import;
 use crate::http::handle;
+use crate::sockets;
 
 const CONNECT: Duration = Duration::from_secs(30);
 const FIRST_BYTE: Duration = Duration::from_secs(300);
@@ -61,6 +62,10 @@ impl WasiHttpHooks for Outgoing {
         _done: Io,
     ) -> Box<dyn Future<Output = Sent> + Send> {
         let container = self.container.clone();
+        if !container.spec.grants.http {
+            container.denied(Import::Http);
+            return Box::new(async { Err(Error::HttpRequestDenied) });
+        }
         Box::new(async move { send(&container, request, options.unwrap_or_default()).await })
     }
 }
@@ -93,7 +98,7 @@ async fn send(
     };
     let connecting = options.connect_timeout.unwrap_or(CONNECT);
     let stream = tokio::time::timeout(connecting, async {
-        let stream = connect(&addresses).await?;
+        let stream = connect(container, &addresses).await?;
         if tls { secure(stream, &host).await } else { Ok(Box::new(stream) as Box<dyn Stream>) }
     });
     let stream = stream.await.map_err(|_| Error::ConnectionTimeout)??;
@@ -105,20 +110,18 @@ async fn resolve(container: &Container, host: &str, port: u16, tls: bool) -> Res
     let ip = host.parse::<IpAddr>().ok();
     let service = match ip {
         Some(ip) => node.routes.by_vip(ip, port),
+        None if container.aliases(host).is_some() => None,
         None => node.routes.by_name(&container.sandbox.namespace, host, port),
     };
     let addresses: Vec<SocketAddr> = match (service, ip) {
         (Some(backends), _) => backends.in_turn().collect(),
         (None, Some(ip)) => vec![SocketAddr::new(ip, port)],
         (None, None) => {
-            // The host's resolver is reached from the host's network, not the Pods'.
-            let host = host.to_owned();
-            let lookup = node.handle.spawn(async move {
-                tokio::net::lookup_host((host.as_str(), port)).await.map(Iterator::collect)
-            });
-            let found: io::Result<Vec<_>> =
-                lookup.await.unwrap_or_else(|e| Err(io::Error::other(e)));
-            found.map_err(|e| Error::DnsError { rcode: Some(e.to_string()), info_code: None })?
+            let found = container.look_up(host).await.map_err(|error| Error::DnsError {
+                rcode: Some(error.to_string()),
+                info_code: None,
+            })?;
+            found.into_iter().map(|ip| SocketAddr::new(ip, port)).collect()
         }
     };
     if !tls {
@@ -138,10 +141,10 @@ async fn resolve(container: &Container, host: &str, port: u16, tls: bool) -> Res
     Ok(Target::Addresses(addresses))
 }
 
-async fn connect(addresses: &[SocketAddr]) -> Result<TcpStream, Error> {
+async fn connect(container: &Arc<Container>, addresses: &[SocketAddr]) -> Result<TcpStream, Error> {
     let mut last = Error::ConnectionRefused;
     for address in addresses {
-        match TcpStream::connect(address).await {
+        match sockets::connect(container, *address).await {
             Ok(stream) => {
                 let _ = stream.set_nodelay(true);
                 return Ok(stream);

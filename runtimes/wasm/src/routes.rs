@@ -5,7 +5,7 @@
 //! table of the moment for each connection. If the chosen backend lives in this very host, the
 //! connection is handed to it as it is; otherwise its bytes are copied.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -39,10 +39,17 @@ impl Backends {
 
 type Ports = HashMap<u16, Arc<Backends>>;
 
+#[derive(Clone)]
+struct Service {
+    vip: Option<IpAddr>,
+    ports: Arc<Ports>,
+}
+
 #[derive(Default)]
 struct Table {
-    names: HashMap<String, HashMap<String, Arc<Ports>>>,
+    names: HashMap<String, HashMap<String, Service>>,
     vips: HashMap<IpAddr, Arc<Ports>>,
+    backends: HashSet<SocketAddr>,
 }
 
 /// The table, and the listeners that it asks for.
@@ -56,6 +63,26 @@ impl Routes {
     /// Who answers for a Service's name, as seen from a namespace; None if there is no such
     /// Service, or it has no such port.
     pub(crate) fn by_name(&self, namespace: &str, host: &str, port: u16) -> Option<Arc<Backends>> {
+        self.service(namespace, host)?.ports.get(&port).cloned()
+    }
+
+    /// The addresses behind a Service's name: its ClusterIP, or, where it has none, its endpoints'.
+    pub(crate) fn addresses(&self, namespace: &str, host: &str) -> Option<Vec<IpAddr>> {
+        let service = self.service(namespace, host)?;
+        if let Some(vip) = service.vip {
+            return Some(vec![vip]);
+        }
+        let backends = service.ports.values().flat_map(|port| port.in_turn());
+        let mut addresses = Vec::new();
+        for address in backends {
+            if !addresses.contains(&address.ip()) {
+                addresses.push(address.ip());
+            }
+        }
+        Some(addresses)
+    }
+
+    fn service(&self, namespace: &str, host: &str) -> Option<Service> {
         let host = host.trim_end_matches('.').to_ascii_lowercase();
         let mut labels = host.split('.');
         let service = labels.next()?;
@@ -64,12 +91,17 @@ impl Routes {
         if !matches!(rest[..], [] | ["svc"] | ["svc", "cluster", "local"]) {
             return None;
         }
-        self.table().names.get(namespace)?.get(service)?.get(&port).cloned()
+        self.table().names.get(namespace)?.get(service).cloned()
     }
 
     /// Who answers for a ClusterIP.
     pub(crate) fn by_vip(&self, ip: IpAddr, port: u16) -> Option<Arc<Backends>> {
         self.table().vips.get(&ip)?.get(&port).cloned()
+    }
+
+    /// Whether some Service leads there.
+    pub(crate) fn is_backend(&self, address: SocketAddr) -> bool {
+        self.table().backends.contains(&address)
     }
 
     fn table(&self) -> Arc<Table> {
@@ -124,6 +156,7 @@ fn table(routes: &sandbox::Routes) -> Table {
         let tcp = service.ports.iter().filter(|port| port.protocol == Protocol::Tcp);
         let ports = tcp.map(|port| {
             let addresses = port.backends.clone();
+            table.backends.extend(&addresses);
             (port.port, Arc::new(Backends { addresses, next: AtomicUsize::new(0) }))
         });
         let ports: Arc<Ports> = Arc::new(ports.collect());
@@ -131,7 +164,7 @@ fn table(routes: &sandbox::Routes) -> Table {
             table.vips.insert(vip, ports.clone());
         }
         let namespace = table.names.entry(service.namespace.clone()).or_default();
-        namespace.insert(service.name.clone(), ports);
+        namespace.insert(service.name.clone(), Service { vip: service.vip, ports });
     }
     table
 }
