@@ -111,6 +111,7 @@ for language in "$@"; do
         build_rust hello-http hello-v2 HELLO_VERSION=v2
         build_rust hello-command hello-command
         build_rust probe-http probe-http
+        build_rust probe-net probe-net
         ;;
     c) build_c hello-c http-service hello-c ;;
     *) die "$language: not one of rust, c" ;;

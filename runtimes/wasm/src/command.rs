@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use coracle_sandbox::NoticeKind;
 use tokio::time::Instant;
+use wasmtime::component::Accessor;
 use wasmtime_wasi::I32Exit;
 
 use crate::compile::Program;
@@ -48,9 +49,6 @@ impl Container {
 
     async fn instance(self: &Arc<Self>) -> Exit {
         let engines = &self.node.engines;
-        let Program::Command(pre) = &self.compiled.program else {
-            return Exit::error(128, "not a command");
-        };
         let slots = match engines.class(self.compiled.class) {
             Ok(class) => class.slots.clone(),
             Err(e) => return Exit::error(128, format!("cannot make the engine: {e:#}")),
@@ -60,13 +58,35 @@ impl Container {
             return Exit::error(128, "the host has no free slot: too many components are running");
         };
         engines.wake_clock();
-        let mut store = match State::new(self) {
-            Ok(state) => state.store(pre.engine()),
+        let state = match State::new(self) {
+            Ok(state) => state,
             Err(e) => return Exit::error(128, format!("cannot prepare its files: {e:#}")),
         };
-        let result = match pre.instantiate_async(&mut store).await {
-            Ok(command) => command.wasi_cli_run().call_run(&mut store).await,
-            Err(error) => Err(error),
+        let (mut store, result) = match &self.compiled.program {
+            Program::Command(pre) => {
+                let mut store = state.store(pre.engine());
+                let result = match pre.instantiate_async(&mut store).await {
+                    Ok(command) => command.wasi_cli_run().call_run(&mut store).await,
+                    Err(error) => Err(error),
+                };
+                (store, result)
+            }
+            Program::AsyncCommand(pre) => {
+                let mut store = state.store(pre.engine());
+                let result = match pre.instantiate_async(&mut store).await {
+                    Ok(command) => {
+                        let run = async |guest: &Accessor<State>| {
+                            command.wasi_cli_run().call_run(guest).await
+                        };
+                        store.run_concurrent(run).await.and_then(|result| result)
+                    }
+                    Err(error) => Err(error),
+                };
+                (store, result)
+            }
+            Program::Http(_) | Program::AsyncHttp(_) => {
+                return Exit::error(128, "not a command");
+            }
         };
         let error = match result {
             Ok(Ok(())) => return Exit::completed(),
@@ -78,7 +98,7 @@ impl Container {
             Some(I32Exit(code)) => return Exit::error(*code, ""),
             None => {}
         }
-        let outgrew = store.data().memory.outgrew_slot;
+        let outgrew = store.data_mut().memory.outgrew_slot;
         match crate::memory::verdict(self, &error, outgrew) {
             Some(Verdict::OutOfMemory(message) | Verdict::Crowded(message)) => {
                 Exit::out_of_memory(message)

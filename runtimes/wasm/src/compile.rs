@@ -21,13 +21,17 @@ use tokio::sync::OnceCell;
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, InstancePre};
 use wasmtime_wasi::p2::bindings::CommandPre;
+use wasmtime_wasi::p3::bindings::CommandPre as AsyncCommandPre;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime_wasi_http::p3::bindings::ServicePre;
 
 use crate::engine::{Class, ClassKind, Engines};
-use crate::instance::{OFFERED, State};
+use crate::instance::{ASYNC_OFFERED, EXTRAS, OFFERED, State};
 
 const HTTP: &str = "wasi:http/incoming-handler@0.2.";
 const COMMAND: &str = "wasi:cli/run@0.2.";
+const ASYNC_HTTP: &str = "wasi:http/handler@0.3.";
+const ASYNC_COMMAND: &str = "wasi:cli/run@0.3.";
 /// Images are megabytes; this is a bound on what a mistake can make the host read.
 const MAX_WASM: u64 = 512 << 20;
 
@@ -36,6 +40,8 @@ const MAX_WASM: u64 = 512 << 20;
 pub(crate) enum Program {
     Http(ProxyPre<State>),
     Command(CommandPre<State>),
+    AsyncHttp(ServicePre<State>),
+    AsyncCommand(AsyncCommandPre<State>),
 }
 
 /// A compiled image in one class.
@@ -207,8 +213,8 @@ fn compile(
     let (imports, exports) = interfaces(class, &component);
     let program = link(class, spec, &component, &imports, &exports)?;
     let kind_of = match program {
-        Program::Http(_) => ImageKind::Http,
-        Program::Command(_) => ImageKind::Command,
+        Program::Http(_) | Program::AsyncHttp(_) => ImageKind::Http,
+        Program::Command(_) | Program::AsyncCommand(_) => ImageKind::Command,
     };
     let info = ImageInfo {
         kind: kind_of,
@@ -323,12 +329,11 @@ fn link(
     exports: &[String],
 ) -> Result<Program, Problem> {
     let has = |interface| exports.iter().any(|name| name.starts_with(interface));
-    let http = has(HTTP);
-    if !http && !has(COMMAND) {
+    if ![HTTP, COMMAND, ASYNC_HTTP, ASYNC_COMMAND].into_iter().any(has) {
         let exports = if exports.is_empty() { "nothing".into() } else { exports.join(", ") };
         let message = format!(
-            "component {} exports {exports}: it needs wasi:http/incoming-handler@0.2 to be served, \
-             or wasi:cli/run@0.2 to be run",
+            "component {} exports {exports}: it needs wasi:http/incoming-handler@0.2 or \
+             wasi:http/handler@0.3 to be served, or wasi:cli/run@0.2 or @0.3 to be run",
             spec.digest
         );
         return Err(Problem::new(ProblemCode::MissingExport, message));
@@ -345,14 +350,23 @@ fn link(
         Problem::new(ProblemCode::UnknownImport, message)
     };
     let pre: InstancePre<State> = class.linker.instantiate_pre(component).map_err(unfit)?;
-    Ok(if http {
-        Program::Http(ProxyPre::new(pre).map_err(unfit)?)
+    let program = if has(ASYNC_HTTP) {
+        ServicePre::new(pre).map(Program::AsyncHttp)
+    } else if has(HTTP) {
+        ProxyPre::new(pre).map(Program::Http)
+    } else if has(ASYNC_COMMAND) {
+        AsyncCommandPre::new(pre).map(Program::AsyncCommand)
     } else {
-        Program::Command(CommandPre::new(pre).map_err(unfit)?)
-    })
+        CommandPre::new(pre).map(Program::Command)
+    };
+    program.map_err(unfit)
 }
 
 fn is_offered(import: &str) -> bool {
     let (name, version) = import.split_once('@').unwrap_or((import, ""));
-    OFFERED.contains(&name) && version.starts_with("0.2.")
+    match version.get(..4) {
+        Some("0.2.") => OFFERED.contains(&name),
+        Some("0.3.") => ASYNC_OFFERED.contains(&name),
+        _ => EXTRAS.contains(&import),
+    }
 }

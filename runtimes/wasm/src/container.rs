@@ -181,7 +181,7 @@ impl Container {
     }
 
     pub(crate) fn is_command(&self) -> bool {
-        matches!(self.compiled.program, Program::Command(_))
+        matches!(self.compiled.program, Program::Command(_) | Program::AsyncCommand(_))
     }
 
     pub(crate) fn is_exited(&self) -> bool {

@@ -158,7 +158,7 @@ impl Class {
         engine.precompile_compatibility_hash().hash(&mut hasher);
         let hash = format!("{}-{:016x}", slot.name, hasher.finish());
         Ok(Class {
-            linker: instance::linker(&engine)?,
+            linker: instance::linker(&engine, slot.concurrency)?,
             engine,
             slots: Slots::new(count as usize),
             memory: slot.memory,

@@ -15,9 +15,11 @@ use wasmtime_wasi::p2::bindings::cli::{environment, stderr, stdout};
 use wasmtime_wasi::{FsPerms, HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
+use crate::compile::Program;
 use crate::container::{Container, Phase};
 use crate::cpu::Run;
 use crate::denied::Import;
+use crate::extras;
 use crate::logs::{Output, Stream};
 use crate::memory::Hold;
 use crate::outgoing::Outgoing;
@@ -95,7 +97,9 @@ impl State {
 /// Files and clocks. A component that only answers HTTP mostly has none of the former, and may look at the latter.
 fn context(container: &Arc<Container>) -> wasmtime::Result<WasiCtx> {
     let clocks = container.spec.grants.clocks;
-    if container.spec.mounts.is_empty() && clocks {
+    let concurrent =
+        matches!(container.compiled.program, Program::AsyncHttp(_) | Program::AsyncCommand(_));
+    if container.spec.mounts.is_empty() && clocks && !concurrent {
         return Ok(WasiCtx::default());
     }
     let mut builder = WasiCtx::builder();
@@ -105,6 +109,15 @@ fn context(container: &Arc<Container>) -> wasmtime::Result<WasiCtx> {
     }
     if !clocks {
         builder.wall_clock(Still(container.clone())).monotonic_clock(Still(container.clone()));
+    }
+    if concurrent {
+        // Those of WASI 0.3 are wasmtime-wasi's own.
+        builder.envs(&container.env).args(&container.spec.args);
+        if let Some(folder) = &container.spec.working_dir {
+            builder.initial_cwd(folder.to_string_lossy());
+        }
+        builder.stdout(Output::new(container.log.clone(), Stream::Out));
+        builder.stderr(Output::new(container.log.clone(), Stream::Err));
     }
     Ok(builder.build())
 }
@@ -175,8 +188,9 @@ impl stderr::Host for State {
 }
 
 /// Everything that guests may import.
-pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
+pub(crate) fn linker(engine: &Engine, concurrency: bool) -> wasmtime::Result<Linker<State>> {
     let mut linker = Linker::new(engine);
+    extras::add_to_linker(&mut linker)?;
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
     linker.allow_shadowing(true);
@@ -184,11 +198,16 @@ pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
     stdout::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state)?;
     stderr::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state)?;
     sockets::add_p2(&mut linker)?;
+    if concurrency {
+        wasmtime_wasi::p3::add_to_linker(&mut linker)?;
+        wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+        sockets::add_p3(&mut linker)?;
+    }
     linker.allow_shadowing(false);
     Ok(linker)
 }
 
-/// The interfaces behind [`linker`], for messages about components that want others.
+/// The interfaces of WASI 0.2 behind [`linker`], for messages about components that want others.
 pub(crate) const OFFERED: &[&str] = &[
     "wasi:cli/environment",
     "wasi:cli/exit",
@@ -220,3 +239,34 @@ pub(crate) const OFFERED: &[&str] = &[
     "wasi:sockets/udp",
     "wasi:sockets/udp-create-socket",
 ];
+
+/// The same for WASI 0.3.
+pub(crate) const ASYNC_OFFERED: &[&str] = &[
+    "wasi:cli/environment",
+    "wasi:cli/exit",
+    "wasi:cli/stderr",
+    "wasi:cli/stdin",
+    "wasi:cli/stdout",
+    "wasi:cli/terminal-input",
+    "wasi:cli/terminal-output",
+    "wasi:cli/terminal-stderr",
+    "wasi:cli/terminal-stdin",
+    "wasi:cli/terminal-stdout",
+    "wasi:cli/types",
+    "wasi:clocks/monotonic-clock",
+    "wasi:clocks/system-clock",
+    "wasi:clocks/types",
+    "wasi:filesystem/preopens",
+    "wasi:filesystem/types",
+    "wasi:http/client",
+    "wasi:http/types",
+    "wasi:random/insecure",
+    "wasi:random/insecure-seed",
+    "wasi:random/random",
+    "wasi:sockets/ip-name-lookup",
+    "wasi:sockets/types",
+];
+
+/// What hosts of WASI offer beyond it, at the one version that there is of each.
+pub(crate) const EXTRAS: &[&str] =
+    &["wasi:config/store@0.2.0-rc.1", "wasi:logging/logging@0.1.0-draft"];

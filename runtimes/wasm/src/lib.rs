@@ -4,7 +4,7 @@
 //!
 //! - `host`: the protocol's verbs; `container`: a Pod, a container, its phases and its exit;
 //! - `compile`, `engine`: from a `.wasm` file to instances in microseconds;
-//! - `instance`, `slots`, `memory`, `cpu`: what an instance sees, and what it may use;
+//! - `instance`, `extras`, `denied`, `slots`, `memory`, `cpu`: what an instance sees, and what it may use;
 //! - `http`, `listeners`: components that answer requests; `command`: those that run and exit;
 //! - `sockets`, `names`, `outgoing`, `routes`: a Pod's network, and calls to Services; `logs`, `events`: what is told to others;
 //! - `guests`, `confine`: which threads run guests, and what the process denies itself.
@@ -20,6 +20,7 @@ mod cpu;
 mod denied;
 mod engine;
 mod events;
+mod extras;
 mod guests;
 mod host;
 mod http;

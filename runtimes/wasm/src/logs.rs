@@ -11,10 +11,12 @@
 //! their log.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -24,6 +26,9 @@ use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 mod budget;
 
 use budget::{Budget, ENTRY};
+use tokio::io::AsyncWrite;
+use tokio::time::Sleep;
+use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 
 /// As containerd and CRI-O split lines.
 const MAX_LINE: usize = 16 << 10;
@@ -295,6 +300,52 @@ impl OutputStream for Output {
     fn check_write(&mut self) -> StreamResult<usize> {
         self.permit = if self.shared.log.guest.debt().is_some() { 0 } else { PERMIT };
         Ok(self.permit)
+    }
+}
+
+impl IsTerminal for Output {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for Output {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(Waiting { output: self.clone(), nap: None })
+    }
+}
+
+/// The same for guests of WASI 0.3, whose writes wait by themselves.
+struct Waiting {
+    output: Output,
+    nap: Option<Pin<Box<Sleep>>>,
+}
+
+impl AsyncWrite for Waiting {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        while let Some(debt) = self.output.shared.log.guest.debt() {
+            let nap = self.nap.get_or_insert_with(|| Box::pin(tokio::time::sleep(debt)));
+            ready!(nap.as_mut().poll(cx));
+            self.nap = None;
+        }
+        let bytes = &bytes[..bytes.len().min(PERMIT)];
+        let shared = &self.output.shared;
+        shared.log.guest.charge(bytes.len() + ENTRY);
+        let mut lines = shared.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.push(&shared.log, shared.stream, bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -13,12 +13,14 @@ use tokio::time::Sleep;
 use wasmtime_wasi_http::Error;
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
-use super::p2::{self, Seat};
+use super::p2::Seat;
 use super::place::Place;
 use super::record::Record;
 use super::refusal::Refusal;
 use super::reuse::{Warm, keep};
 use super::running::Running;
+use super::{p2, p3};
+use crate::compile::Program;
 use crate::container::{Container, Phase};
 use crate::cpu::metered;
 
@@ -54,7 +56,10 @@ where
         None => Seat::New(place.slot().await?),
     };
     let (sender, mut receiver) = oneshot::channel();
-    let guest = p2::guest(place, seat, request, sender)?;
+    let guest = match container.compiled.program {
+        Program::AsyncHttp(_) => p3::guest(place, seat, request, sender)?,
+        _ => p2::guest(place, seat, request, sender)?,
+    };
     let mut running = Running::new(container.clone(), guest, record.deadline);
 
     let mut told = None;

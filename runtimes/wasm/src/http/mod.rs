@@ -21,6 +21,7 @@ mod answer;
 mod client;
 mod drain;
 mod p2;
+mod p3;
 mod place;
 mod record;
 mod refusal;

@@ -10,9 +10,10 @@
 //! UDP is wasmtime-wasi's, with addresses translated in front of it.
 //!
 //! In reading order: [`place`], [`tcp`], then what each version of WASI calls it: [`tcp_p2`],
-//! [`udp`], [`lookup`].
+//! [`udp`], [`lookup`], [`p3`].
 
 mod lookup;
+mod p3;
 mod place;
 mod tcp;
 mod tcp_p2;
@@ -29,6 +30,7 @@ use wasmtime_wasi::p2::bindings::sockets::{self, network};
 use wasmtime_wasi::p2::{IoError, Network, SocketError};
 use wasmtime_wasi::sockets::{ErrorCode, WasiSocketsView};
 
+pub(crate) use p3::add_p3;
 pub(crate) use place::Servers;
 use place::{Place, Transport};
 pub(crate) use udp::Known;

@@ -26,13 +26,20 @@ const SECOND: u64 = 1_000_000_000;
 
 type Connecting = Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>;
 
+/// Which ways of a connection are in use (WASI 0.3 gives each away once).
+#[derive(Clone, Copy, Default)]
+struct Taken {
+    send: bool,
+    receive: bool,
+}
+
 /// How far a socket has come.
 enum State {
     New(TcpSocket),
     Bound(TcpSocket),
     Listening(Arc<Listener>),
     Connecting { to: SocketAddr, attempt: Connecting },
-    Connected { to: SocketAddr, stream: Arc<TcpStream> },
+    Connected { to: SocketAddr, stream: Arc<TcpStream>, taken: Taken },
     Failed(ErrorCode),
 }
 
@@ -175,7 +182,7 @@ impl Tcp {
                 let result = ready!(attempt.as_mut().poll(cx));
                 match result {
                     Ok(stream) => {
-                        self.state = State::Connected { to, stream: Arc::new(stream) };
+                        self.state = connected(to, Arc::new(stream));
                         Poll::Ready(Ok(()))
                     }
                     Err(error) => {
@@ -194,6 +201,25 @@ impl Tcp {
     pub(super) fn stream(&self) -> Result<Arc<TcpStream>, ErrorCode> {
         match &self.state {
             State::Connected { stream, .. } => Ok(stream.clone()),
+            State::Failed(code) => Err(*code),
+            _ => Err(ErrorCode::InvalidState),
+        }
+    }
+
+    pub(super) fn take_send(&mut self) -> Result<Arc<TcpStream>, ErrorCode> {
+        self.take_way(|taken| std::mem::replace(&mut taken.send, true))
+    }
+
+    pub(super) fn take_receive(&mut self) -> Result<Arc<TcpStream>, ErrorCode> {
+        self.take_way(|taken| std::mem::replace(&mut taken.receive, true))
+    }
+
+    fn take_way(
+        &mut self,
+        was_taken: impl Fn(&mut Taken) -> bool,
+    ) -> Result<Arc<TcpStream>, ErrorCode> {
+        match &mut self.state {
+            State::Connected { stream, taken, .. } if !was_taken(taken) => Ok(stream.clone()),
             State::Failed(code) => Err(*code),
             _ => Err(ErrorCode::InvalidState),
         }
@@ -340,6 +366,10 @@ impl Tcp {
     }
 }
 
+fn connected(to: SocketAddr, stream: Arc<TcpStream>) -> State {
+    State::Connected { to, stream, taken: Taken::default() }
+}
+
 fn set<F: AsFd, O: SetSockOpt>(fd: &F, option: O, value: &O::Val) -> io::Result<()>
 where
     O::Val: Sized,
@@ -397,9 +427,13 @@ impl Listener {
                 reach: self.reach,
                 backlog: BACKLOG,
                 served: None,
-                state: State::Connected { to: peer, stream },
+                state: connected(peer, stream),
             }));
         }
+    }
+
+    pub(super) fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.socket.poll_read_ready(cx).map(drop)
     }
 
     /// Waits until there may be a connection.

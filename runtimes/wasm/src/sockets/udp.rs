@@ -70,7 +70,7 @@ impl Known {
     }
 
     /// Where to send what is meant for `wanted`.
-    fn target(&self, wanted: SocketAddr) -> SocketAddr {
+    pub(super) fn target(&self, wanted: SocketAddr) -> SocketAddr {
         if self.inner().callers.contains(&wanted) {
             return wanted;
         }
@@ -78,15 +78,36 @@ impl Known {
         self.place.reach(Transport::Udp, wanted).unwrap_or(wanted)
     }
 
-    fn bound(&self, reach: Reach, served: Served) {
+    /// Takes the address, unless the system is to choose its port.
+    pub(super) fn claim(&self, address: SocketAddr) -> Result<Option<Served>, ErrorCode> {
+        let known = address.port() != 0;
+        known.then(|| self.place.claim(Transport::Udp, address)).transpose()
+    }
+
+    /// It is bound now.
+    pub(super) fn bound(
+        &self,
+        reach: Reach,
+        claimed: Option<Served>,
+        address: SocketAddr,
+    ) -> Result<(), ErrorCode> {
+        let served = match claimed {
+            Some(served) => served,
+            None => self.place.claim(Transport::Udp, address)?,
+        };
         let mut inner = self.inner();
         inner.reach = reach;
         inner.served = Some(served);
+        Ok(())
+    }
+
+    pub(super) fn place(&self) -> &Place {
+        &self.place
     }
 }
 
 /// A context for one socket, and what that socket's check knows.
-fn context(state: &State, v6: bool) -> Result<(WasiCtx, Arc<Known>), ErrorCode> {
+pub(super) fn context(state: &State, v6: bool) -> Result<(WasiCtx, Arc<Known>), ErrorCode> {
     admit(&state.container, v6)?;
     let known = Arc::new(Known {
         place: Place::of(&state.container),
@@ -101,13 +122,16 @@ fn context(state: &State, v6: bool) -> Result<(WasiCtx, Arc<Known>), ErrorCode> 
     Ok((builder.build(), known))
 }
 
-fn view<'a>(ctx: &'a mut WasiCtx, table: &'a mut ResourceTable) -> WasiSocketsCtxView<'a> {
+pub(super) fn view<'a>(
+    ctx: &'a mut WasiCtx,
+    table: &'a mut ResourceTable,
+) -> WasiSocketsCtxView<'a> {
     WasiSocketsCtxView { ctx: ctx.sockets(), table }
 }
 
 impl State {
-    fn known(&self, socket: u32) -> SocketResult<Arc<Known>> {
-        self.datagrams.get(&socket).cloned().ok_or_else(|| ErrorCode::InvalidState.into())
+    pub(super) fn known(&self, socket: u32) -> Result<Arc<Known>, ErrorCode> {
+        self.datagrams.get(&socket).cloned().ok_or(ErrorCode::InvalidState)
     }
 }
 
@@ -135,15 +159,11 @@ impl HostUdpSocket for State {
     ) -> SocketResult<()> {
         let known = self.known(this.rep())?;
         let (address, reach) = known.place.bind(local_address.into())?;
-        let claim = |address| known.place.claim(Transport::Udp, address);
-        let early = (address.port() != 0).then(|| claim(address)).transpose()?;
+        let early = known.claim(address)?;
         let again = Resource::new_borrow(this.rep());
         self.sockets().start_bind(this, network, address.into()).await?;
-        let served = match early {
-            Some(served) => served,
-            None => claim(self.sockets().local_address(again)?.into())?,
-        };
-        known.bound(reach, served);
+        let bound = SocketAddr::from(self.sockets().local_address(again)?);
+        known.bound(reach, early, bound)?;
         Ok(())
     }
 
