@@ -10,3 +10,4 @@ mod limits;
 mod reuse;
 mod services;
 mod serving;
+mod sockets;

@@ -413,8 +413,8 @@ impl HostUdpSocket for State {
         let (address, reach) = known.place().bind(local_address.into())?;
         let early = known.claim(address)?;
         let again = Resource::new_borrow(this.rep());
-        self.sockets().bind(this, address.into()).await?;
-        let bound = SocketAddr::from(self.sockets().get_local_address(again)?);
+        HostUdpSocket::bind(&mut self.sockets(), this, address.into()).await?;
+        let bound = HostUdpSocket::get_local_address(&mut self.sockets(), again)?.into();
         known.bound(reach, early, bound)?;
         Ok(())
     }
@@ -534,7 +534,13 @@ impl HostUdpSocketWithStore<State> for Own {
             })?;
         }
         let view = store.with_getter::<WasiSockets>(|state| state.sockets());
-        WasiSockets::send(&view, this, data, target.map(IpSocketAddress::from)).await
+        <WasiSockets as HostUdpSocketWithStore<State>>::send(
+            &view,
+            this,
+            data,
+            target.map(IpSocketAddress::from),
+        )
+        .await
     }
 
     async fn receive(
@@ -542,7 +548,7 @@ impl HostUdpSocketWithStore<State> for Own {
         this: Resource<UdpSocket>,
     ) -> SocketResult<(Vec<u8>, IpSocketAddress)> {
         let view = store.with_getter::<WasiSockets>(|state| state.sockets());
-        WasiSockets::receive(&view, this).await
+        <WasiSockets as HostUdpSocketWithStore<State>>::receive(&view, this).await
     }
 }
 

@@ -14,7 +14,7 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 
 use wasmtime_wasi::sockets::ErrorCode;
@@ -92,6 +92,14 @@ impl Place {
         self.0.sandbox.spec.netns.is_none()
     }
 
+    /// Whether it means the Pod itself, to a guest. Without a namespace the other loopback addresses are other Pods'.
+    fn is_localhost(&self, ip: IpAddr) -> bool {
+        match ip {
+            IpAddr::V4(ip) if self.is_on_loopback() => ip == Ipv4Addr::LOCALHOST,
+            ip => ip.is_loopback(),
+        }
+    }
+
     /// Where a port is really bound.
     fn port(&self, port: u16) -> u16 {
         static FIRST: LazyLock<u16> = LazyLock::new(first_free_port);
@@ -107,7 +115,7 @@ impl Place {
         }
         let reach = match ip {
             ip if ip.is_unspecified() => Reach::Anyone,
-            ip if ip.is_loopback() => Reach::OwnPod,
+            ip if self.is_localhost(ip) => Reach::OwnPod,
             _ => return Err(ErrorCode::AddressNotBindable),
         };
         let own = self.own(ip.is_ipv6()).ok_or(ErrorCode::AddressNotBindable)?;
@@ -151,8 +159,7 @@ impl Place {
         if !ip.is_loopback() {
             return Ok(wanted);
         }
-        let localhost = !own && (ip == IpAddr::from([127, 0, 0, 1]) || ip.is_ipv6());
-        let ip = if localhost {
+        let ip = if !own && self.is_localhost(ip) {
             self.own(ip.is_ipv6()).ok_or(ErrorCode::ConnectionRefused)?
         } else {
             ip

@@ -219,7 +219,10 @@ impl Tcp {
         was_taken: impl Fn(&mut Taken) -> bool,
     ) -> Result<Arc<TcpStream>, ErrorCode> {
         match &mut self.state {
-            State::Connected { stream, taken, .. } if !was_taken(taken) => Ok(stream.clone()),
+            State::Connected { stream, taken, .. } => match was_taken(taken) {
+                false => Ok(stream.clone()),
+                true => Err(ErrorCode::InvalidState),
+            },
             State::Failed(code) => Err(*code),
             _ => Err(ErrorCode::InvalidState),
         }

@@ -115,7 +115,7 @@ pub(super) fn context(state: &State, v6: bool) -> Result<(WasiCtx, Arc<Known>), 
     });
     let check = known.clone();
     let mut builder = WasiCtx::builder();
-    builder.socket_addr_check(move |address, usage| {
+    builder.allow_udp(true).socket_addr_check(move |address, usage| {
         let allowed = check.allows(address, usage);
         Box::pin(async move { allowed })
     });
