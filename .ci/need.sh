@@ -16,6 +16,17 @@ need() {
     fi
 }
 
+# want COMMAND PACKAGE: tries to make sure of it; tests that use COMMAND say that they were skipped where it is missing.
+want() {
+    command -v "$1" >/dev/null 2>&1 && return
+    [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1 || return 0
+    say "$1 is missing: installing $2"
+    refresh_packages
+    # Some packages bring a service, which is not to be started.
+    RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$2" >&2 ||
+        say "could not install $2: tests that use it will say that they were skipped"
+}
+
 # Reads the package lists anew, once.
 refresh_packages() {
     [ -n "${refreshed:-}" ] && return

@@ -110,8 +110,13 @@ for language in "$@"; do
         build_rust hello-http hello-v1 HELLO_VERSION=v1
         build_rust hello-http hello-v2 HELLO_VERSION=v2
         build_rust hello-command hello-command
+        build_rust probe-grpc probe-grpc
+        build_rust probe-files probe-files
+        build_rust probe-grpc probe-grpc
         build_rust probe-http probe-http
         build_rust probe-net probe-net
+        build_rust async-http async-http
+        build_rust async-command async-command
         ;;
     c) build_c hello-c http-service hello-c ;;
     *) die "$language: not one of rust, c" ;;

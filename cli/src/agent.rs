@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use coracle_agent::images;
 use coracle_agent::images::reference::ImageName;
 use coracle_agent::join::{self, Joined, Token};
+use coracle_agent::pod::volumes::HostPaths;
 use coracle_network::{Config as NetworkConfig, Mode, Network};
 
 use crate::folder::Folder;
@@ -27,6 +28,13 @@ pub(crate) struct NodeArgs {
     pub labels: Vec<(String, String)>,
     #[command(flatten)]
     pub images: ImageArgs,
+    /// Folder of this machine that Pods may mount by hostPath, with all in it; may be given several times. Without it,
+    /// all that this user may
+    #[arg(long = "allow-host-path", value_name = "FOLDER")]
+    pub allow_host_paths: Vec<PathBuf>,
+    /// No Pod may mount anything by hostPath
+    #[arg(long, conflicts_with = "allow_host_paths")]
+    pub no_host_path: bool,
 }
 
 /// Arguments about the node's images.
@@ -52,7 +60,7 @@ pub(crate) struct ImageArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     pub image_minimum_gc_age: u64,
     /// Percent of free disk below which the node has the condition DiskPressure
-    #[arg(long, value_name = "PERCENT", default_value_t = 10, value_parser = clap::value_parser!(u8).range(0..=100))]
+    #[arg(long, value_name = "PERCENT", default_value_t = 5, value_parser = clap::value_parser!(u8).range(0..=100))]
     pub disk_pressure_threshold: u8,
 }
 
@@ -94,6 +102,18 @@ fn read_registries(file: &Path) -> anyhow::Result<images::settings::Settings> {
 
 fn parse_image(text: &str) -> Result<String, String> {
     ImageName::parse(text).map(|_| text.to_owned()).map_err(str::to_owned)
+}
+
+impl NodeArgs {
+    fn host_paths(&self) -> HostPaths {
+        if self.no_host_path {
+            HostPaths::Denied
+        } else if self.allow_host_paths.is_empty() {
+            HostPaths::Any
+        } else {
+            HostPaths::Below(self.allow_host_paths.clone())
+        }
+    }
 }
 
 /// Arguments of `coracle agent`.
@@ -158,11 +178,13 @@ pub(crate) async fn start(
         node_ip: ip,
         listen: SocketAddr::new(ip, 0),
         data,
-        hosts: host::config(folder)?,
+        hosts: host::config(folder, facts.cluster_id.clone())?,
+        compile_command: host::compile_command(),
         network: network.clone(),
         pod_range: facts.pod_range,
         max_pods: node.max_pods,
         images: images_config,
+        host_paths: node.host_paths(),
         labels: node.labels.iter().cloned().collect(),
     };
     Ok((coracle_agent::start(config).await?, network))

@@ -1,15 +1,25 @@
 //! `coracle host`: a sandbox host, as the agent starts it.
 
 use std::path::PathBuf;
+use std::time::Duration;
+
+use coracle_network::linux::may_administer_network;
 
 use crate::folder::Folder;
-use crate::log_filter;
+use crate::run::Exited;
+use crate::{log_filter, println};
+
+/// Hosts' users have numbers from here on: above what accounts, containers and user namespaces are given by default.
+/// Sixteen bits tell agents of one machine apart, twelve the hosts of one agent.
+const FIRST_USER: u32 = 0x7000_0000;
 
 /// Which runtime.
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
     /// Host of Wasm Pods
     Wasm(WasmArgs),
+    /// Compile one Wasm image, and say what it is
+    Compile(CompileArgs),
 }
 
 /// The Wasm host's arguments.
@@ -21,34 +31,121 @@ pub(crate) struct WasmArgs {
     /// Folder for compiled code
     #[arg(long)]
     data: PathBuf,
-    /// Folder that holds images, logs and volumes
+    /// Folder of compiled code
     #[arg(long)]
-    agent_data: PathBuf,
+    compiled: PathBuf,
+    /// Folder of its Pods' logs
+    #[arg(long)]
+    logs: PathBuf,
+    /// Folder of its Pods' volumes
+    #[arg(long)]
+    volumes: PathBuf,
+    /// Folder or file of the machine that its Pods mount; may be given several times
+    #[arg(long = "host-path", value_name = "PATH")]
+    host_paths: Vec<PathBuf>,
+    /// Network namespace of its Pods
+    #[arg(long)]
+    netns: Option<PathBuf>,
+    /// Number of the user, and of its group, to become
+    #[arg(long)]
+    user: Option<u32>,
+    /// Whose Pods it holds, for those who look at processes
+    #[arg(long)]
+    group: Option<String>,
+}
+
+/// What to compile.
+#[derive(clap::Args)]
+pub(crate) struct CompileArgs {
+    /// Digest that the file must have
+    #[arg(long)]
+    digest: String,
+    /// The file
+    #[arg(long)]
+    wasm: PathBuf,
+    /// Folder for the code
+    #[arg(long)]
+    out: PathBuf,
+    /// Class of guests to compile for: small, large or async [default: the smallest that fits]
+    #[arg(long)]
+    class: Option<String>,
+    /// Memory limit of the container that it is for
+    #[arg(long)]
+    memory_limit: Option<u64>,
 }
 
 /// Runs until it is told to end.
 pub(crate) fn main(command: Command) -> anyhow::Result<()> {
-    let Command::Wasm(args) = command;
     tracing_subscriber::fmt()
         .with_env_filter(log_filter())
         .with_writer(std::io::stderr)
         .compact()
         .init();
+    match command {
+        Command::Wasm(args) => wasm(args),
+        Command::Compile(args) => compile(args),
+    }
+}
+
+fn wasm(args: WasmArgs) -> anyhow::Result<()> {
     let mut config = coracle_wasm::HostConfig::new(args.socket, args.data);
-    let folder = |name: &str| args.agent_data.join(name);
-    config.folders = Some(coracle_wasm::Folders {
-        read: vec![folder("images")],
-        write: vec![folder("logs"), folder("volumes")],
+    config.compiled = Some(args.compiled.clone());
+    config.netns = args.netns;
+    let mut write = vec![args.logs, args.volumes];
+    write.extend(args.host_paths);
+    config.confinement = Some(coracle_wasm::Confinement {
+        read: vec![args.compiled.clone()],
+        write,
+        user: args.user,
     });
     coracle_wasm::run_host(config)
 }
 
+/// The answer is one line of JSON: what was made, or, with exit code 1, the problem.
+fn compile(args: CompileArgs) -> anyhow::Result<()> {
+    let job = coracle_wasm::Job {
+        digest: args.digest,
+        wasm: args.wasm,
+        out: args.out,
+        class: args.class,
+        memory_limit: args.memory_limit,
+    };
+    match coracle_wasm::compile_confined(&job) {
+        Ok(made) => {
+            println(format_args!("{}", serde_json::to_string(&made)?));
+            Ok(())
+        }
+        Err(problem) => {
+            println(format_args!("{}", serde_json::to_string(&problem)?));
+            Err(Exited { code: 1 }.into())
+        }
+    }
+}
+
+/// How the agent compiles.
+pub(crate) fn compile_command() -> coracle_agent::images::compile::CompileCommand {
+    let names = coracle_wasm::code_names();
+    coracle_agent::images::compile::CompileCommand {
+        // This very program, even if another has its path by now: code has to fit `names`.
+        program: "/proc/self/exe".into(),
+        args: vec!["host".into(), "compile".into()],
+        names: names.into_iter().map(|(class, name)| (class.to_owned(), name.to_owned())).collect(),
+        patience: |size| Duration::from_secs(coracle_wasm::Limits::of(size).seconds),
+    }
+}
+
 /// How the agent starts hosts.
-pub(crate) fn config(folder: &Folder) -> anyhow::Result<coracle_agent::hosts::HostsConfig> {
+pub(crate) fn config(
+    folder: &Folder,
+    cluster: String,
+) -> anyhow::Result<coracle_agent::hosts::HostsConfig> {
+    let seed = coracle_network::ranges::seed(folder.path().as_os_str().as_encoded_bytes());
     Ok(coracle_agent::hosts::HostsConfig {
         program: std::env::current_exe()?,
         sockets: folder.host_sockets()?,
         data: folder.sub("host")?,
         agent_data: folder.sub("agent")?,
+        cluster,
+        users: may_administer_network().then_some(FIRST_USER | (seed as u32 & 0xffff) << 12),
     })
 }

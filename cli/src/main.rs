@@ -1,7 +1,7 @@
 //! The `coracle` binary: the one place that names concrete parts and wires them.
 //!
-//! A command is a file: [`up`], [`server`], [`agent`] and [`host`] start parts; [`push`], [`run`], [`status`] and
-//! [`token`] are clients of a running cluster. What they share is in [`folder`] (the data folder), [`client`] (finding the
+//! A command is a file: [`up`], [`server`], [`agent`] and [`host`] start parts; [`push`], [`inspect`], [`run`], [`status`]
+//! and [`token`] are clients of a running cluster. What they share is in [`folder`] (the data folder), [`client`] (finding the
 //! cluster), [`apply`] (manifests) and [`watchers`] (what a person waits for).
 
 mod agent;
@@ -9,6 +9,7 @@ mod apply;
 mod client;
 mod folder;
 mod host;
+mod inspect;
 mod push;
 mod run;
 mod server;
@@ -42,6 +43,8 @@ enum Command {
     Token(token::Command),
     /// Push a .wasm file to the cluster's registry
     Push(push::Args),
+    /// Show what a .wasm file or an image is, what it imports, and what that means in a Pod
+    Inspect(inspect::Args),
     /// Run a .wasm file or an image, and print where it answers
     Run(run::Args),
     /// Show the cluster at a glance, and what is not well
@@ -75,6 +78,7 @@ fn main() -> ExitCode {
             Command::Agent(args) => agent::main(args).await,
             Command::Token(command) => token::main(command),
             Command::Push(args) => push::main(args).await,
+            Command::Inspect(args) => inspect::main(args).await,
             Command::Run(args) => run::main(args).await,
             Command::Status(args) => status::main(args).await,
             Command::Host(_) => Ok(()),

@@ -1,8 +1,9 @@
-//! `coracle push`: a `.wasm` file into the cluster's registry.
+//! `coracle push`: a `.wasm` file, or an image as an OCI layout, into the cluster's registry.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use coracle_agent::images::layout::Layout;
 use coracle_agent::images::reference::ImageName;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -12,7 +13,7 @@ use crate::println;
 /// Arguments of `coracle push`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The component
+    /// The component: a .wasm file; or an image: an OCI layout, as a folder or a tar archive
     file: PathBuf,
     /// Name of the image; the tag is `latest` where none is given
     #[arg(value_name = "NAME[:TAG]")]
@@ -23,11 +24,30 @@ pub(crate) struct Args {
 
 /// Pushes, and prints the digest.
 pub(crate) async fn main(args: Args) -> anyhow::Result<()> {
+    if let Some(layout) = Layout::open(&args.file)? {
+        let client = args.connection.client().await?;
+        let digest = push_layout(client, &layout, &args.name).await?;
+        println(format_args!("pushed {}  {digest}", args.name));
+        return Ok(());
+    }
     let component = read(&args.file)?;
     let client = args.connection.client().await?;
     let digest = push(client, component, &args.name).await?;
     println(format_args!("pushed {}  {digest}", args.name));
     Ok(())
+}
+
+async fn push_layout(client: kube::Client, layout: &Layout, name: &str) -> anyhow::Result<String> {
+    let parsed = parse(name)?;
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    if let Ok(style) = ProgressStyle::with_template("pushing {msg} {bytes}") {
+        bar.set_style(style);
+    }
+    bar.set_message(name.to_owned());
+    let registry = coracle_agent::registry(client);
+    let result = registry.push_layout(&parsed, layout, |sent| bar.set_position(sent)).await;
+    bar.finish_and_clear();
+    result.map_err(|why| anyhow::anyhow!("cannot push {name}: {why}"))
 }
 
 /// A file that holds a component, or what is wrong with it.
@@ -36,10 +56,17 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     let file = path.display();
     match bytes.get(..8) {
         Some(b"\0asm\x0d\0\x01\0") => Ok(bytes),
-        Some(b"\0asm\x01\0\0\0") => bail!(
-            "{file} is a core module, not a component; build it for wasm32-wasip2, or wrap it with `wasm-tools component new`"
-        ),
-        _ => bail!("{file} is no Wasm file"),
+        // A program of WASI preview 1 becomes a component on the node.
+        Some(b"\0asm\x01\0\0\0") => match coracle_wasm::inspect(&bytes) {
+            Ok(found) if found.kind.is_some() => Ok(bytes),
+            Ok(_) => bail!(
+                "{file} is a core module without an entry point: it exports no `_start`; build it as a program for wasm32-wasip1, or as a component for wasm32-wasip2"
+            ),
+            Err(problem) => {
+                bail!("{file} is a core module, and no node can run it: {}", problem.message)
+            }
+        },
+        _ => bail!("{file} is no Wasm file, and no OCI layout"),
     }
 }
 
@@ -49,16 +76,7 @@ pub(crate) async fn push(
     component: Vec<u8>,
     name: &str,
 ) -> anyhow::Result<String> {
-    let parsed = match ImageName::parse(name) {
-        Ok(ImageName { host: Some(host), .. }) => {
-            bail!(
-                "\"{name}\" names the registry {host}; the cluster's own registry takes names without a host"
-            )
-        }
-        Ok(ImageName { digest: Some(_), .. }) => bail!("\"{name}\" has a digest; push to a tag"),
-        Ok(parsed) => parsed,
-        Err(why) => bail!("\"{name}\" is no image name: {why}"),
-    };
+    let parsed = parse(name)?;
     let bar =
         ProgressBar::with_draw_target(Some(component.len() as u64), ProgressDrawTarget::stderr());
     if let Ok(style) = ProgressStyle::with_template("pushing {msg} {bar:30} {bytes}/{total_bytes}")
@@ -74,4 +92,18 @@ pub(crate) async fn push(
     let result = registry.push(&parsed, component.into(), progress).await;
     bar.finish_and_clear();
     result.map_err(|why| anyhow::anyhow!("cannot push {name}: {why}"))
+}
+
+/// A name in the cluster's registry that can be pushed to.
+fn parse(name: &str) -> anyhow::Result<ImageName> {
+    match ImageName::parse(name) {
+        Ok(ImageName { host: Some(host), .. }) => {
+            bail!(
+                "\"{name}\" names the registry {host}; the cluster's own registry takes names without a host"
+            )
+        }
+        Ok(ImageName { digest: Some(_), .. }) => bail!("\"{name}\" has a digest; push to a tag"),
+        Ok(parsed) => Ok(parsed),
+        Err(why) => bail!("\"{name}\" is no image name: {why}"),
+    }
 }

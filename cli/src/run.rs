@@ -69,7 +69,10 @@ pub(crate) async fn main(args: Args) -> anyhow::Result<()> {
     }
     let (image, command) = if path.is_file() {
         let component = push::read(&path)?;
-        let command = !contains(&component, b"wasi:http/incoming-handler");
+        let found = coracle_wasm::inspect(&component);
+        let found =
+            found.map_err(|problem| anyhow::anyhow!("{}: {}", args.what, problem.message))?;
+        let command = found.kind != Some(coracle_sandbox::ImageKind::Http);
         // A tag of its own per content, so that running a changed file again rolls it out.
         let seed = coracle_network::ranges::seed(&component);
         let image = format!("{name}:{seed:016x}");
@@ -200,8 +203,4 @@ fn name_after(what: &str) -> String {
         .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
         .collect();
     name.trim_matches('-').chars().take(63).collect()
-}
-
-fn contains(haystack: &[u8], needle: &[u8]) -> bool {
-    haystack.windows(needle.len()).any(|w| w == needle)
 }

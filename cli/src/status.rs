@@ -162,8 +162,8 @@ fn node_reason(node: &Node) -> String {
 }
 
 /// Columns as wide as their widest cell.
-fn table(rows: &[[String; 5]]) -> String {
-    let mut widths = [0; 5];
+pub(crate) fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let mut widths = [0; N];
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());

@@ -9,7 +9,8 @@ use crate::auth;
 use crate::registry::{Part, Registry, WriteOptions};
 
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
-const RUNTIME_CLASSES: [&str; 2] = ["wasm", "oci"];
+/// Each is the name of its handler too. The longer ones also say who shares a process with whom.
+const RUNTIME_CLASSES: [&str; 4] = ["wasm", "wasm-namespace", "wasm-pod", "oci"];
 const PRIORITY_CLASSES: [(&str, i64, &str); 2] = [
     (
         "system-cluster-critical",

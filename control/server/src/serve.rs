@@ -24,7 +24,7 @@ use crate::auth::{Auth, NetworkFacts};
 use crate::cache::Cache;
 use crate::config::{Config, StartError};
 use crate::distribution;
-use crate::http::{App, Kubelets, router};
+use crate::http::{App, Kubelets, Metrics, router};
 use crate::registry::{Registry, ServiceRanges};
 use crate::{bootstrap, driver, events, recorder, scheduling, tls};
 
@@ -82,6 +82,7 @@ pub async fn start(config: Config) -> Result<Server, StartError> {
         auth: auth.clone(),
         images: distribution::Registry::open(&config.data.join("registry"))?,
         kubelets: Kubelets::new(tls::kubelet_client(auth.pki())?, registry.clone()),
+        metrics: Metrics::default(),
         ready: Arc::new(AtomicBool::new(false)),
         shutdown: stopping.clone(),
     };

@@ -1,17 +1,23 @@
-//! The Wasm sandbox host: a process of its own, started here, found again by its socket, restarted when it ends.
+//! One sandbox host's process: started here, found again by its socket, seen to its end.
 //!
 //! It is started in a session of its own, so that nothing that ends the agent ends it too.
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use coracle_sandbox::{Client, Info};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// How long a host may take until it answers.
 const START: Duration = Duration::from_secs(20);
+/// How long a host may take to end after it said that it would.
+const END: Duration = Duration::from_secs(3);
 
 /// How to start a host.
 #[derive(Debug, Clone)]
@@ -45,8 +51,13 @@ pub enum HostError {
     },
 }
 
-/// The host behind `client`, found or started; true if it was found.
-pub async fn ensure(client: &Client, command: &HostCommand) -> Result<(Info, bool), HostError> {
+/// The host behind `client`, found or started; true if it was found. A new one goes into the cgroups whose doors these
+/// are.
+pub async fn ensure(
+    client: &Client,
+    command: &HostCommand,
+    doors: Vec<File>,
+) -> Result<(Info, bool), HostError> {
     if let Ok(info) = client.info().await {
         return Ok((info, true));
     }
@@ -59,9 +70,14 @@ pub async fn ensure(client: &Client, command: &HostCommand) -> Result<(Info, boo
         .stdin(Stdio::null())
         .stdout(log.try_clone().map_err(spawn)?)
         .stderr(log);
-    // SAFETY: setsid is async-signal-safe and touches no memory of the parent.
+    // SAFETY: setsid and write are async-signal-safe and touch no memory of the parent.
     unsafe {
-        child.pre_exec(|| nix::unistd::setsid().map(drop).map_err(std::io::Error::from));
+        child.pre_exec(move || {
+            nix::unistd::setsid()?;
+            // Bounds that are not to be had are no reason to run nothing.
+            doors.iter().for_each(|mut door| drop(door.write(b"0")));
+            Ok(())
+        });
     }
     let mut child = child.spawn().map_err(spawn)?;
     // Reaped when it ends, so that a killed host is no zombie while the agent lives.
@@ -76,6 +92,33 @@ pub async fn ensure(client: &Client, command: &HostCommand) -> Result<(Info, boo
             Err(HostError::Silent { log: command.log.clone(), words: last_words(&command.log) })
         }
     }
+}
+
+/// Ends a host and all that it runs; returns when its process is gone.
+pub async fn end(client: &Client) {
+    let Ok(info) = client.info().await else { return };
+    if let Err(error) = client.shutdown().await {
+        tracing::warn!(%error, "a sandbox host did not end");
+    }
+    let Ok(pid) = i32::try_from(info.pid) else { return };
+    let started = Instant::now();
+    while is_host(pid, client.socket()) {
+        if started.elapsed() > END {
+            tracing::warn!(pid, "killing a sandbox host that did not end");
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // A host cannot: the folder is not its own.
+    let _ = std::fs::remove_file(client.socket());
+}
+
+/// Whether that process still is the host with this socket; numbers of processes come again.
+fn is_host(pid: i32, socket: &Path) -> bool {
+    use std::os::unix::ffi::OsStrExt;
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    line.split(|byte| *byte == 0).any(|word| word == socket.as_os_str().as_bytes())
 }
 
 fn last_words(log: &Path) -> String {

@@ -1,32 +1,55 @@
-//! Which sandbox host a Pod lives in. A host is a process; Pods of one isolation group share one.
+//! Which sandbox host a Pod lives in: a host is a process, and the Pods of one [`Group`] share one.
 //!
-//! The shared host is there from the agent's start to its end. What is shared costs nothing per Pod here.
+//! The shared host is there from the agent's start to its end; what is shared costs nothing per Pod here. Other hosts
+//! are started for their group's first Pod and ended with its last. Each group has a number, which its user, its network
+//! and its folders are named by; a record on disk keeps it until the last file of the group's Pods is gone.
+//!
+//! Everything that a group goes through happens under its own lock, so that a Pod that comes while the last one goes
+//! finds either the old host whole or a new one.
 
 mod folders;
 
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::ffi::OsString;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use coracle_network::Network;
-use coracle_sandbox::{Client, Routes, SandboxStatus};
-use k8s_openapi::api::core::v1::Pod;
-use tokio::sync::Notify;
+use coracle_network::{Network, NetworkError, linux};
+use coracle_sandbox::{Client, Info, Routes, SandboxSpec, SandboxStatus};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
 
 pub use folders::Folders;
 
+use crate::cgroup::{Cgroup, Cgroups, Limits};
 use crate::host::{self, HostCommand, HostError};
+use crate::isolation::Group;
+use crate::services;
+
+/// What a host process needs besides what its Pods may use: itself, and code that they share.
+const OVERHEAD: u64 = 256 << 20;
+/// Most threads of a host: those of its runtimes, and of work that blocks.
+const TASKS: u32 = 2048;
 
 /// Where hosts have their things, and how they are started.
 #[derive(Debug, Clone)]
 pub struct HostsConfig {
     /// The program: the agent's own.
     pub program: PathBuf,
-    /// Folder of sockets, one folder a host; its path must be short.
+    /// Folder of sockets; its path must be short.
     pub sockets: PathBuf,
     /// Folder of what hosts keep for themselves, one folder a host.
     pub data: PathBuf,
-    /// The agent's folder: images, and below it logs and volumes.
+    /// The agent's folder: compiled code, and below it logs and volumes.
     pub agent_data: PathBuf,
+    /// Tells clusters on one machine apart.
+    pub cluster: String,
+    /// The shared host's user; others follow by their groups' numbers. None where hosts cannot have users of their own.
+    pub users: Option<u32>,
 }
 
 /// All hosts of this node; cheap to clone.
@@ -36,27 +59,61 @@ pub struct Hosts {
 }
 
 struct Inner {
-    shared: Arc<Host>,
+    config: HostsConfig,
     network: Network,
+    cgroups: Option<Cgroups>,
+    /// Allocatable CPU in millicores and memory in bytes.
+    allocatable: (u64, u64),
+    shared: Arc<Host>,
+    groups: Mutex<HashMap<Group, Arc<Host>>>,
+    /// Pods that are not in the shared host.
+    pods: RwLock<HashMap<String, Arc<Host>>>,
     /// Some host does not have the node's routes.
     stale: Notify,
+    /// Hosts that somebody has to follow.
+    started: mpsc::UnboundedSender<Started>,
+    /// No host is started any more.
+    closed: CancellationToken,
 }
 
 /// The host of one isolation group.
 pub struct Host {
+    group: Group,
+    number: u16,
     client: Client,
-    command: HostCommand,
     folders: Arc<Folders>,
+    host_paths: Vec<PathBuf>,
+    state: Arc<tokio::sync::Mutex<State>>,
 }
 
-/// What an agent found that earlier agents had started.
-pub struct Found {
+#[derive(Default)]
+struct State {
+    /// Those that it runs, or is about to.
+    tenants: HashMap<String, Tenant>,
+    /// Those that have files in its folders.
+    known: HashSet<String>,
+    /// Present while its process is to be there; cancelled at its end.
+    running: Option<CancellationToken>,
+    cgroup: Option<Cgroup>,
+    /// Forgotten: whoever waited for the lock has to look for the group again.
+    retired: bool,
+}
+
+/// A Pod as far as its host's size is concerned.
+struct Tenant {
+    address: Option<Ipv4Addr>,
+    memory: Option<u64>,
+    cpu: u32,
+}
+
+/// A host that is there from now on.
+pub struct Started {
     /// The host.
     pub host: Arc<Host>,
     /// Which start of it.
     pub instance: String,
-    /// What it runs.
-    pub sandboxes: Vec<SandboxStatus>,
+    /// Its end.
+    pub ended: CancellationToken,
 }
 
 /// Where a Pod was put.
@@ -69,49 +126,282 @@ pub struct Place {
     pub folders: Arc<Folders>,
 }
 
+/// A Pod found no host.
+#[derive(Debug, thiserror::Error)]
+pub enum PlaceError {
+    /// Its host does not start.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// Its host has no network.
+    #[error("no network for isolation group \"{group}\": {source}")]
+    Network {
+        /// Whose.
+        group: Group,
+        /// Why.
+        source: NetworkError,
+    },
+    /// The disk.
+    #[error("folders of isolation group \"{group}\": {source}")]
+    Folders {
+        /// Whose.
+        group: Group,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// All numbers are taken.
+    #[error(
+        "this node has {0} isolation groups, which is all that it can have; remove some of their Pods"
+    )]
+    TooMany(usize),
+    /// The agent ends.
+    #[error("the agent is about to end")]
+    Closed,
+}
+
+/// What of a group is kept on disk.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Record {
+    group: Group,
+    number: u16,
+    #[serde(default)]
+    host_paths: Vec<PathBuf>,
+}
+
 impl Hosts {
-    /// Finds the hosts that outlived an earlier agent, and starts the shared one if it is not among them.
+    /// Finds the hosts that outlived an earlier agent, and starts the shared one if it is not among them. Gives what they
+    /// run, and those that are to be followed, now and later.
     pub async fn open(
         config: HostsConfig,
         network: Network,
-    ) -> Result<(Self, Vec<Found>), HostError> {
-        let shared = Host::new(&config);
-        let (info, adopted) = host::ensure(&shared.client, &shared.command).await?;
-        let sandboxes = match adopted {
-            true => shared.client.sandboxes().await.unwrap_or_default(),
-            false => Vec::new(),
-        };
-        let shared = Arc::new(shared);
-        let found = Found { host: shared.clone(), instance: info.instance, sandboxes };
+        allocatable: (u64, u64),
+    ) -> Result<(Self, Vec<SandboxStatus>, mpsc::UnboundedReceiver<Started>), PlaceError> {
+        let (started, receiver) = mpsc::unbounded_channel();
+        let cgroups = Cgroups::find(&config.cluster);
         let stale = Notify::new();
-        // The host may be new and know no route, or have an older agent's.
+        // Hosts may be new and know no route, or have an older agent's.
         stale.notify_one();
-        Ok((Self { inner: Arc::new(Inner { shared, network, stale }) }, vec![found]))
+        let inner = Inner {
+            shared: Arc::new(Host::new(&config, Group::Shared, 0, Vec::new())),
+            config,
+            network,
+            cgroups,
+            allocatable,
+            groups: Mutex::default(),
+            pods: RwLock::default(),
+            stale,
+            started,
+            closed: CancellationToken::new(),
+        };
+        let hosts = Self { inner: Arc::new(inner) };
+        let mut sandboxes = hosts.find(&hosts.inner.shared).await?;
+        for record in hosts.records() {
+            let host =
+                Host::new(&hosts.inner.config, record.group, record.number, record.host_paths);
+            let host = Arc::new(host);
+            hosts.groups().insert(host.group.clone(), host.clone());
+            match hosts.find(&host).await {
+                Ok(found) => sandboxes.extend(found),
+                Err(error) => tracing::error!(%error, group = %host.group, "not taken over"),
+            }
+        }
+        hosts.settle().await;
+        Ok((hosts, sandboxes, receiver))
+    }
+
+    /// What a host runs that an earlier agent started.
+    async fn find(&self, host: &Arc<Host>) -> Result<Vec<SandboxStatus>, PlaceError> {
+        let mut state = host.state.lock().await;
+        if host.is_shared() {
+            let adopted = self.start(host, &mut state).await?;
+            return Ok(if adopted {
+                host.client.sandboxes().await.unwrap_or_default()
+            } else {
+                Vec::new()
+            });
+        }
+        let found = match host.client.info().await {
+            Ok(_) => host.client.sandboxes().await.unwrap_or_default(),
+            Err(_) => Vec::new(),
+        };
+        state.known.extend(host.folders.pods());
+        for sandbox in &found {
+            state.known.insert(sandbox.spec.id.clone());
+            state.tenants.insert(sandbox.spec.id.clone(), Tenant::of(&sandbox.spec));
+        }
+        for uid in &state.known {
+            self.pods_mut().insert(uid.clone(), host.clone());
+        }
+        if state.tenants.is_empty() {
+            // Asked to start, it could have nothing to do.
+            host::end(&host.client).await;
+            return Ok(found);
+        }
+        self.start(host, &mut state).await?;
+        let addresses: Vec<Ipv4Addr> = state.tenants.values().filter_map(|t| t.address).collect();
+        for address in addresses {
+            self.join(host, address).await?;
+        }
+        Ok(found)
+    }
+
+    /// Removes what is left of hosts that are gone.
+    async fn settle(&self) {
+        let mut addresses = BTreeSet::new();
+        let mut running = HashSet::from([self.inner.shared.name()]);
+        let hosts: Vec<Arc<Host>> = self.groups().values().cloned().collect();
+        for host in hosts {
+            let state = host.state.lock().await;
+            if state.running.is_some() {
+                running.insert(host.name());
+                addresses.extend(state.tenants.values().filter_map(|t| t.address));
+            }
+        }
+        if let Err(error) = self.inner.network.settle_groups(addresses).await {
+            tracing::warn!(%error, "networks of hosts that are gone were not removed");
+        }
+        if let Some(cgroups) = &self.inner.cgroups {
+            for name in cgroups.existing().into_iter().filter(|name| !running.contains(name)) {
+                let _ = cgroups.remove(&name);
+            }
+        }
+    }
+
+    /// Forgets Pods that have files here but are not among `pods`, as the API has them.
+    pub async fn keep_only(&self, pods: &HashSet<String>) {
+        let gone: Vec<String> = {
+            let known = self.inner.pods.read().unwrap_or_else(PoisonError::into_inner);
+            known.keys().filter(|uid| !pods.contains(*uid)).cloned().collect()
+        };
+        for uid in gone {
+            self.leave(&uid).await;
+            self.forget(&uid).await;
+        }
     }
 
     /// The host that a Pod was put in; the shared one where nothing is known of it.
-    pub fn of(&self, _uid: &str) -> Client {
-        self.inner.shared.client.clone()
+    pub fn of(&self, uid: &str) -> Client {
+        self.host(uid).client.clone()
     }
 
     /// Where a Pod has its files.
-    pub fn folders(&self, _uid: &str) -> Arc<Folders> {
-        self.inner.shared.folders.clone()
+    pub fn folders(&self, uid: &str) -> Arc<Folders> {
+        self.host(uid).folders.clone()
     }
 
-    /// Finds a Pod its host.
-    pub async fn place(&self, _uid: &str, _pod: &Pod) -> Result<Place, HostError> {
-        let shared = &self.inner.shared;
-        Ok(Place {
-            client: shared.client.clone(),
-            netns: self.inner.network.pod_netns().map(Into::into),
-            folders: shared.folders.clone(),
-        })
+    /// Whether a Pod is in this host.
+    pub fn is_in(&self, uid: &str, host: &Arc<Host>) -> bool {
+        Arc::ptr_eq(&self.host(uid), host)
     }
 
-    /// Every host that runs.
+    fn host(&self, uid: &str) -> Arc<Host> {
+        let pods = self.inner.pods.read().unwrap_or_else(PoisonError::into_inner);
+        pods.get(uid).unwrap_or(&self.inner.shared).clone()
+    }
+
+    /// Puts a Pod in the host of its group, which is started if need be. A Pod that was in one before comes back to it.
+    pub async fn place(
+        &self,
+        group: Group,
+        host_paths: Vec<PathBuf>,
+        spec: &SandboxSpec,
+    ) -> Result<Place, PlaceError> {
+        let uid = spec.id.as_str();
+        let before = self.host(uid);
+        let group = if before.is_shared() { group } else { before.group.clone() };
+        if group == Group::Shared {
+            return Ok(before.place(self.inner.network.pod_netns().map(Into::into)));
+        }
+        let (host, mut state) = loop {
+            let host = self.group(&group, &host_paths)?;
+            let state = host.state.clone().lock_owned().await;
+            if !state.retired {
+                break (host, state);
+            }
+        };
+        let tenant = Tenant::of(spec);
+        let address = tenant.address;
+        state.known.insert(uid.to_owned());
+        state.tenants.insert(uid.to_owned(), tenant);
+        self.pods_mut().insert(uid.to_owned(), host.clone());
+        let placed = async {
+            self.start(&host, &mut state).await?;
+            self.limit(&host, &mut state);
+            if let Some(address) = address {
+                self.join(&host, address).await?;
+            }
+            self.netns(&host).await
+        };
+        match placed.await {
+            Ok(netns) => Ok(host.place(netns)),
+            Err(error) => {
+                drop(state);
+                self.leave(uid).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// A Pod's sandbox is gone; with the last one its host ends.
+    pub async fn leave(&self, uid: &str) {
+        let host = self.host(uid);
+        if host.is_shared() {
+            return;
+        }
+        let mut state = host.state.lock().await;
+        if let Some(tenant) = state.tenants.remove(uid)
+            && let Some(address) = tenant.address
+            && let Err(error) = self.inner.network.leave_group(host.number, address).await
+        {
+            tracing::warn!(%error, pod = uid, "address not taken back from the Pod's namespace");
+        }
+        if state.tenants.is_empty() {
+            self.end_host(&host, &mut state).await;
+        } else {
+            self.limit(&host, &mut state);
+        }
+    }
+
+    /// A Pod's files are gone; with the last ones its group is forgotten.
+    pub async fn forget(&self, uid: &str) {
+        let host = self.host(uid);
+        if host.is_shared() {
+            return;
+        }
+        let mut state = host.state.lock().await;
+        state.known.remove(uid);
+        self.pods_mut().remove(uid);
+        if !state.known.is_empty() || !state.tenants.is_empty() || state.retired {
+            return;
+        }
+        state.retired = true;
+        self.groups().remove(&host.group);
+        let config = &self.inner.config;
+        for folder in [config.data.join(host.name()), host.base(config)] {
+            if let Err(error) = std::fs::remove_dir_all(&folder)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!(%error, folder = %folder.display(), "folder of an ended host not removed");
+            }
+        }
+        for ending in ["log", "json"] {
+            let _ = std::fs::remove_file(config.data.join(format!("{}.{ending}", host.name())));
+        }
+    }
+
+    /// Starts a host again whose process has ended, unless nobody needs it any more.
+    pub async fn revive(&self, host: &Arc<Host>) -> Result<(), PlaceError> {
+        let mut state = host.state.lock().await;
+        if state.running.is_none() || self.inner.closed.is_cancelled() {
+            return Ok(());
+        }
+        self.launch(host, &mut state).await.map(drop)
+    }
+
+    /// The hosts of all groups, the shared one first. One whose Pods have all ended does not answer.
     pub fn all(&self) -> Vec<Arc<Host>> {
-        vec![self.inner.shared.clone()]
+        let groups = self.groups();
+        std::iter::once(&self.inner.shared).chain(groups.values()).cloned().collect()
     }
 
     /// Waits until some host lacks the node's routes.
@@ -126,52 +416,175 @@ impl Hosts {
 
     /// Gives every host the node's routes.
     pub async fn put_routes(&self, routes: &Routes) {
-        for host in self.all() {
-            match host.client.put_routes(routes).await {
-                Ok(status) => {
-                    for failed in status.failed {
-                        tracing::warn!(address = %failed.address, "Service is not served there: {}", failed.message);
-                    }
-                }
-                // A host that comes back is handed the table again.
-                Err(error) => tracing::debug!(%error, "a host's routes are not up to date"),
-            }
+        put_routes(&self.inner.shared, routes).await;
+        let others = for_groups(routes);
+        for host in self.all().iter().filter(|host| !host.is_shared()) {
+            put_routes(host, &others).await;
         }
     }
 
-    /// Ends all hosts and what they run.
+    /// Ends all hosts and what they run; none is started any more.
     pub async fn end(&self) {
+        self.inner.closed.cancel();
         for host in self.all() {
-            if let Err(error) = host.client.shutdown().await {
-                tracing::warn!(%error, "a sandbox host did not end");
+            let mut state = host.state.lock().await;
+            self.end_host(&host, &mut state).await;
+        }
+        if let Some(cgroups) = &self.inner.cgroups
+            && let Err(error) = cgroups.remove_all()
+        {
+            tracing::debug!(%error, "cgroups not removed");
+        }
+    }
+
+    /// The host of a group, which may have to be started.
+    fn group(&self, group: &Group, host_paths: &[PathBuf]) -> Result<Arc<Host>, PlaceError> {
+        if self.inner.closed.is_cancelled() {
+            return Err(PlaceError::Closed);
+        }
+        let mut groups = self.groups();
+        if let Some(host) = groups.get(group) {
+            return Ok(host.clone());
+        }
+        let taken: HashSet<u16> = groups.values().map(|host| host.number).collect();
+        let number = (1..linux::MAX_GROUPS).find(|number| !taken.contains(number));
+        let number = number.ok_or(PlaceError::TooMany(taken.len()))?;
+        let record = Record { group: group.clone(), number, host_paths: host_paths.to_vec() };
+        let path = self.inner.config.data.join(format!("{number:03x}.json"));
+        let written = serde_json::to_vec(&record).map_err(io::Error::from).and_then(|bytes| {
+            let mut options = std::fs::OpenOptions::new();
+            let mut file =
+                options.write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+            io::Write::write_all(&mut file, &bytes)
+        });
+        written.map_err(|source| PlaceError::Folders { group: group.clone(), source })?;
+        let host = Host::new(&self.inner.config, record.group, number, record.host_paths);
+        let host = Arc::new(host);
+        groups.insert(group.clone(), host.clone());
+        Ok(host)
+    }
+
+    fn records(&self) -> Vec<Record> {
+        let files = std::fs::read_dir(&self.inner.config.data).into_iter().flatten().flatten();
+        let paths = files.map(|file| file.path());
+        let records = paths.filter(|path| path.extension().is_some_and(|e| e == "json"));
+        records
+            .filter_map(|path| {
+                let read =
+                    std::fs::read(&path).and_then(|bytes| Ok(serde_json::from_slice(&bytes)?));
+                read.inspect_err(|error| {
+                    tracing::warn!(%error, file = %path.display(), "not a host's record");
+                })
+                .ok()
+            })
+            .collect()
+    }
+
+    /// Sees that a host runs, with everything it needs; true if it ran before.
+    async fn start(&self, host: &Arc<Host>, state: &mut State) -> Result<bool, PlaceError> {
+        if state.running.is_some() {
+            return Ok(true);
+        }
+        let (info, adopted) = self.launch(host, state).await?;
+        let ended = CancellationToken::new();
+        state.running = Some(ended.clone());
+        let started = Started { host: host.clone(), instance: info.instance, ended };
+        // Nobody follows when the agent ends.
+        let _ = self.inner.started.send(started);
+        if !host.is_shared() {
+            put_routes(host, &for_groups(&services::table(&self.inner.network))).await;
+        }
+        Ok(adopted)
+    }
+
+    async fn launch(&self, host: &Host, state: &mut State) -> Result<(Info, bool), PlaceError> {
+        let failed = |source| PlaceError::Folders { group: host.group.clone(), source };
+        let config = &self.inner.config;
+        host.make_folders(config).map_err(failed)?;
+        let netns = self.netns(host).await?;
+        if let (Some(cgroups), None) = (&self.inner.cgroups, &state.cgroup) {
+            match cgroups.ensure(&host.name()) {
+                Ok(cgroup) => state.cgroup = Some(cgroup),
+                Err(error) => tracing::warn!(%error, group = %host.group, "the host has no cgroup"),
             }
         }
+        self.limit(host, state);
+        let doors = state.cgroup.as_ref().and_then(|c| c.doors().ok()).unwrap_or_default();
+        Ok(host::ensure(&host.client, &host.command(config, netns), doors).await?)
+    }
+
+    /// Sizes a host's cgroup by its Pods. The shared one may use what the node has.
+    fn limit(&self, host: &Host, state: &mut State) {
+        let (cpu, memory) = self.inner.allocatable;
+        let limits = if host.is_shared() {
+            Limits { memory, cpu: u32::try_from(cpu).unwrap_or(u32::MAX), tasks: TASKS }
+        } else {
+            let all: Option<u64> = state.tenants.values().map(|t| t.memory).sum();
+            let sum = all.map_or(memory, |sum| sum.saturating_add(OVERHEAD).min(memory));
+            let cpu = state.tenants.values().fold(0u32, |sum, t| sum.saturating_add(t.cpu));
+            Limits { memory: sum, cpu, tasks: TASKS }
+        };
+        if let Some(cgroup) = &mut state.cgroup
+            && let Err(error) = cgroup.limit(limits)
+        {
+            tracing::warn!(%error, group = %host.group, "the host's cgroup does not bound it");
+        }
+    }
+
+    async fn netns(&self, host: &Host) -> Result<Option<PathBuf>, PlaceError> {
+        if host.is_shared() {
+            return Ok(self.inner.network.pod_netns().map(Into::into));
+        }
+        let made = self.inner.network.ensure_group(host.number).await;
+        made.map_err(|source| PlaceError::Network { group: host.group.clone(), source })
+    }
+
+    async fn join(&self, host: &Host, address: Ipv4Addr) -> Result<(), PlaceError> {
+        let joined = self.inner.network.join_group(host.number, address).await;
+        joined.map_err(|source| PlaceError::Network { group: host.group.clone(), source })
+    }
+
+    async fn end_host(&self, host: &Host, state: &mut State) {
+        let Some(running) = state.running.take() else { return };
+        running.cancel();
+        host::end(&host.client).await;
+        if !host.is_shared()
+            && let Err(error) = self.inner.network.remove_group(host.number).await
+        {
+            tracing::warn!(%error, group = %host.group, "the group's network was not removed");
+        }
+        if let (Some(cgroups), Some(_)) = (&self.inner.cgroups, state.cgroup.take())
+            && let Err(error) = cgroups.remove(&host.name())
+        {
+            tracing::warn!(%error, group = %host.group, "the host's cgroup was not removed");
+        }
+    }
+
+    fn groups(&self) -> MutexGuard<'_, HashMap<Group, Arc<Host>>> {
+        self.inner.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pods_mut(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<String, Arc<Host>>> {
+        self.inner.pods.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Host {
-    fn new(config: &HostsConfig) -> Self {
-        let socket = config.sockets.join("wasm.sock");
-        let args: [std::ffi::OsString; 8] = [
-            "host".into(),
-            "wasm".into(),
-            "--socket".into(),
-            socket.clone().into(),
-            "--data".into(),
-            config.data.clone().into(),
-            "--agent-data".into(),
-            config.agent_data.clone().into(),
-        ];
-        let command = HostCommand {
-            program: config.program.clone(),
-            args: args.into(),
-            log: config.data.join("wasm.log"),
+    fn new(config: &HostsConfig, group: Group, number: u16, host_paths: Vec<PathBuf>) -> Self {
+        let user = config.users.map(|first| first + u32::from(number));
+        let mut host = Self {
+            client: Client::new(""),
+            folders: Arc::new(Folders::new(&config.agent_data, user)),
+            group,
+            number,
+            host_paths,
+            state: Arc::default(),
         };
-        Self {
-            client: Client::new(socket),
-            command,
-            folders: Arc::new(Folders::new(config.agent_data.clone())),
+        host.client = Client::new(config.sockets.join(format!("{}.sock", host.name())));
+        if !host.is_shared() {
+            host.folders = Arc::new(Folders::new(&host.base(config), user));
         }
+        host
     }
 
     /// How to reach it.
@@ -179,8 +592,82 @@ impl Host {
         &self.client
     }
 
-    /// How to start it.
-    pub fn command(&self) -> &HostCommand {
-        &self.command
+    /// Whose it is.
+    pub fn group(&self) -> &Group {
+        &self.group
+    }
+
+    fn is_shared(&self) -> bool {
+        self.group == Group::Shared
+    }
+
+    /// Short, and unlike any other's.
+    fn name(&self) -> String {
+        if self.is_shared() { "shared".to_owned() } else { format!("{:03x}", self.number) }
+    }
+
+    /// Where a group's Pods have their files.
+    fn base(&self, config: &HostsConfig) -> PathBuf {
+        config.agent_data.join("groups").join(self.name())
+    }
+
+    fn make_folders(&self, config: &HostsConfig) -> io::Result<()> {
+        let user = self.folders.user;
+        folders::closed(&config.data.join(self.name()), user, user)?;
+        self.folders.make()
+    }
+
+    fn command(&self, config: &HostsConfig, netns: Option<PathBuf>) -> HostCommand {
+        let data = config.data.join(self.name());
+        let mut args: Vec<OsString> = vec!["host".into(), "wasm".into()];
+        let mut add = |name: &str, value: OsString| args.extend([name.into(), value]);
+        add("--group", self.group.to_string().into());
+        add("--socket", self.client.socket().into());
+        add("--data", data.clone().into());
+        add("--compiled", config.agent_data.join("compiled").into());
+        add("--logs", self.folders.logs.clone().into());
+        add("--volumes", self.folders.volumes.clone().into());
+        for path in &self.host_paths {
+            add("--host-path", path.into());
+        }
+        if let Some(netns) = netns {
+            add("--netns", netns.into());
+        }
+        if let Some(user) = self.folders.user {
+            add("--user", user.to_string().into());
+        }
+        let log = config.data.join(format!("{}.log", self.name()));
+        HostCommand { program: config.program.clone(), args, log }
+    }
+
+    fn place(&self, netns: Option<PathBuf>) -> Place {
+        Place { client: self.client.clone(), netns, folders: self.folders.clone() }
+    }
+}
+
+impl Tenant {
+    fn of(spec: &SandboxSpec) -> Self {
+        let address = spec.ips.iter().find_map(|ip| match ip {
+            IpAddr::V4(ip) => Some(*ip),
+            IpAddr::V6(_) => None,
+        });
+        Self { address, memory: spec.memory_limit, cpu: spec.cpu_weight }
+    }
+}
+
+/// Services are served for others by the shared host; other hosts only call them.
+fn for_groups(routes: &Routes) -> Routes {
+    Routes { listen: Vec::new(), ..routes.clone() }
+}
+
+async fn put_routes(host: &Host, routes: &Routes) {
+    match host.client.put_routes(routes).await {
+        Ok(status) => {
+            for failed in status.failed {
+                tracing::warn!(address = %failed.address, "Service is not served there: {}", failed.message);
+            }
+        }
+        // A host that comes back is handed the table again.
+        Err(error) => tracing::debug!(%error, "a host's routes are not up to date"),
     }
 }

@@ -21,16 +21,27 @@ use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 
 use crate::logs::{self, LogOptions};
+use crate::metrics;
 use crate::pod::worker::Workers;
 
 /// How long a client may take over its handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// The API, to be merged into a server.
-pub fn router(workers: Workers) -> Router {
+/// The API of this node, to be merged into a server.
+pub fn router(workers: Workers, node: String) -> Router {
+    let summary =
+        async move |State(workers): State<Workers>| metrics::summary(&workers, &node).await;
     Router::new()
         .route("/healthz", get(|| async { "ok" }))
         .route("/containerLogs/{namespace}/{pod}/{container}", get(container_logs))
+        .route("/metrics", get(async |State(it): State<Workers>| metrics::of_agent(&it)))
+        .route(
+            "/metrics/resource",
+            get(async |State(it): State<Workers>| metrics::resource(&it).await),
+        )
+        .route("/metrics/host", get(async |State(it): State<Workers>| metrics::of_hosts(&it).await))
+        .route("/stats/summary", get(summary))
+        .route("/pods", get(async |State(it): State<Workers>| metrics::pods(&it)))
         .with_state(workers)
 }
 

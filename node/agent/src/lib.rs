@@ -5,15 +5,19 @@
 //! node, [`pod::lifecycle`] decides, [`pod::worker`] acts through [`images`] and the sandbox protocol, and
 //! [`services`] puts the routes into force that make its Service answer.
 
+pub mod cgroup;
 pub mod events;
 pub mod host;
 pub mod hosts;
 pub mod images;
+pub mod isolation;
 pub mod join;
 pub mod kubelet;
 pub mod logs;
+pub mod metrics;
 pub mod namespaces;
 pub mod node;
+pub mod objects;
 pub mod pod;
 pub mod services;
 pub mod sync;
@@ -27,6 +31,7 @@ use tokio::task::JoinSet;
 
 use crate::hosts::{Hosts, HostsConfig};
 use crate::images::Images;
+use crate::images::compile::{CompileCommand, Compiler};
 use crate::join::Identity;
 use crate::node::Machine;
 use crate::pod::worker::{Parts, Workers};
@@ -45,6 +50,8 @@ pub struct Config {
     pub data: PathBuf,
     /// Its sandbox hosts.
     pub hosts: HostsConfig,
+    /// How to compile images.
+    pub compile_command: CompileCommand,
     /// The node's network.
     pub network: Network,
     /// Range of its Pods' addresses, for the Node object.
@@ -53,6 +60,8 @@ pub struct Config {
     pub max_pods: u32,
     /// Where images come from and when they go.
     pub images: images::Config,
+    /// Paths of the machine that Pods may mount.
+    pub host_paths: pod::volumes::HostPaths,
     /// Labels of the node.
     pub labels: std::collections::BTreeMap<String, String>,
 }
@@ -81,7 +90,7 @@ pub enum StartError {
     },
     /// No sandbox host.
     #[error(transparent)]
-    Host(#[from] host::HostError),
+    Host(#[from] hosts::PlaceError),
     /// The folder of images.
     #[error(transparent)]
     Images(#[from] images::StoreError),
@@ -99,6 +108,7 @@ pub enum StartError {
 pub struct Agent {
     tasks: JoinSet<()>,
     hosts: Hosts,
+    volumes: pod::volumes::Volumes,
     network: Network,
 }
 
@@ -112,11 +122,15 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
         Ok::<_, StartError>(path)
     };
     let images = Images::open(folder("images")?, client.clone(), config.images)?;
-    folder("logs")?;
-    folder("volumes")?;
+    let compiled = folder("compiled")?;
+    let compiler = Compiler::open(compiled.clone(), config.compile_command)
+        .map_err(|source| StartError::Folder { path: compiled, source })?;
 
-    let (hosts, found) = Hosts::open(config.hosts, config.network.clone()).await?;
-    for sandbox in found.iter().flat_map(|found| &found.sandboxes) {
+    let (cpus, memory) = Machine::measure();
+    let allocatable = (u64::from(cpus) * 1000, node::allocatable(memory));
+    let (hosts, sandboxes, started) =
+        Hosts::open(config.hosts, config.network.clone(), allocatable).await?;
+    for sandbox in &sandboxes {
         if let Some(IpAddr::V4(ip)) = sandbox.spec.ips.first()
             && let Err(error) = config.network.adopt(&sandbox.spec.id, *ip)
         {
@@ -127,7 +141,6 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
     let listen_error = |source| StartError::Listen { address: config.listen, source };
     let listener = TcpListener::bind(config.listen).await.map_err(listen_error)?;
     let kubelet_port = listener.local_addr().map_err(listen_error)?.port();
-    let (cpus, memory) = Machine::measure();
     let machine = Machine {
         name: config.node_name.clone(),
         ip: config.node_ip.to_string(),
@@ -141,16 +154,32 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
     let services = services::Services::default();
     let namespaces = namespaces::Namespaces::new(client.clone());
     let recorder = events::Recorder::start(client.clone(), config.node_name.clone());
+    let objects = objects::Objects::new(client.clone());
+    let settings = pod::volumes::Settings {
+        data: config.data.clone(),
+        host_paths: config.host_paths,
+        allocatable,
+    };
+    let volumes = pod::volumes::Volumes::new(
+        client.clone(),
+        objects.clone(),
+        recorder.clone(),
+        hosts.clone(),
+        settings,
+    );
     let workers = Workers::start(Parts {
         client: client.clone(),
         hosts: hosts.clone(),
         images: images.clone(),
+        compiler: compiler.clone(),
         network: config.network.clone(),
         services: services.clone(),
         namespaces: namespaces.clone(),
+        objects,
+        volumes: volumes.clone(),
         recorder: recorder.clone(),
         host_ip: machine.ip.clone(),
-        allocatable: (u64::from(cpus) * 1000, machine.allocatable_memory()),
+        allocatable,
     });
     node::register(&client, &machine, &images)
         .await
@@ -160,34 +189,42 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
     tasks.spawn(node::heartbeat(client.clone(), machine, images.clone()));
     let users = workers.clone();
     let node = config.node_name.clone();
+    let running = sandboxes.iter().flat_map(|s| &s.containers);
+    let in_use: Vec<String> = running.map(|container| container.image_digest.clone()).collect();
+    let (all, stored) = (hosts.clone(), images.clone());
+    tasks.spawn(compiler.clone().follow_upgrade(
+        in_use,
+        move || all.all().iter().map(|host| host.client().clone()).collect(),
+        move |digest| stored.program(digest),
+    ));
     tasks.spawn(images.collect(
         move || users.images_in_use(),
         move |reason, message| recorder.node(&node, true, reason, message),
-        |_program| {},
+        move |program| compiler.forget(program),
     ));
     tasks.spawn(kubelet::serve(
         listener,
         config.identity.serving,
-        kubelet::router(workers.clone()),
+        kubelet::router(workers.clone(), config.node_name.clone()),
     ));
     let notice = {
         let workers = workers.clone();
         move || workers.services_changed()
     };
     tasks.spawn(namespaces.watch());
+    let (retrying, evicting) = (workers.clone(), workers.clone());
+    tasks.spawn(volumes.clone().run(pod::volumes::Hooks {
+        retry: move |uid: &str| retrying.retry(uid),
+        evict: move |uid: &str, message| evicting.evict(uid, message),
+    }));
     let watching = services.clone();
     let services_client = client.clone();
     tasks.spawn(async move { watching.watch(services_client, notice).await });
     let (network, enforcer) = (config.network.clone(), hosts.clone());
     tasks.spawn(async move { services.enforce(network, enforcer).await });
-    let mut sandboxes = Vec::new();
-    for found in found {
-        sandboxes.extend(found.sandboxes);
-        let (network, workers) = (config.network.clone(), workers.clone());
-        tasks.spawn(sync::host(hosts.clone(), found.host, workers, network, found.instance));
-    }
+    tasks.spawn(sync::hosts(started, hosts.clone(), workers.clone(), config.network.clone()));
     tasks.spawn(sync::pods(client, config.node_name, workers, hosts.clone(), sandboxes));
-    Ok(Agent { tasks, hosts, network: config.network })
+    Ok(Agent { tasks, hosts, volumes, network: config.network })
 }
 
 impl Agent {
@@ -196,6 +233,7 @@ impl Agent {
         // First nobody may start what is being ended.
         self.tasks.shutdown().await;
         self.hosts.end().await;
+        self.volumes.unmount_all();
         if let Err(error) = self.network.teardown().await {
             tracing::warn!(%error, "the Pods' network was not removed");
         }

@@ -59,11 +59,6 @@ impl Machine {
         (cpus, memory)
     }
 
-    /// What Pods may have of the memory, in bytes: all but 1/20, at most 512 MiB, for the node itself.
-    pub fn allocatable_memory(&self) -> u64 {
-        self.memory - (self.memory / 20).min(512 << 20)
-    }
-
     fn labels(&self) -> BTreeMap<String, String> {
         let arch = match std::env::consts::ARCH {
             "x86_64" => "amd64",
@@ -111,7 +106,7 @@ impl Machine {
         let version = concat!("v1.36.0+coracle-", env!("CARGO_PKG_VERSION")).to_owned();
         NodeStatus {
             capacity: Some(resources(self.memory)),
-            allocatable: Some(resources(self.allocatable_memory())),
+            allocatable: Some(resources(allocatable(self.memory))),
             addresses: Some(vec![address("InternalIP", &self.ip), address("Hostname", &self.name)]),
             conditions: Some(vec![
                 condition(
@@ -167,6 +162,11 @@ impl Machine {
             ..NodeStatus::default()
         }
     }
+}
+
+/// What Pods may have of so much memory, in bytes: all but 1/20, at most 512 MiB, for the node itself.
+pub fn allocatable(memory: u64) -> u64 {
+    memory - (memory / 20).min(512 << 20)
 }
 
 fn os_name(release: &str) -> String {

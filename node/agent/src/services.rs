@@ -13,10 +13,10 @@ use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::watcher;
 use kube::{Api, ResourceExt};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::hosts::Hosts;
-use crate::pod::spec;
+use crate::pod::{env, spec};
 
 /// Services and their routes; cheap to clone.
 #[derive(Clone, Default)]
@@ -28,6 +28,8 @@ pub struct Services {
 struct Inner {
     state: RwLock<State>,
     changed: Notify,
+    /// Services were listed once.
+    listed: watch::Sender<bool>,
 }
 
 #[derive(Default)]
@@ -48,6 +50,19 @@ impl Services {
         let services = state.by_namespace.get(namespace);
         let services = services.into_iter().flat_map(|s| s.values()).map(|s| s.as_ref());
         spec::http_ports(pod, container, services)
+    }
+
+    /// Variables that tell a container of the Pod of Services; waits for the first list of them.
+    pub async fn variables(&self, pod: &Pod) -> Vec<(String, String)> {
+        // The sender lives as long as `self`.
+        let _ = self.inner.listed.subscribe().wait_for(|listed| *listed).await;
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let links = pod.spec.as_ref().and_then(|s| s.enable_service_links) != Some(false);
+        let state = self.inner.state.read().unwrap_or_else(|e| e.into_inner());
+        let of = |namespace| state.by_namespace.get(namespace).into_iter().flat_map(|s| s.values());
+        let master = of("default").find(|s| s.metadata.name.as_deref() == Some("kubernetes"));
+        let own = of(namespace).map(|s| s.as_ref());
+        env::service_variables(namespace, links, own, master.map(|s| s.as_ref()))
     }
 
     /// Watches Services and their endpoints and calls `services_changed` after each change of a Service, for ever.
@@ -112,6 +127,7 @@ impl Services {
                     state.put(service);
                 }
                 state.services_listed = true;
+                self.inner.listed.send_replace(true);
             }
             watcher::Event::Apply(service) => state.put(service),
             watcher::Event::Delete(service) => {
@@ -207,8 +223,8 @@ impl State {
     }
 }
 
-/// The host's table.
-fn table(network: &Network) -> sandbox::Routes {
+/// The table as hosts are given it.
+pub(crate) fn table(network: &Network) -> sandbox::Routes {
     let snapshot = network.snapshot();
     let tcp = snapshot.listen.into_iter().filter(|listen| listen.protocol == Protocol::Tcp);
     let listen = tcp.map(|listen| sandbox::Listen {

@@ -3,7 +3,6 @@
 //! The first list is special: what a sandbox host runs that is in it is adopted, what is not is ended.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_network::Network;
@@ -13,9 +12,10 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::runtime::watcher;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
-use crate::host;
-use crate::hosts::{Host, Hosts};
+use crate::hosts::{Hosts, Started};
 use crate::pod::adopt::adopt;
 use crate::pod::worker::Workers;
 
@@ -33,7 +33,7 @@ pub async fn pods(
     let api: Api<Pod> = Api::all(client);
     let mut events = watcher(api, config).boxed();
     let mut listed: HashSet<String> = HashSet::new();
-    let mut first = !found.is_empty();
+    let (relisten, mut first) = (!found.is_empty(), true);
     while let Some(event) = events.next().await {
         match event {
             Ok(watcher::Event::Init) => listed.clear(),
@@ -47,20 +47,26 @@ pub async fn pods(
                         workers.vanish(&uid);
                     }
                 }
-                // What happened between the agent's look at the hosts and this list was told of Pods not known yet.
                 if std::mem::take(&mut first) {
-                    for host in hosts.all() {
-                        workers.hear(&host.client().sandboxes().await.unwrap_or_default());
+                    workers.listed();
+                    // What happened between the agent's look at the hosts and this list was told of Pods not known yet.
+                    if relisten {
+                        for host in hosts.all() {
+                            workers.hear(&host.client().sandboxes().await.unwrap_or_default());
+                        }
                     }
                 }
                 // Nobody declares these any more.
                 for (id, sandbox) in found.drain() {
                     tracing::info!(sandbox = id, "ending a sandbox whose Pod is gone");
-                    let host = hosts.of(&id);
+                    let hosts = hosts.clone();
                     tokio::spawn(async move {
-                        let _ = host.delete_sandbox(&sandbox.spec.id).await;
+                        let _ = hosts.of(&id).delete_sandbox(&sandbox.spec.id).await;
+                        hosts.leave(&id).await;
+                        hosts.forget(&id).await;
                     });
                 }
+                hosts.keep_only(&listed).await;
             }
             Ok(watcher::Event::Apply(pod)) => apply(&workers, pod, &mut found).await,
             Ok(watcher::Event::Delete(pod)) => {
@@ -85,23 +91,46 @@ async fn apply(workers: &Workers, pod: Pod, found: &mut HashMap<String, SandboxS
     workers.apply(pod, |pod| adopt(pod, sandbox.as_ref(), Timestamp::now()));
 }
 
-/// Follows a host for ever: hands its events on, and starts it again when it ends.
-pub async fn host(
+/// Follows every host that is started, for ever.
+pub async fn hosts(
+    mut started: mpsc::UnboundedReceiver<Started>,
     hosts: Hosts,
-    host: Arc<Host>,
     workers: Workers,
     network: Network,
-    mut instance: String,
 ) {
+    let mut followed = JoinSet::new();
+    loop {
+        tokio::select! {
+            next = started.recv() => {
+                let Some(next) = next else { return };
+                followed.spawn(host(next, hosts.clone(), workers.clone(), network.clone()));
+            }
+            Some(result) = followed.join_next() => {
+                if let Err(error) = result {
+                    tracing::error!(%error, "a host is no longer followed");
+                }
+            }
+        }
+    }
+}
+
+/// Follows a host to its end: hands its events on, and starts it again when it ends before that.
+async fn host(started: Started, hosts: Hosts, workers: Workers, network: Network) {
+    let Started { host, mut instance, ended } = started;
     let mut events = host.client().events(0);
-    while let Some(event) = events.next().await {
+    loop {
+        let event = tokio::select! {
+            () = ended.cancelled() => return,
+            Some(event) = events.next() => event,
+            else => return,
+        };
         match event {
             HostEvent::Event(event) => workers.container_event(&event.sandbox, event.container),
             HostEvent::Connected { instance: now, relist } => {
                 if now != instance {
                     instance = now;
-                    tracing::warn!("the sandbox host is a new one; starting its Pods again");
-                    workers.host_lost();
+                    tracing::warn!(group = %host.group(), "a sandbox host is a new one; starting its Pods again");
+                    workers.host_lost(&host);
                     hosts.want_routes();
                 } else if relist && let Ok(sandboxes) = host.client().sandboxes().await {
                     workers.hear(&sandboxes);
@@ -113,7 +142,7 @@ pub async fn host(
                 if let Err(error) = network.restore().await {
                     tracing::error!(%error, "the Pods' network is not as it should be");
                 }
-                if let Err(error) = host::ensure(host.client(), host.command()).await {
+                if let Err(error) = hosts.revive(&host).await {
                     tracing::error!(%error, "trying again");
                 }
             }

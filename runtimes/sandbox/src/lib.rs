@@ -20,7 +20,7 @@ pub mod client;
 
 pub use client::{Client, ClientError, HostEvent};
 pub use runtime::{EventStream, Runtime};
-pub use server::{listen, serve};
+pub use server::{bind, listen, serve};
 pub use types::*;
 
 /// Version of the protocol spoken by this crate, as told by [`Info::api`].

@@ -25,9 +25,14 @@ use crate::types::*;
 /// A table of routes for a very large cluster is tens of megabytes.
 const MAX_BODY: usize = 64 << 20;
 
+/// [`bind`], for a tokio runtime.
+pub fn listen(path: &Path) -> io::Result<UnixListener> {
+    UnixListener::from_std(bind(path)?)
+}
+
 /// Opens a socket at `path` with mode 0600, taking the place of one that nobody serves any more.
 /// The name appears only once the mode is right.
-pub fn listen(path: &Path) -> io::Result<UnixListener> {
+pub fn bind(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
         return Err(io::Error::new(
             io::ErrorKind::AddrInUse,
@@ -39,7 +44,8 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
     let fresh = Path::new(&fresh);
     let _ = std::fs::remove_file(fresh);
     let name = |e: io::Error| io::Error::new(e.kind(), format!("socket {}: {e}", path.display()));
-    let listener = UnixListener::bind(fresh).map_err(name)?;
+    let listener = std::os::unix::net::UnixListener::bind(fresh).map_err(name)?;
+    listener.set_nonblocking(true).map_err(name)?;
     std::fs::set_permissions(fresh, PermissionsExt::from_mode(0o600)).map_err(name)?;
     std::fs::rename(fresh, path).map_err(name)?;
     Ok(listener)

@@ -32,6 +32,9 @@ pub struct Info {
     /// What runs the workloads, for people: `wasmtime 48.0.8, pool 4000 × 64 MiB`.
     #[serde(default)]
     pub engine: String,
+    /// By class of guests, how compiled code is called that this host can use; nothing where it compiles itself.
+    #[serde(default)]
+    pub code: BTreeMap<String, String>,
 }
 
 /// An image's workload, as a file on this machine.
@@ -77,6 +80,21 @@ pub struct ImageInfo {
     /// Languages and tools that it was made with, as far as it tells (its `producers`).
     #[serde(default)]
     pub languages: Vec<String>,
+}
+
+/// What compiling an image made: the answer of `coracle host compile`, on its standard output.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CompiledImage {
+    /// Digest of the image's content.
+    pub digest: String,
+    /// What it is.
+    pub info: ImageInfo,
+    /// Code that there is: the name of its file, by the class of guests that it was compiled for.
+    #[serde(default)]
+    pub code: BTreeMap<String, String>,
+    /// Bytes of all that code.
+    #[serde(default)]
+    pub bytes: u64,
 }
 
 /// One Pod, to a runtime: `PUT /v1/sandboxes/{id}`.
@@ -630,12 +648,15 @@ pub struct Problem {
     pub code: ProblemCode,
     /// What, where and what to do, for people.
     pub message: String,
+    /// With [`ProblemCode::NotCompiled`]: the class of guests to compile the image for; whichever fits where none is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
 }
 
 impl Problem {
     /// A problem of this kind.
     pub fn new(code: ProblemCode, message: impl Into<String>) -> Problem {
-        Problem { code, message: message.into() }
+        Problem { code, message: message.into(), class: None }
     }
 }
 

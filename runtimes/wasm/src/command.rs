@@ -12,12 +12,12 @@ use tokio::time::Instant;
 use wasmtime::component::Accessor;
 use wasmtime_wasi::I32Exit;
 
-use crate::compile::Program;
 use crate::container::{Container, Exit, Phase};
 use crate::http::trapped;
 use crate::instance::State;
 use crate::logs::failure;
 use crate::memory::Verdict;
+use crate::program::Program;
 use crate::slots::Purpose;
 
 /// How long a command waits for a free slot of the host's.

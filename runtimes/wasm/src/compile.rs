@@ -1,372 +1,201 @@
-//! Images: from a `.wasm` file to something that can be instantiated in microseconds.
+//! From a `.wasm` file to native code, once for each image: milliseconds to seconds, and the most that a stranger's file can make
+//! a node do before anything runs. So it is a process of its own (`coracle host compile`), [`confined`] to reading that file and
+//! writing into one folder, with limits on memory and time; hosts only load what it made.
 //!
-//! Compiling takes milliseconds to seconds, so it is done once, when the image is pulled, and the
-//! code is kept in `DIR/compiled/`, named by the wasm's digest and by everything that native code
-//! depends on (wasmtime's version, its configuration, the CPU): whatever does not fit is simply not
-//! found. Compiled code is native code: it is only ever loaded from that folder, which nobody else
-//! may write, and never taken from an image.
+//! The result is `OUT/<hex>-<class>-<hash>.cwasm`: the wasm's digest, the class of guests, and a hash of all that native code
+//! depends on. Beside it, `OUT/<hex>.info` says what the image is. Compiled code is only ever loaded from the agent's folder, and never taken from an image.
 
-use std::collections::HashMap;
+pub(crate) mod confined;
+
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
-use coracle_sandbox as sandbox;
-use coracle_sandbox::{ImageInfo, ImageKind, Problem, ProblemCode};
+use coracle_sandbox::{CompiledImage, ImageInfo, Problem, ProblemCode};
 use sha2::{Digest, Sha256};
-use tokio::sync::OnceCell;
-use wasmtime::component::types::ComponentItem;
-use wasmtime::component::{Component, InstancePre};
-use wasmtime_wasi::p2::bindings::CommandPre;
-use wasmtime_wasi::p3::bindings::CommandPre as AsyncCommandPre;
-use wasmtime_wasi_http::p2::bindings::ProxyPre;
-use wasmtime_wasi_http::p3::bindings::ServicePre;
+use wasmtime::component::Component;
 
-use crate::engine::{Class, ClassKind, Engines};
-use crate::instance::{ASYNC_OFFERED, EXTRAS, OFFERED, State};
+use crate::adapt;
+use crate::engine::{self, Class, ClassKind};
+use crate::inspect::{Form, Inspection, inspect};
+use crate::program::{Interfaces, link, not_offered, nothing_to_run};
 
-const HTTP: &str = "wasi:http/incoming-handler@0.2.";
-const COMMAND: &str = "wasi:cli/run@0.2.";
-const ASYNC_HTTP: &str = "wasi:http/handler@0.3.";
-const ASYNC_COMMAND: &str = "wasi:cli/run@0.3.";
-/// Images are megabytes; this is a bound on what a mistake can make the host read.
-const MAX_WASM: u64 = 512 << 20;
+/// Largest file that is compiled, in bytes.
+pub const MAX_WASM: u64 = 256 << 20;
 
-/// A component, ready to be instantiated in one class.
-#[derive(Clone)]
-pub(crate) enum Program {
-    Http(ProxyPre<State>),
-    Command(CommandPre<State>),
-    AsyncHttp(ServicePre<State>),
-    AsyncCommand(AsyncCommandPre<State>),
+/// What to compile, and for whom.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// Digest that the file must have: `sha256:<hex>`.
+    pub digest: String,
+    /// The file.
+    pub wasm: PathBuf,
+    /// The folder that the code goes to.
+    pub out: PathBuf,
+    /// The class to compile for; the smallest that fits where none is given.
+    pub class: Option<String>,
+    /// Memory limit of the container that needs it: a larger class for a higher one.
+    pub memory_limit: Option<u64>,
 }
 
-/// A compiled image in one class.
-pub(crate) struct Compiled {
-    pub(crate) program: Program,
-    pub(crate) info: ImageInfo,
-    pub(crate) class: ClassKind,
-}
-
-/// An image; compiled for each class in which it is used.
-pub(crate) struct Image {
-    digest: String,
-    small: OnceCell<Option<Arc<Compiled>>>,
-    large: OnceCell<Arc<Compiled>>,
-    concurrent: OnceCell<Option<Arc<Compiled>>>,
-    /// An instance wanted more memory than a small slot has.
-    outgrown: AtomicBool,
-}
-
-impl Image {
-    /// To be called when an instance could not grow within its slot: the next ones get a large one.
-    pub(crate) fn outgrew_small(&self) {
-        self.outgrown.store(true, Relaxed);
+/// Compiles, in this process.
+///
+/// # Errors
+/// A problem with the file, in words that name what is wrong and what to do; the caller says which image it is.
+pub fn compile(job: &Job) -> Result<CompiledImage, Problem> {
+    let hex = hex(&job.digest)?;
+    let wasm = read(job)?;
+    let found = inspect(&wasm)?;
+    if found.kind.is_none() && found.form == Form::Component {
+        return Err(nothing_to_run(&found.exports));
     }
-}
-
-/// All images of this host, and the cache of compiled code.
-pub(crate) struct Images {
-    folder: PathBuf,
-    engines: Arc<Engines>,
-    known: Mutex<HashMap<String, Arc<Image>>>,
-}
-
-impl Images {
-    /// With its cache in `data/compiled`.
-    pub(crate) fn open(data: &Path, engines: Arc<Engines>) -> std::io::Result<Images> {
-        let folder = data.join("compiled");
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
-        Ok(Images { folder, engines, known: Mutex::default() })
+    if !found.missing.is_empty() {
+        let missing: Vec<&str> = found.missing.iter().map(String::as_str).collect();
+        return Err(not_offered(&missing));
     }
-
-    /// The image, to be compiled when first needed.
-    pub(crate) fn image(&self, spec: &sandbox::Image) -> Result<Arc<Image>, Problem> {
-        let hex = spec.digest.strip_prefix("sha256:").unwrap_or_default();
-        if hex.len() != 64 || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
-            let message = format!("image digest {:?} is not sha256:<64 hex digits>", spec.digest);
-            return Err(Problem::new(ProblemCode::InvalidSpec, message));
-        }
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let image = known.entry(spec.digest.clone()).or_insert_with(|| {
-            Arc::new(Image {
-                digest: spec.digest.clone(),
-                small: OnceCell::new(),
-                large: OnceCell::new(),
-                concurrent: OnceCell::new(),
-                outgrown: AtomicBool::new(false),
+    let adapted = found.form == Form::CoreModule;
+    let component = if adapted { adapt::adapt(&wasm)? } else { wasm };
+    for kind in classes(job, &found)? {
+        let Some((code, mut info)) = build(kind, &component, adapted)? else { continue };
+        info.languages.clone_from(&found.languages);
+        let name = file_name(hex, kind);
+        let write = |name: &str, content: &[u8]| {
+            store(content, &job.out.join(name)).map_err(|e| {
+                let message =
+                    format!("compiled code cannot be written to {}: {e}", job.out.display());
+                Problem::new(ProblemCode::Internal, message)
             })
-        });
-        Ok(image.clone())
-    }
-
-    /// Compiled code for a container with this memory limit, in the smallest class that will do.
-    /// The path matters only while nothing is compiled.
-    pub(crate) async fn compiled(
-        &self,
-        image: &Arc<Image>,
-        path: &Path,
-        memory_limit: Option<u64>,
-    ) -> Result<Arc<Compiled>, Problem> {
-        let small = self.class(ClassKind::Small)?;
-        if self.is_concurrent(image, path) {
-            let compiled =
-                image.concurrent.get_or_try_init(|| self.compile(image, path, ClassKind::Async));
-            if let Some(compiled) = compiled.await? {
-                return Ok(compiled.clone());
-            }
-        }
-        let wants_more = match memory_limit {
-            Some(limit) => limit > small.memory,
-            None => image.outgrown.load(Relaxed),
         };
-        if !wants_more {
-            let compiled =
-                image.small.get_or_try_init(|| self.compile(image, path, ClassKind::Small));
-            if let Some(compiled) = compiled.await? {
-                return Ok(compiled.clone());
-            }
-        }
-        let large = image.large.get_or_try_init(|| async {
-            let compiled = self.compile(image, path, ClassKind::Large).await?;
-            compiled.ok_or_else(|| {
-                let message = format!(
-                    "component {} needs more memories, tables or instances than the host's \
-                     largest slot has",
-                    image.digest
-                );
-                Problem::new(ProblemCode::NoCapacity, message)
-            })
+        write(&info_name(hex), &serde_json::to_vec(&info).unwrap_or_default())?;
+        write(&name, &code)?;
+        return Ok(CompiledImage {
+            digest: job.digest.clone(),
+            info,
+            bytes: code.len() as u64,
+            code: [(kind.name().to_owned(), name)].into(),
         });
-        large.await.cloned()
     }
-
-    /// Whether it is a guest of WASI 0.3. Other guests name no interface of that version.
-    fn is_concurrent(&self, image: &Image, path: &Path) -> bool {
-        let compiled = |cell: &OnceCell<Option<Arc<Compiled>>>| cell.get().is_some();
-        if image.concurrent.get().is_some() {
-            return true;
-        }
-        if compiled(&image.small) || image.large.get().is_some() {
-            return false;
-        }
-        let wasm = fs::read(path).unwrap_or_default();
-        wasmparser::Parser::new(0).parse_all(&wasm).map_while(Result::ok).any(|payload| {
-            let wasmparser::Payload::ComponentExportSection(exports) = payload else {
-                return false;
-            };
-            exports.into_iter().flatten().any(|export| export.name.name.contains("@0.3."))
-        })
-    }
-
-    fn class(&self, kind: ClassKind) -> Result<&Class, Problem> {
-        self.engines.class(kind).map_err(|e| {
-            let message = format!("cannot make the {kind:?} engine: {e:#}");
-            Problem::new(ProblemCode::Internal, message)
-        })
-    }
-
-    async fn compile(
-        &self,
-        image: &Arc<Image>,
-        path: &Path,
-        kind: ClassKind,
-    ) -> Result<Option<Arc<Compiled>>, Problem> {
-        let engines = self.engines.clone();
-        let folder = self.folder.clone();
-        let spec = sandbox::Image {
-            digest: image.digest.clone(),
-            path: path.to_owned(),
-            media_type: String::new(),
-        };
-        let work = tokio::task::spawn_blocking(move || {
-            let class = engines.class(kind).map_err(|e| internal("make the engine", e))?;
-            compile(class, kind, &folder, &spec)
-        });
-        work.await.map_err(|e| internal("compile", e.into()))?
-    }
+    let message = format!(
+        "the component needs more than the largest instance has: {} memories, {} tables with {} elements, {} core instances",
+        found.memories, found.tables, found.table_elements, found.core_instances
+    );
+    Err(Problem::new(ProblemCode::NotAComponent, message))
 }
 
-fn internal(what: &str, error: wasmtime::Error) -> Problem {
-    Problem::new(ProblemCode::Internal, format!("cannot {what}: {error:#}"))
+/// The classes to try, the smallest first.
+fn classes(job: &Job, found: &Inspection) -> Result<Vec<ClassKind>, Problem> {
+    if let Some(name) = &job.class {
+        let kind = ClassKind::named(name).ok_or_else(|| {
+            let message =
+                format!("there is no class \"{name}\" of guests: there are small, large and async");
+            Problem::new(ProblemCode::InvalidSpec, message)
+        })?;
+        return Ok(vec![kind]);
+    }
+    if found.concurrent {
+        return Ok(vec![ClassKind::Async]);
+    }
+    let roomy = job.memory_limit.is_some_and(|limit| limit > ClassKind::Small.memory());
+    // Compiling in vain costs seconds for those that are large.
+    match roomy || !ClassKind::Small.may_fit(found) {
+        true => Ok(vec![ClassKind::Large]),
+        false => Ok(vec![ClassKind::Small, ClassKind::Large]),
+    }
 }
 
 /// None where the component does not fit into the class's slots.
-fn compile(
-    class: &Class,
+fn build(
     kind: ClassKind,
-    folder: &Path,
-    spec: &sandbox::Image,
-) -> Result<Option<Arc<Compiled>>, Problem> {
-    let hex = spec.digest.trim_start_matches("sha256:");
-    let cache = folder.join(format!("{hex}-{}.cwasm", class.hash));
-    let (component, cached) = match load(class, &cache) {
-        Some(component) => (component, true),
-        None => (build(class, kind, &cache, spec)?, false),
+    component: &[u8],
+    adapted: bool,
+) -> Result<Option<(Vec<u8>, ImageInfo)>, Problem> {
+    let internal = |what: &str, e: wasmtime::Error| {
+        Problem::new(ProblemCode::Internal, format!("cannot {what}: {e:#}"))
     };
-    if component.resources_required().is_some_and(|needs| !class.fits(&needs)) {
+    // One slot: its pool holds the component to the class's limits.
+    let class = Class::new(kind, 1, false).map_err(|e| internal("make the engine", e))?;
+    let started = Instant::now();
+    let component = match Component::from_binary(&class.engine, component) {
+        Ok(component) => component,
+        Err(e) if format!("{e:#}").contains("pooling allocator") => return Ok(None),
+        Err(e) => {
+            let message = format!("it does not compile: {e:#}");
+            return Err(Problem::new(ProblemCode::NotAComponent, message));
+        }
+    };
+    if component.resources_required().is_none_or(|needs| !class.fits(&needs)) {
         return Ok(None);
     }
-    let (imports, exports) = interfaces(class, &component);
-    let program = link(class, spec, &component, &imports, &exports)?;
-    let kind_of = match program {
-        Program::Http(_) | Program::AsyncHttp(_) => ImageKind::Http,
-        Program::Command(_) | Program::AsyncCommand(_) => ImageKind::Command,
-    };
+    let interfaces = Interfaces::of(&class, &component);
+    let (_, image_kind) = link(&class, &component, &interfaces)?;
+    let code = component.serialize().map_err(|e| internal("write compiled code", e))?;
+    tracing::info!(class = kind.name(), took = ?started.elapsed(), bytes = code.len(), "compiled");
+    let Interfaces { imports, exports } = interfaces;
     let info = ImageInfo {
-        kind: kind_of,
+        kind: image_kind,
         imports,
         exports,
-        cached,
-        adapted: false,
+        cached: false,
+        adapted,
         languages: Vec::new(),
     };
-    Ok(Some(Arc::new(Compiled { program, info, class: kind })))
+    Ok(Some((code, info)))
 }
 
-fn load(class: &Class, cache: &Path) -> Option<Component> {
-    if !cache.exists() {
-        return None;
+/// The 64 digits of a digest.
+pub(crate) fn hex(digest: &str) -> Result<&str, Problem> {
+    let hex = digest.strip_prefix("sha256:").unwrap_or_default();
+    if hex.len() != 64 || !hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+        let message = format!("image digest {digest:?} is not sha256:<64 hex digits>");
+        return Err(Problem::new(ProblemCode::InvalidSpec, message));
     }
-    // SAFETY: only this program writes into that folder (mode 0700, files 0600), only what wasmtime
-    // compiled, complete before it gets its name.
-    match unsafe { Component::deserialize_file(&class.engine, cache) } {
-        Ok(component) => Some(component),
-        Err(error) => {
-            tracing::warn!(file = %cache.display(), %error, "compiling anew");
-            None
-        }
-    }
+    Ok(hex)
 }
 
-fn build(
-    class: &Class,
-    kind: ClassKind,
-    cache: &Path,
-    spec: &sandbox::Image,
-) -> Result<Component, Problem> {
-    let wasm = read(spec)?;
-    let problem = |message: String| Err(Problem::new(ProblemCode::NotAComponent, message));
-    if !wasm.starts_with(b"\0asm") {
-        return problem(format!(
-            "image {} is not WebAssembly: it does not begin with \\0asm",
-            spec.digest
-        ));
-    }
-    if wasmparser::Parser::is_core_wasm(&wasm) {
-        return problem(format!(
-            "image {} is a core WebAssembly module, not a component: build it for wasm32-wasip2, \
-             or wrap it with `wasm-tools component new`",
-            spec.digest
-        ));
-    }
-    let started = std::time::Instant::now();
-    let component = match Component::from_binary(&class.engine, &wasm) {
-        Ok(component) => component,
-        Err(e) => return problem(format!("image {} does not compile: {e:#}", spec.digest)),
-    };
-    let took = started.elapsed();
-    tracing::info!(digest = spec.digest, class = kind.name(), ?took, "compiled");
-    // Without the cache everything works, only slower.
-    if let Err(error) = store(&component, cache) {
-        tracing::warn!(file = %cache.display(), %error, "compiled code is not kept");
-    }
-    Ok(component)
+/// Where code of a class is found.
+pub(crate) fn file_name(hex: &str, kind: ClassKind) -> String {
+    format!("{hex}-{}.cwasm", engine::hash(kind))
 }
 
-fn read(spec: &sandbox::Image) -> Result<Vec<u8>, Problem> {
-    let path = spec.path.display();
+/// Where is told what code does not tell: what it was made from. It is there before the code is.
+pub(crate) fn info_name(hex: &str) -> String {
+    format!("{hex}.info")
+}
+
+fn read(job: &Job) -> Result<Vec<u8>, Problem> {
+    let path = job.wasm.display();
     let missing = |e: std::io::Error| {
-        let message = format!("image {} at {path}: {e}; pull it again", spec.digest);
+        let message = format!("the image's file {path} cannot be read: {e}; pull it again");
         Problem::new(ProblemCode::ImageNotFound, message)
     };
-    let size = fs::metadata(&spec.path).map_err(missing)?.len();
+    let size = fs::metadata(&job.wasm).map_err(missing)?.len();
     if size > MAX_WASM {
-        let message = format!("image {} has {size} bytes, more than {MAX_WASM}", spec.digest);
+        let message = format!("it has {size} bytes, more than the {MAX_WASM} that are compiled");
         return Err(Problem::new(ProblemCode::NotAComponent, message));
     }
-    let wasm = fs::read(&spec.path).map_err(missing)?;
+    let wasm = fs::read(&job.wasm).map_err(missing)?;
     let digest: String = Sha256::digest(&wasm).iter().map(|b| format!("{b:02x}")).collect();
-    if spec.digest != format!("sha256:{digest}") {
-        let message = format!("{path} has digest sha256:{digest}, not {}", spec.digest);
+    if job.digest != format!("sha256:{digest}") {
+        let message =
+            format!("{path} has digest sha256:{digest}, not {}; pull it again", job.digest);
         return Err(Problem::new(ProblemCode::ImageNotFound, message));
     }
     Ok(wasm)
 }
 
-fn store(component: &Component, cache: &Path) -> anyhow::Result<()> {
-    let code = component.serialize()?;
-    let fresh = cache.with_extension(format!("{}.tmp", std::process::id()));
+/// Readable by hosts, whoever they run as; nobody else gets into the agent's folder.
+fn store(code: &[u8], path: &Path) -> std::io::Result<()> {
+    let fresh = path.with_extension(format!("{}.tmp", std::process::id()));
     let mut file =
-        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-    file.write_all(&code)?;
-    file.sync_data()?;
-    fs::rename(&fresh, cache)?;
-    Ok(())
-}
-
-fn interfaces(class: &Class, component: &Component) -> (Vec<String>, Vec<String>) {
-    let ty = component.component_type();
-    let named = |name: &str, item: &ComponentItem| match item {
-        ComponentItem::ComponentInstance(_) | ComponentItem::ComponentFunc(_) => {
-            Some(name.to_owned())
-        }
-        _ => None,
-    };
-    let imports = ty.imports(&class.engine).filter_map(|(name, item)| named(name, &item.ty));
-    let exports = ty.exports(&class.engine).filter_map(|(name, item)| named(name, &item.ty));
-    (imports.collect(), exports.collect())
-}
-
-fn link(
-    class: &Class,
-    spec: &sandbox::Image,
-    component: &Component,
-    imports: &[String],
-    exports: &[String],
-) -> Result<Program, Problem> {
-    let has = |interface| exports.iter().any(|name| name.starts_with(interface));
-    if ![HTTP, COMMAND, ASYNC_HTTP, ASYNC_COMMAND].into_iter().any(has) {
-        let exports = if exports.is_empty() { "nothing".into() } else { exports.join(", ") };
-        let message = format!(
-            "component {} exports {exports}: it needs wasi:http/incoming-handler@0.2 or \
-             wasi:http/handler@0.3 to be served, or wasi:cli/run@0.2 or @0.3 to be run",
-            spec.digest
-        );
-        return Err(Problem::new(ProblemCode::MissingExport, message));
+        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&fresh)?;
+    let written = file.write_all(code).and_then(|()| fs::rename(&fresh, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&fresh);
     }
-    let unfit = |e: wasmtime::Error| {
-        let unknown: Vec<_> = imports.iter().filter(|name| !is_offered(name)).collect();
-        let message = match unknown.as_slice() {
-            [] => format!("component {} cannot be linked: {e:#}", spec.digest),
-            names => {
-                let names = names.iter().map(|n| n.as_str()).collect::<Vec<_>>().join(", ");
-                format!("component {} imports {names}, which this host does not offer", spec.digest)
-            }
-        };
-        Problem::new(ProblemCode::UnknownImport, message)
-    };
-    let pre: InstancePre<State> = class.linker.instantiate_pre(component).map_err(unfit)?;
-    let program = if has(ASYNC_HTTP) {
-        ServicePre::new(pre).map(Program::AsyncHttp)
-    } else if has(HTTP) {
-        ProxyPre::new(pre).map(Program::Http)
-    } else if has(ASYNC_COMMAND) {
-        AsyncCommandPre::new(pre).map(Program::AsyncCommand)
-    } else {
-        CommandPre::new(pre).map(Program::Command)
-    };
-    program.map_err(unfit)
+    written
 }
 
-fn is_offered(import: &str) -> bool {
-    let (name, version) = import.split_once('@').unwrap_or((import, ""));
-    match version.get(..4) {
-        Some("0.2.") => OFFERED.contains(&name),
-        Some("0.3.") => ASYNC_OFFERED.contains(&name),
-        _ => EXTRAS.contains(&import),
-    }
-}
+#[cfg(test)]
+mod tests;

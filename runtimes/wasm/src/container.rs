@@ -18,15 +18,17 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::compile::{Compiled, Image, Program};
 use crate::cpu::Cpu;
 use crate::denied::Denials;
-use crate::guests::Group;
+use crate::guests::Guests;
+use crate::handles::Handles;
 use crate::host::Node;
 use crate::http::Traffic;
+use crate::images::{Compiled, Image};
 use crate::logs::{Log, Stream};
 use crate::memory::Account;
 use crate::notices::Notices;
+use crate::program::Program;
 use crate::slots::Held;
 
 /// How far a container is on its way out.
@@ -75,7 +77,7 @@ impl Exit {
 pub(crate) struct Sandbox {
     pub(crate) spec: SandboxSpec,
     pub(crate) namespace: String,
-    pub(crate) group: Arc<Group>,
+    pub(crate) group: Arc<Guests>,
     created_at: Timestamp,
     memory: Arc<Account>,
     cpu: Arc<Cpu>,
@@ -84,7 +86,7 @@ pub(crate) struct Sandbox {
 }
 
 impl Sandbox {
-    pub(crate) fn new(spec: SandboxSpec, group: Arc<Group>) -> Arc<Sandbox> {
+    pub(crate) fn new(spec: SandboxSpec, group: Arc<Guests>) -> Arc<Sandbox> {
         Arc::new(Sandbox {
             namespace: spec.labels.get(LABEL_NAMESPACE).cloned().unwrap_or_default(),
             group,
@@ -126,6 +128,7 @@ pub(crate) struct Container {
     pub(crate) compiled: Arc<Compiled>,
     pub(crate) env: Vec<(String, String)>,
     pub(crate) log: Arc<Log>,
+    pub(crate) handles: Arc<Handles>,
     pub(crate) memory: Arc<Account>,
     pub(crate) cpu: Arc<Cpu>,
     pub(crate) traffic: Traffic,
@@ -158,10 +161,11 @@ impl Container {
         Arc::new(Container {
             env: environment(&sandbox.spec, &spec),
             log: Log::new(spec.log_path.clone(), spec.log_limit),
+            handles: Arc::default(),
             memory: Account::new(spec.memory_limit, Some(sandbox.memory.clone())),
             cpu: Cpu::new(spec.cpu_limit, spec.cpu_weight, Some(sandbox.cpu.clone())),
             traffic: Traffic::new(&spec.http),
-            reuse: spec.http.reuse.filter(|_| crate::http::may_reuse(&compiled.info)),
+            reuse: spec.http.reuse.filter(|_| crate::http::may_reuse(&compiled)),
             notices: Notices::default(),
             denials: Denials::default(),
             phase: watch::Sender::new(Phase::Serving),
@@ -230,10 +234,12 @@ impl Container {
     /// Tells people what it was asked for and cannot do.
     fn object(&self) {
         if self.spec.http.reuse.is_some() && self.reuse.is_none() {
+            let why = match self.compiled.program {
+                Program::AsyncHttp(_) => "instances of WASI 0.3 are not kept",
+                _ => "the component is written in JavaScript, whose instances answer but once",
+            };
             self.notice(NoticeKind::NotReused, || {
-                "instances are not used again: the component is written in JavaScript, whose \
-                 instances answer but once; every request gets a fresh one"
-                    .to_owned()
+                format!("instances are not used again: {why}; every request gets a fresh one")
             });
         }
     }

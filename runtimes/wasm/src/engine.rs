@@ -15,13 +15,14 @@
 use std::fs;
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
 use std::thread::Thread;
 use std::time::Duration;
 
 use wasmtime::component::Linker;
 use wasmtime::{Config, Enabled, Engine, OptLevel, PoolingAllocationConfig};
 
+use crate::inspect::Inspection;
 use crate::instance::{self, State};
 use crate::slots::Slots;
 
@@ -39,9 +40,31 @@ pub(crate) enum ClassKind {
 }
 
 impl ClassKind {
+    pub(crate) const ALL: [ClassKind; 3] = [ClassKind::Small, ClassKind::Large, ClassKind::Async];
+
     /// As in the names of compiled code.
     pub(crate) fn name(self) -> &'static str {
         self.slot().name
+    }
+
+    /// The class of this name.
+    pub(crate) fn named(name: &str) -> Option<ClassKind> {
+        ClassKind::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// Bytes that a guest's memory can grow to there.
+    pub(crate) fn memory(self) -> u64 {
+        self.slot().memory
+    }
+
+    /// Whether a component may fit, as far as its structure tells; compiling it is the proof.
+    pub(crate) fn may_fit(self, found: &Inspection) -> bool {
+        let slot = self.slot();
+        found.memories <= slot.memories
+            && found.tables <= slot.tables
+            && found.core_instances <= slot.core_instances
+            && found.memory_bytes <= slot.memory
+            && found.table_elements <= slot.table_elements as u64
     }
 
     fn slot(self) -> &'static Slot {
@@ -107,10 +130,6 @@ pub(crate) struct Class {
     pub(crate) engine: Engine,
     pub(crate) linker: Linker<State>,
     pub(crate) slots: Arc<Slots>,
-    /// Bytes that a guest's memory can grow to here.
-    pub(crate) memory: u64,
-    /// Changes with anything that makes compiled code incompatible.
-    pub(crate) hash: String,
     slot: &'static Slot,
 }
 
@@ -140,29 +159,13 @@ impl Class {
             .table_keep_resident(64 << 10)
             .async_stack_keep_resident(64 << 10)
             .pagemap_scan(if scan { Enabled::Yes } else { Enabled::No });
-        let mut config = Config::new();
-        config
-            .wasm_component_model(true)
-            .concurrency_support(slot.concurrency)
-            .wasm_component_model_async(slot.concurrency)
-            .epoch_interruption(true)
-            .cranelift_opt_level(OptLevel::Speed)
-            .memory_reservation(slot.memory)
-            .memory_guard_size(slot.guard)
-            .signals_based_traps(slot.guard > 0)
-            .memory_may_move(false)
-            .native_unwind_info(false)
-            .allocation_strategy(wasmtime::InstanceAllocationStrategy::Pooling(pool));
+        let mut config = config(slot);
+        config.allocation_strategy(wasmtime::InstanceAllocationStrategy::Pooling(pool));
         let engine = Engine::new(&config)?;
-        let mut hasher = std::collections::hash_map::DefaultHasher::new();
-        engine.precompile_compatibility_hash().hash(&mut hasher);
-        let hash = format!("{}-{:016x}", slot.name, hasher.finish());
         Ok(Class {
             linker: instance::linker(&engine, slot.concurrency)?,
             engine,
             slots: Slots::new(count as usize),
-            memory: slot.memory,
-            hash,
             slot,
         })
     }
@@ -184,6 +187,37 @@ impl Class {
     fn idle(&self) -> bool {
         self.slots.free() == self.slots.total()
     }
+}
+
+/// What compiled code depends on. The pool is no part of it.
+fn config(slot: &Slot) -> Config {
+    let mut config = Config::new();
+    config
+        .wasm_component_model(true)
+        .concurrency_support(slot.concurrency)
+        .wasm_component_model_async(slot.concurrency)
+        .epoch_interruption(true)
+        .cranelift_opt_level(OptLevel::Speed)
+        .memory_reservation(slot.memory)
+        .memory_guard_size(slot.guard)
+        .signals_based_traps(slot.guard > 0)
+        .memory_may_move(false)
+        .native_unwind_info(false);
+    config
+}
+
+/// The class's name and a hash that changes with anything which makes compiled code incompatible: `small-0123456789abcdef`.
+pub(crate) fn hash(kind: ClassKind) -> &'static str {
+    static HASHES: [OnceLock<String>; 3] = [const { OnceLock::new() }; 3];
+    HASHES[kind as usize].get_or_init(|| {
+        let mut hasher = std::collections::hash_map::DefaultHasher::new();
+        match Engine::new(&config(kind.slot())) {
+            Ok(engine) => engine.precompile_compatibility_hash().hash(&mut hasher),
+            // Then no class can be made either, which is where it is told.
+            Err(error) => tracing::error!(%error, "no engine on this machine"),
+        }
+        format!("{}-{:016x}", kind.name(), hasher.finish())
+    })
 }
 
 /// The classes, and the clock that all their guests are interrupted by.
@@ -251,7 +285,7 @@ impl Engines {
     /// For people: what runs the guests.
     pub(crate) fn describe(&self) -> String {
         let pages = if self.scan { ", dirty pages by scan" } else { "" };
-        let memory = self.small.memory / MIB;
+        let memory = ClassKind::Small.memory() / MIB;
         format!("wasmtime {}, {} slots of {memory} MiB{pages}", version(), self.small.slots.total())
     }
 
@@ -303,8 +337,14 @@ fn slots_by_mappings() -> u32 {
 /// does not report those.
 fn can_scan_pages() -> bool {
     let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default().lines().count() > 1;
-    let may_swap = swaps && !cgroup_forbids_swap();
+    let may_swap = swaps && !note_swapping();
     !may_swap && PoolingAllocationConfig::is_pagemap_scan_available()
+}
+
+/// Whether the cgroup forbids swapping; read once, by the process that is not confined yet.
+pub(crate) fn note_swapping() -> bool {
+    static FORBIDDEN: LazyLock<bool> = LazyLock::new(cgroup_forbids_swap);
+    *FORBIDDEN
 }
 
 fn cgroup_forbids_swap() -> bool {

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -15,13 +17,13 @@ use jiff::Timestamp;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-use crate::compile::{Compiled, Images};
 use crate::container::{Container, Exit, Phase, Sandbox};
 use crate::cpu::metered;
 use crate::engine::Engines;
 use crate::events::Events;
 use crate::guests::Guests;
 use crate::http::Keepers;
+use crate::images::{Compiled, Images};
 use crate::listeners::Listeners;
 use crate::names::Names;
 use crate::routes;
@@ -39,8 +41,10 @@ pub(crate) struct Node {
     pub(crate) keepers: Keepers,
     /// The host's own runtime, for work that no guest may delay.
     pub(crate) handle: Handle,
+    /// Where names are looked up.
+    pub(crate) resolver: Handle,
     images: Images,
-    guests: Guests,
+    guests: Arc<Guests>,
 }
 
 /// The Wasm host.
@@ -55,12 +59,12 @@ pub(crate) struct Host {
 
 impl Host {
     /// Must be called within the host's own tokio runtime.
-    pub(crate) fn start(config: &crate::HostConfig) -> anyhow::Result<Arc<Host>> {
+    pub(crate) fn start(config: &crate::HostConfig, resolver: Handle) -> anyhow::Result<Arc<Host>> {
         let engines = Engines::start(config.instances)?;
         let started_at = Timestamp::now();
         let instance = format!("{}-{}", std::process::id(), started_at.as_nanosecond());
         let node = Arc::new(Node {
-            images: Images::open(&config.data_dir, engines.clone())?,
+            images: images(config, engines.clone())?,
             events: Arc::new(Events::new(instance.clone())),
             listeners: Arc::default(),
             servers: Arc::default(),
@@ -68,7 +72,8 @@ impl Host {
             routes: Arc::default(),
             keepers: Keepers::default(),
             handle: Handle::current(),
-            guests: Guests::new(config.guest_threads),
+            resolver,
+            guests: Guests::start(config.guest_threads, config.netns.clone())?,
             engines,
         });
         let host = Arc::new(Host {
@@ -98,7 +103,7 @@ impl Host {
         &self,
         sandbox: &Arc<Sandbox>,
         spec: ContainerSpec,
-        image: Arc<crate::compile::Image>,
+        image: Arc<crate::images::Image>,
         compiled: Arc<Compiled>,
     ) -> Result<Arc<Container>, Problem> {
         let kind = compiled.info.kind;
@@ -154,6 +159,15 @@ impl Host {
     }
 }
 
+fn images(config: &crate::HostConfig, engines: Arc<Engines>) -> std::io::Result<Images> {
+    if let Some(folder) = &config.compiled {
+        return Ok(Images::open(folder.clone(), false, engines));
+    }
+    let folder = config.data_dir.join("compiled");
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+    Ok(Images::open(folder, true, engines))
+}
+
 async fn close_quiet_logs(host: std::sync::Weak<Host>) {
     loop {
         tokio::time::sleep(Duration::from_secs(10)).await;
@@ -175,6 +189,10 @@ impl Runtime for Host {
             instance: self.instance.clone(),
             started_at: self.started_at,
             engine: self.node.engines.describe(),
+            code: crate::code_names()
+                .into_iter()
+                .map(|(class, name)| (class.to_owned(), name.to_owned()))
+                .collect(),
         }
     }
 
@@ -196,11 +214,21 @@ impl Runtime for Host {
             let message = format!("sandbox {} exists with another spec; delete it first", spec.id);
             return Err(Problem::new(ProblemCode::Conflict, message));
         }
-        let group = self.node.guests.group(spec.netns.as_deref()).map_err(|e| {
-            let message = format!("sandbox {}: {e}", spec.id);
-            Problem::new(ProblemCode::InvalidSpec, message)
-        })?;
-        let sandbox = Sandbox::new(spec, group);
+        let guests = self.node.guests.clone();
+        if spec.netns != guests.netns {
+            let name = |netns: &Option<PathBuf>| match netns {
+                Some(path) => path.display().to_string(),
+                None => "the machine's".to_owned(),
+            };
+            let message = format!(
+                "sandbox {}: its network namespace is {}, but this host lives in {}",
+                spec.id,
+                name(&spec.netns),
+                name(&guests.netns)
+            );
+            return Err(Problem::new(ProblemCode::InvalidSpec, message));
+        }
+        let sandbox = Sandbox::new(spec, guests);
         let status = sandbox.status();
         let mut sandboxes = self.sandboxes.write().unwrap_or_else(PoisonError::into_inner);
         sandboxes.insert(sandbox.spec.id.clone(), sandbox);

@@ -12,10 +12,10 @@ use wasmtime::component::{HasSelf, Linker, Resource, ResourceTable};
 use wasmtime::{Engine, Store};
 use wasmtime_wasi::p2::DynOutputStream;
 use wasmtime_wasi::p2::bindings::cli::{environment, stderr, stdout};
+use wasmtime_wasi::random::WasiRandomCtx;
 use wasmtime_wasi::{FsPerms, HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-use crate::compile::Program;
 use crate::container::{Container, Phase};
 use crate::cpu::Run;
 use crate::denied::Import;
@@ -23,7 +23,14 @@ use crate::extras;
 use crate::logs::{Output, Stream};
 use crate::memory::Hold;
 use crate::outgoing::Outgoing;
+use crate::program::Program;
+use crate::random;
 use crate::sockets::{self, Known};
+
+/// Things of the host's (streams, sockets, files, pollables, header fields, …) that one instance may have.
+const MOST_RESOURCES: usize = 16 << 10;
+/// Bytes that one call may pass from the guest to the host: nothing can interrupt the copying.
+const MOST_PER_CALL: usize = 32 << 20;
 
 /// The store's data.
 pub(crate) struct State {
@@ -48,10 +55,12 @@ pub(crate) struct Killed;
 impl State {
     /// The state of a fresh instance.
     pub(crate) fn new(container: &Arc<Container>) -> wasmtime::Result<State> {
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(MOST_RESOURCES);
         Ok(State {
             wasi: context(container)?,
             http: WasiHttpCtx::new(),
-            table: ResourceTable::new(),
+            table,
             outgoing: Outgoing::new(container.clone()),
             memory: Hold::new(container.memory.clone()),
             run: Run::default(),
@@ -71,6 +80,7 @@ impl State {
     pub(crate) fn store(self, engine: &Engine) -> Store<State> {
         let mut store = Store::new(engine, self);
         store.limiter(|state| &mut state.memory);
+        store.set_hostcall_fuel(MOST_PER_CALL);
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|mut context| {
             let state = context.data_mut();
@@ -81,6 +91,10 @@ impl State {
             Ok(run.tick(&container.cpu))
         });
         store
+    }
+
+    pub(crate) fn random(&mut self) -> &mut WasiRandomCtx {
+        self.wasi.random()
     }
 
     fn output(&mut self, stream: Stream) -> wasmtime::Result<Resource<DynOutputStream>> {
@@ -103,6 +117,7 @@ fn context(container: &Arc<Container>) -> wasmtime::Result<WasiCtx> {
         return Ok(WasiCtx::default());
     }
     let mut builder = WasiCtx::builder();
+    builder.max_random_size(random::MOST);
     for mount in &container.spec.mounts {
         let perms = if mount.read_only { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
         builder.preopened_dir(&mount.host_path, mount.guest_path.to_string_lossy(), perms)?;
@@ -197,6 +212,7 @@ pub(crate) fn linker(engine: &Engine, concurrency: bool) -> wasmtime::Result<Lin
     environment::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state)?;
     stdout::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state)?;
     stderr::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state)?;
+    random::add_to_linker(&mut linker)?;
     sockets::add_p2(&mut linker)?;
     if concurrency {
         wasmtime_wasi::p3::add_to_linker(&mut linker)?;
@@ -205,6 +221,16 @@ pub(crate) fn linker(engine: &Engine, concurrency: bool) -> wasmtime::Result<Lin
     }
     linker.allow_shadowing(false);
     Ok(linker)
+}
+
+/// Whether [`linker`] has an interface, for some class of guests.
+pub(crate) fn offers(import: &str) -> bool {
+    let (name, version) = import.split_once('@').unwrap_or((import, ""));
+    match version.get(..4) {
+        Some("0.2.") => OFFERED.contains(&name),
+        Some("0.3.") => ASYNC_OFFERED.contains(&name),
+        _ => EXTRAS.contains(&import),
+    }
 }
 
 /// The interfaces of WASI 0.2 behind [`linker`], for messages about components that want others.

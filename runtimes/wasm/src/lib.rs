@@ -3,15 +3,17 @@
 //! It is told what to run over the sandbox protocol ([`coracle_sandbox`]). In reading order:
 //!
 //! - `host`: the protocol's verbs; `container`: a Pod, a container, its phases and its exit;
-//! - `compile`, `engine`: from a `.wasm` file to instances in microseconds;
-//! - `instance`, `extras`, `denied`, `slots`, `memory`, `cpu`: what an instance sees, and what it may use;
+//! - [`inspect()`], `adapt`, [`compile()`]: from a `.wasm` file to native code, in a process of its own;
+//! - `images`, `program`, `engine`: from that to instances in microseconds;
+//! - `instance`, `extras`, `denied`, `random`, `slots`, `handles`, `memory`, `cpu`: what an instance sees, and what it may use;
 //! - `http`, `listeners`: components that answer requests; `command`: those that run and exit;
 //! - `sockets`, `names`, `outgoing`, `routes`: a Pod's network, and calls to Services; `logs`, `events`: what is told to others;
-//! - `guests`, `confine`: which threads run guests, and what the process denies itself.
+//! - `guests`, `outside`, `confine`: which threads run guests, and what the process denies itself.
 //!
 //! In the apply trace this is the last step but one: what the agent's worker asked for is started
 //! here, and `routes` makes Services answer.
 
+mod adapt;
 mod command;
 mod compile;
 mod confine;
@@ -22,8 +24,11 @@ mod engine;
 mod events;
 mod extras;
 mod guests;
+mod handles;
 mod host;
 mod http;
+mod images;
+mod inspect;
 mod instance;
 mod listeners;
 mod logs;
@@ -32,34 +37,50 @@ mod metrics;
 mod names;
 mod notices;
 mod outgoing;
+mod outside;
+mod program;
+mod random;
 mod routes;
 mod slots;
 mod sockets;
 
-use std::fs;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
+use coracle_sandbox::{CompiledImage, Problem, ProblemCode};
+use tokio::net::UnixListener;
+use tokio::runtime::Handle;
 
-pub use confine::Folders;
+pub use compile::confined::Limits;
+pub use compile::{Job, MAX_WASM, compile};
+pub use confine::Confinement;
+pub use inspect::{Form, Inspection, Meaning, inspect, meaning};
 
 /// How to run a host.
 #[derive(Clone, Debug)]
 pub struct HostConfig {
     /// The unix socket to serve; its folder must exist.
     pub socket: PathBuf,
-    /// Where compiled code is kept.
+    /// What the host itself keeps.
     pub data_dir: PathBuf,
-    /// How many threads run guests, per network namespace; as many as there are cores, normally.
+    /// Where compiled code is found. None: in the data folder, where the host puts what it compiles itself; only for images
+    /// that are trusted.
+    pub compiled: Option<PathBuf>,
+    /// How many threads run guests; as many as there are cores, normally.
     pub guest_threads: usize,
     /// How many small instances may exist at once; fewer, if the kernel's limit on memory mappings
     /// (`vm.max_map_count`, six for each) does not allow so many.
     pub instances: u32,
-    /// Restricts the host to these folders, its data folder and its socket's folder. Paths that are
-    /// used later (logs, images, volumes) must be inside them. None: no restriction.
-    pub folders: Option<Folders>,
+    /// The network namespace in which Pods have their addresses, and the host its sockets. None: the
+    /// one that it is started in, where Pods have theirs among the machine's own.
+    pub netns: Option<PathBuf>,
+    /// What the host may use besides its data folder. Paths that are used
+    /// later (logs, images, volumes) must be inside. None: no restriction.
+    pub confinement: Option<Confinement>,
 }
 
 impl HostConfig {
@@ -68,9 +89,11 @@ impl HostConfig {
         HostConfig {
             socket: socket.into(),
             data_dir: data_dir.into(),
+            compiled: None,
             guest_threads: std::thread::available_parallelism().map_or(1, |n| n.get()),
             instances: 10_000,
-            folders: None,
+            netns: None,
+            confinement: None,
         }
     }
 }
@@ -87,12 +110,28 @@ pub fn run_host(config: HostConfig) -> anyhow::Result<()> {
         .mode(0o700)
         .create(&config.data_dir)
         .with_context(|| format!("cannot make the host's data folder {data}"))?;
-    let folders = config.folders.clone().map(|mut folders| {
-        folders.write.push(config.data_dir.clone());
-        folders.write.extend(config.socket.parent().map(PathBuf::from));
-        folders
+    confine::raise_files();
+    // Agents find it by its name, which may be out of reach from here on.
+    let listener = coracle_sandbox::bind(&config.socket)?;
+    let netns = config.netns.as_deref().map(File::open).transpose();
+    let netns = netns.context("cannot open the Pods' network namespace")?;
+    let confinement = config.confinement.clone().map(|mut confinement| {
+        confinement.write.push(config.data_dir.clone());
+        confinement
     });
-    confine::confine(folders.as_ref());
+    // Read while it can be; see there.
+    engine::note_swapping();
+    if let Some(confinement) = &confinement {
+        confine::enclose(confinement)?;
+    }
+    let mut outside = None;
+    if let Some(netns) = netns {
+        outside = outside::start()?;
+        confine::enter_network(&netns).context("cannot enter the Pods' network namespace")?;
+    }
+    if let Some(confinement) = &confinement {
+        confine::disarm(confinement)?;
+    }
 
     // The host's own work; guests have runtimes of their own.
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -101,13 +140,33 @@ pub fn run_host(config: HostConfig) -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let host = host::Host::start(&config)?;
-        let listener = coracle_sandbox::listen(&config.socket)?;
+        let resolver = outside.as_ref().map_or_else(Handle::current, |r| r.handle().clone());
+        let host = host::Host::start(&config, resolver)?;
+        let listener = UnixListener::from_std(listener)?;
         tracing::info!(socket = %config.socket.display(), "the Wasm host is ready");
         coracle_sandbox::serve(listener, Arc::clone(&host) as _).await?;
         let _ = fs::remove_file(&config.socket);
         anyhow::Ok(())
     })
+}
+
+/// Compiles one image in this process, which is good for nothing else from then on: it may read that file and write into the
+/// folder for the result, and it has limits ([`Limits`]). Call it from a process's first thread, before others are started.
+///
+/// # Errors
+/// As [`compile()`].
+pub fn compile_confined(job: &Job) -> Result<CompiledImage, Problem> {
+    if let Err(error) = compile::confined::confine(job) {
+        let message = format!("cannot confine the process that compiles: {error:#}");
+        return Err(Problem::new(ProblemCode::Internal, message));
+    }
+    compile(job)
+}
+
+/// The class of guests, and what code for it is called by: it changes with wasmtime, its configuration and the CPU. Code with
+/// another name is of no use to a host of this program.
+pub fn code_names() -> BTreeMap<&'static str, &'static str> {
+    engine::ClassKind::ALL.into_iter().map(|kind| (kind.name(), engine::hash(kind))).collect()
 }
 
 #[cfg(test)]

@@ -77,7 +77,8 @@ impl Seen {
 
     fn engines(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
         let classes: Vec<_> = self.node.engines.made().collect();
-        let gauges: [(_, _, fn(&crate::engine::Class) -> usize); 2] = [
+        type OfClass = fn(&crate::engine::Class) -> usize;
+        let gauges: [(_, _, OfClass); 2] = [
             ("pool_slots", "Instances that the class has room for.", |class| class.slots.total()),
             ("pool_slots_used", "Instances that exist, idle ones included.", |class| {
                 class.slots.total() - class.slots.free()
@@ -95,7 +96,8 @@ impl Seen {
     }
 
     fn counters(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
-        let whole: [(_, _, fn(&Usage) -> u64); 4] = [
+        type OfUsage = fn(&Usage) -> u64;
+        let whole: [(_, _, OfUsage); 4] = [
             ("container_requests", "HTTP requests.", |usage| usage.requests),
             ("container_failed_requests", "HTTP requests that failed in the component.", |usage| {
                 usage.failed_requests

@@ -137,7 +137,7 @@ impl Container {
         let query = Name::from_utf8(name).map_err(|_| LookUpError::Invalid)?;
         let resolver = self.node.names.resolver(self.sandbox.spec.dns.as_ref())?;
         let work = async move { resolver.lookup_ip(query).await };
-        let answer = tokio::time::timeout(PATIENCE, self.node.handle.spawn(work)).await;
+        let answer = tokio::time::timeout(PATIENCE, self.node.resolver.spawn(work)).await;
         let answer = match answer {
             Ok(Ok(answer)) => answer,
             Ok(Err(e)) => return Err(LookUpError::Permanent(e.to_string())),

@@ -161,7 +161,13 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 async fn secure(stream: TcpStream, host: &str) -> Result<Box<dyn Stream>, Error> {
     static CONNECTOR: LazyLock<TlsConnector> = LazyLock::new(|| {
-        let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+        let mut roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+        // And whom the machine believes besides: SSL_CERT_FILE, SSL_CERT_DIR or its own store.
+        let own = rustls_native_certs::load_native_certs();
+        for error in own.errors {
+            tracing::warn!(%error, "a certificate of the machine's store is passed over");
+        }
+        roots.add_parsable_certificates(own.certs);
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()

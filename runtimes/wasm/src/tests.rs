@@ -4,8 +4,12 @@ mod crafted;
 mod fixture;
 
 mod commands;
+mod concurrent;
+mod confinement;
 mod front;
+mod hostile;
 mod images;
+mod intake;
 mod limits;
 mod reuse;
 mod services;

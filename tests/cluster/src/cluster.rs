@@ -69,8 +69,17 @@ pub enum Part {
     Server,
     /// `coracle agent`.
     Agent,
-    /// `coracle host wasm`, which an agent started.
+    /// The shared `coracle host wasm`, which an agent started.
     Host,
+}
+
+/// A sandbox host of a cluster.
+#[derive(Debug, Clone)]
+pub struct HostProcess {
+    /// Its process.
+    pub pid: i32,
+    /// Whose Pods it holds: `shared`, `namespace NAME` or `pod UID`.
+    pub group: String,
 }
 
 /// A running cluster.
@@ -219,6 +228,16 @@ impl Cluster {
             }
             Part::Host => bail!("hosts are started by agents"),
         }
+        if matches!(part, Part::Up | Part::Agent) {
+            // How full this machine's disk is must not decide what tests see.
+            for (flag, value) in
+                [("--disk-pressure-threshold", "0"), ("--image-gc-high-threshold", "100")]
+            {
+                if !self.args.iter().any(|arg| arg == flag) {
+                    command.args([flag, value]);
+                }
+            }
+        }
         command.arg("--data").arg(self.data());
         let wanted = match part {
             Part::Up => "coracle is up at https://",
@@ -251,12 +270,21 @@ impl Cluster {
         let found = match part {
             Part::Up | Part::Server => state.main.as_ref().map(Process::pid),
             Part::Agent => state.agent.as_ref().map(Process::pid),
-            Part::Host => process::of_folder(&self.data())
-                .into_iter()
-                .find(|(_, line)| line.contains(" host wasm "))
-                .map(|(pid, _)| pid),
+            Part::Host => {
+                self.hosts().into_iter().find(|host| host.group == "shared").map(|host| host.pid)
+            }
         };
         found.with_context(|| format!("{part:?} is not running"))
+    }
+
+    /// The sandbox hosts that run.
+    pub fn hosts(&self) -> Vec<HostProcess> {
+        let group = |line: &str| {
+            let (_, rest) = line.split_once(" host wasm --group ")?;
+            Some(rest.split_once(" --socket ")?.0.to_owned())
+        };
+        let all = process::of_folder(&self.data()).into_iter();
+        all.filter_map(|(pid, line)| Some(HostProcess { pid, group: group(&line)? })).collect()
     }
 
     /// What a part has printed on its standard output, in all of its lives.
@@ -450,7 +478,8 @@ impl Cluster {
         let logs = self.folder.path().join("logs");
         let mut files: Vec<PathBuf> =
             fs::read_dir(logs).into_iter().flatten().flatten().map(|e| e.path()).collect();
-        files.push(self.data().join("host/wasm.log"));
+        let hosts = fs::read_dir(self.data().join("host")).into_iter().flatten().flatten();
+        files.extend(hosts.map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "log")));
         for file in files.iter().filter(|file| file.is_file()) {
             text += &format!("--- {}\n{}\n", file.display(), process::tail(file));
         }

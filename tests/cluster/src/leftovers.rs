@@ -37,8 +37,17 @@ impl Leftovers {
             if Rules::open(config.clone()).and_then(|rules| rules.exists()).unwrap_or(false) {
                 found.push(format!("nftables table {}", config.table));
             }
-            if Path::new("/sys/class/net").join(&config.link).exists() {
-                found.push(format!("network link {}", config.link));
+            // Isolation groups have networks whose names begin as the cluster's own.
+            let named = |folder: &str, name: &str| {
+                let all = fs::read_dir(folder).into_iter().flatten().flatten();
+                let names = all.filter_map(|entry| entry.file_name().into_string().ok());
+                names.filter(|found| found.starts_with(name)).collect::<Vec<_>>()
+            };
+            for link in named("/sys/class/net", &config.link) {
+                found.push(format!("network link {link}"));
+            }
+            for group in named("/run/netns", &format!("{}-", config.table)) {
+                found.push(format!("network namespace {group}"));
             }
             words.push(netns(config).to_string_lossy().into_owned());
         }

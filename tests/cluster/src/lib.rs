@@ -4,10 +4,12 @@
 //! same test body can be held against each. It ends with everything that it started; [`Cluster::stop`] also says what a
 //! cluster left behind that should have gone with it: processes, network namespaces, mounts, nftables tables.
 //!
-//! [`load`] is the client under whose constant requests updates and kills are done; [`tools`] finds the programs.
+//! [`load`] is the client under whose constant requests updates and kills are done; [`tools`] finds the programs,
+//! [`guests`] makes the components that are too big to be checked in.
 
 mod cluster;
 mod command;
+pub mod guests;
 pub mod http;
 mod leftovers;
 pub mod load;
@@ -15,6 +17,6 @@ mod process;
 pub mod tools;
 mod wait;
 
-pub use cluster::{Cluster, Options, Part, User};
+pub use cluster::{Cluster, HostProcess, Options, Part, User};
 pub use command::Output;
 pub use wait::eventually;

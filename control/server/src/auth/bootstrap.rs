@@ -17,6 +17,10 @@ pub fn cluster_roles() -> Vec<Value> {
         ],
         "verbs": ["get"],
     });
+    let monitoring = json!({
+        "nonResourceURLs": ["/healthz", "/livez", "/metrics", "/readyz"],
+        "verbs": ["get"],
+    });
     let basic = vec![
         rule(
             &["authorization.k8s.io"],
@@ -68,6 +72,7 @@ pub fn cluster_roles() -> Vec<Value> {
                 READ,
             ),
             rule(&["policy"], &["poddisruptionbudgets", "poddisruptionbudgets/status"], READ),
+            rule(&["metrics.k8s.io"], &["pods", "nodes"], READ),
         ]
     };
     let edit = || {
@@ -146,6 +151,7 @@ pub fn cluster_roles() -> Vec<Value> {
         role("system:basic-user", basic),
         role("system:discovery", vec![discovery]),
         role("system:public-info-viewer", vec![public]),
+        role("system:monitoring", vec![monitoring]),
         // For people and tools of the cluster's own: who may push to and pull from the built-in registry.
         role(
             "coracle:registry-reader",
@@ -165,6 +171,7 @@ pub fn cluster_role_bindings() -> Vec<Value> {
         binding("system:basic-user", "system:basic-user", "system:authenticated"),
         binding("system:discovery", "system:discovery", "system:authenticated"),
         binding("system:public-info-viewer", "system:public-info-viewer", "system:authenticated"),
+        binding("system:monitoring", "system:monitoring", "system:monitoring"),
     ]
 }
 

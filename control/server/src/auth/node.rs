@@ -1,7 +1,7 @@
 //! The Node authorizer: a node touches its own Node, Lease and Pods, and reads what its Pods refer to
 //! (Kubernetes, "Using Node Authorization").
 
-use coracle_api::{Cluster, kinds};
+use coracle_api::{Cluster, Object, kinds};
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 
 use super::{Attributes, Identity, NODES};
@@ -55,8 +55,9 @@ pub fn authorize(cluster: &Cluster, identity: &Identity, wanted: &Attributes) ->
         ("" | "events.k8s.io", "events") => {
             matches!(wanted.verb.as_str(), "create" | "patch" | "update")
         }
-        ("", "configmaps") => wanted.verb == "get" && refers(cluster, node, wanted, config_maps),
-        ("", "secrets") => wanted.verb == "get" && refers(cluster, node, wanted, secrets),
+        // Lists and watches of one object by name are about that object.
+        ("", "configmaps") => reads && refers(cluster, node, wanted, config_maps),
+        ("", "secrets") => reads && refers(cluster, node, wanted, secrets),
         ("", "serviceaccounts") => {
             wanted.verb == "create"
                 && wanted.subresource == "token"
@@ -95,11 +96,38 @@ fn refers(
     wanted: &Attributes,
     by: impl Fn(&PodSpec, &str) -> bool,
 ) -> bool {
-    !wanted.name.is_empty()
-        && cluster.pods_on(node).filter(|pod| pod.meta.namespace == wanted.namespace).any(|pod| {
-            pod.decode::<Pod>()
+    if wanted.name.is_empty() {
+        return false;
+    }
+    let quoted = format!("\"{}\"", wanted.name);
+    let mut pods = cluster.pods_on(node).filter(|pod| pod.meta.namespace == wanted.namespace);
+    pods.any(|pod| {
+        // Most Pods do not even mention it; those that do are not kept in their typed form for one question.
+        std::str::from_utf8(pod.json()).is_ok_and(|text| text.contains(&quoted))
+            && serde_json::from_slice::<Pod>(pod.json())
                 .is_ok_and(|pod| pod.spec.as_ref().is_some_and(|s| by(s, &wanted.name)))
-        })
+    })
+}
+
+/// A node gets tokens only for Pods that it runs, and as the ServiceAccount that they run as (upstream's
+/// NodeRestriction). `Ok` for callers that are no nodes.
+pub fn may_have_token(
+    identity: &Identity,
+    account: &str,
+    pod: Option<&Object>,
+) -> Result<(), String> {
+    let Some(node) = name(identity) else { return Ok(()) };
+    let Some(pod) = pod else { return Err("node requested token not bound to a pod".to_owned()) };
+    if pod.node_name.as_deref() != Some(node) {
+        return Err("node requested token bound to a pod scheduled on a different node".to_owned());
+    }
+    let runs_as = pod.value()["spec"]["serviceAccountName"] == account;
+    match runs_as {
+        true => Ok(()),
+        false => {
+            Err("node requested token for a service account that the pod does not use".to_owned())
+        }
+    }
 }
 
 fn containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {

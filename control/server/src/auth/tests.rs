@@ -143,6 +143,11 @@ fn a_node_touches_its_own_objects_only() {
         ("get secrets shop mine", true),
         ("get secrets shop theirs", false),
         ("list secrets shop", false),
+        ("watch secrets shop", false),
+        ("watch secrets shop mine", true),
+        ("list configmaps shop mine", true),
+        ("watch configmaps shop theirs", false),
+        ("update configmaps shop mine", false),
         ("get configmaps shop mine", true),
         ("get configmaps other mine", false),
         ("list services -", true),
@@ -179,6 +184,7 @@ fn tokens_hold_while_their_account_does() {
             audiences,
             seconds: 3600,
             pod: None,
+            node: None,
         };
         auth.issue(&request).unwrap().token
     };

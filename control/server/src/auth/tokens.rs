@@ -15,7 +15,7 @@ use super::{AUTHENTICATED, Identity};
 /// Issuer, and the audience of tokens that name none.
 pub const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 /// Shortest lifetime that is granted, in seconds, as upstream.
-const SHORTEST: i64 = 600;
+pub const SHORTEST: i64 = 600;
 /// Longest lifetime that is granted, in seconds.
 const LONGEST: i64 = 365 * 24 * 3600;
 
@@ -34,6 +34,8 @@ pub struct Issue<'a> {
     pub seconds: i64,
     /// Name and UID of the Pod it is bound to, if any.
     pub pod: Option<(&'a str, &'a str)>,
+    /// Name and UID of the node that runs the Pod, for whoever reads the token.
+    pub node: Option<(&'a str, &'a str)>,
 }
 
 /// An issued token.
@@ -66,6 +68,8 @@ struct Bound {
     serviceaccount: Reference,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pod: Option<Reference>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    node: Option<Reference>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -100,6 +104,8 @@ impl ServiceAccountTokens {
             true => vec![ISSUER.to_owned()],
             false => request.audiences.clone(),
         };
+        let reference =
+            |(name, uid): (&str, &str)| Reference { name: name.into(), uid: uid.into() };
         let claims = Claims {
             aud: audiences.clone(),
             exp: expires.as_second(),
@@ -114,9 +120,8 @@ impl ServiceAccountTokens {
                     name: request.name.to_owned(),
                     uid: request.uid.to_owned(),
                 },
-                pod: request
-                    .pod
-                    .map(|(name, uid)| Reference { name: name.to_owned(), uid: uid.to_owned() }),
+                pod: request.pod.map(reference),
+                node: request.node.map(reference),
             },
         };
         let token = jsonwebtoken::encode(&Header::new(Algorithm::ES256), &claims, &self.signing)
@@ -141,7 +146,7 @@ impl ServiceAccountTokens {
         let claims = jsonwebtoken::decode::<Claims>(token, &self.verifying, &validation)
             .map_err(|_| ApiError::unauthorized())?
             .claims;
-        let Bound { namespace, serviceaccount: account, pod } = claims.kubernetes;
+        let Bound { namespace, serviceaccount: account, pod, node } = claims.kubernetes;
         let exists = |kind, reference: &Reference| {
             cluster
                 .get(kind, &namespace, &reference.name)
@@ -160,6 +165,10 @@ impl ServiceAccountTokens {
         if let Some(pod) = pod {
             extra.insert("authentication.kubernetes.io/pod-name".to_owned(), vec![pod.name]);
             extra.insert("authentication.kubernetes.io/pod-uid".to_owned(), vec![pod.uid]);
+        }
+        if let Some(node) = node {
+            extra.insert("authentication.kubernetes.io/node-name".to_owned(), vec![node.name]);
+            extra.insert("authentication.kubernetes.io/node-uid".to_owned(), vec![node.uid]);
         }
         Ok(Identity {
             user: user(&namespace, &account.name),

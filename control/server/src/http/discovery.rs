@@ -11,6 +11,7 @@ use super::answer::{bytes_response, json_response};
 use super::events_v1;
 use super::request::not_found_here;
 use super::reviews::{self, Review};
+use super::usage;
 
 const VERBS: &[&str] =
     &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
@@ -37,7 +38,11 @@ pub(crate) fn groups() -> Vec<(&'static str, &'static str)> {
     let mut all: Vec<(&str, &str)> = Vec::new();
     let kinds = kinds::ALL.iter().map(|kind| (kind.group, kind.version));
     let reviews = reviews::ALL.iter().map(|review| (review.group, "v1"));
-    for group in kinds.chain([(events_v1::GROUP, "v1")]).chain(reviews) {
+    for group in kinds
+        .chain([(events_v1::GROUP, "v1")])
+        .chain(reviews)
+        .chain([(usage::GROUP, usage::VERSION)])
+    {
         if !all.contains(&group) {
             all.push(group);
         }
@@ -54,6 +59,9 @@ fn served(group: &str, version: &str) -> Vec<Served> {
     if (group, version) == (events_v1::GROUP, "v1") {
         let kind = (events_v1::GROUP, "v1", "Event");
         all.push(Served { kind, ..of_kind(&kinds::EVENT) });
+    }
+    if (group, version) == (usage::GROUP, usage::VERSION) {
+        all.extend(usage::ALL.iter().map(of_usage));
     }
     all.extend(reviews::ALL.iter().filter(|r| r.group == group && version == "v1").map(of_review));
     all
@@ -81,6 +89,11 @@ fn of_kind(kind: &'static Kind) -> Served {
                 ("token", ("authentication.k8s.io", "v1", "TokenRequest"), vec!["create"])
             }
         })
+        .chain((kind.resource == kinds::NODE.resource).then_some((
+            "proxy",
+            ("", "v1", "NodeProxyOptions"),
+            vec!["get"],
+        )))
         .collect();
     Served {
         name: kind.plural,
@@ -91,6 +104,20 @@ fn of_kind(kind: &'static Kind) -> Served {
         short_names: kind.short_names,
         categories: kind.categories,
         subresources,
+    }
+}
+
+fn of_usage(it: &(&'static str, &'static str, &'static str, bool)) -> Served {
+    let (name, singular, kind, namespaced) = *it;
+    Served {
+        name,
+        singular,
+        kind: (usage::GROUP, usage::VERSION, kind),
+        namespaced,
+        verbs: vec!["get", "list"],
+        short_names: &[],
+        categories: &[],
+        subresources: Vec::new(),
     }
 }
 

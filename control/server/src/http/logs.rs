@@ -8,6 +8,7 @@ use axum::body::Body;
 use axum::response::Response;
 use coracle_api::{ApiError, Object, kinds};
 use http::{Request, Uri};
+use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -85,27 +86,38 @@ pub(crate) async fn get(registry: &Registry, kubelets: &Kubelets, info: &Request
         // Nothing has run yet, so nothing has been said.
         return Ok(text(200, ""));
     };
-    let (ip, port) = kubelet_address(registry, node)?;
-    let uri = format!(
-        "https://{node}:{port}/containerLogs/{}/{}/{container}{}",
+    let path = format!(
+        "/containerLogs/{}/{}/{container}{}",
         info.namespace,
         info.name,
         passed_on(&info.query)
     );
-    let uri: Uri = uri.parse().map_err(ApiError::internal)?;
-    let request = Request::get(uri).body(Body::empty()).map_err(ApiError::internal)?;
-    let response = kubelets.client.request(request).await.map_err(|error| {
-        ApiError::internal(format!(
-            "the agent of node \"{node}\" at {ip}:{port} does not answer: {}",
-            causes(&error)
-        ))
-    })?;
+    let response = ask(registry, kubelets, node, &path).await?;
     let status = response.status();
     if status.is_success() {
         return Ok(body_response(200, "text/plain", Body::new(response.into_body())));
     }
     let body = axum::body::to_bytes(Body::new(response.into_body()), ERROR_LIMIT).await;
     Ok(refused(status.as_u16(), &String::from_utf8_lossy(&body.unwrap_or_default()))?)
+}
+
+/// GET of a path of a node's kubelet API.
+pub(crate) async fn ask(
+    registry: &Registry,
+    kubelets: &Kubelets,
+    node: &str,
+    path: &str,
+) -> Result<http::Response<Incoming>, ApiError> {
+    let (ip, port) = kubelet_address(registry, node)?;
+    let uri = format!("https://{node}:{port}{path}");
+    let uri: Uri = uri.parse().map_err(ApiError::internal)?;
+    let request = Request::get(uri).body(Body::empty()).map_err(ApiError::internal)?;
+    kubelets.client.request(request).await.map_err(|error| {
+        ApiError::internal(format!(
+            "the agent of node \"{node}\" at {ip}:{port} does not answer: {}",
+            causes(&error)
+        ))
+    })
 }
 
 /// What the agent says is wrong, as a Status.

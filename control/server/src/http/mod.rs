@@ -13,12 +13,15 @@ mod events_v1;
 mod health;
 mod impersonate;
 mod logs;
+mod metrics;
 mod openapi;
+mod proxy;
 mod read;
 mod render;
 mod request;
 mod reviews;
 mod subresources;
+mod usage;
 mod watch;
 mod write;
 
@@ -38,6 +41,7 @@ use tokio::sync::watch as channel;
 
 pub(crate) use answer::{Answer, Failure};
 pub(crate) use logs::Kubelets;
+pub(crate) use metrics::Metrics;
 use render::Render;
 use request::{RequestInfo, not_found_here};
 
@@ -53,6 +57,7 @@ pub(crate) struct App {
     pub(crate) auth: Auth,
     pub(crate) images: distribution::Registry,
     pub(crate) kubelets: Kubelets,
+    pub(crate) metrics: Metrics,
     pub(crate) ready: Arc<AtomicBool>,
     pub(crate) shutdown: channel::Receiver<bool>,
 }
@@ -67,6 +72,7 @@ impl App {
 pub(crate) fn router(app: App) -> Router {
     let gated = Router::new()
         .route("/version", get(async || health::version()))
+        .route("/metrics", get(own_metrics))
         .fallback(api)
         .with_state(app.clone())
         .merge(distribution::router(app.images.clone()))
@@ -89,6 +95,10 @@ fn ready(State(app): State<App>, uri: Uri, name: &'static str) -> Response {
     health::ready(&app, &query_of(&uri), name)
 }
 
+async fn own_metrics(State(app): State<App>) -> Response {
+    metrics::get(&app.metrics, &app.registry).await
+}
+
 async fn join(State(app): State<App>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let answer = async {
@@ -104,9 +114,10 @@ async fn join(State(app): State<App>, request: Request) -> Response {
 /// Who asks, and may they?
 async fn gate(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let info = Arc::new(RequestInfo::parse(request.method(), request.uri()));
+    let timed = app.metrics.begin(&info);
     let (mut parts, body) = request.into_parts();
     let admitted = admit(&app, &parts, &info);
-    match admitted {
+    let answer = match admitted {
         Ok(identity) => {
             parts.extensions.insert(identity);
             parts.extensions.insert(info);
@@ -123,7 +134,8 @@ async fn gate(State(app): State<App>, mut request: Request, next: Next) -> Respo
             }
             answer
         }
-    }
+    };
+    timed.finish(answer)
 }
 
 fn admit(app: &App, parts: &Parts, info: &RequestInfo) -> Result<Identity, ApiError> {
@@ -202,6 +214,12 @@ async fn resource(
     }
     if info.group.is_empty() && info.resource == "bindings" {
         return subresources::bind(app, info, parts, body).await;
+    }
+    if info.group == usage::GROUP {
+        return usage::serve(app, info).await;
+    }
+    if proxy::is_proxy(info) {
+        return proxy::get(&app.registry, &app.kubelets, info, parts).await;
     }
     let kind = info.kind()?;
     let registry = &app.registry;

@@ -131,11 +131,25 @@ impl RequestInfo {
             group: self.group.clone(),
             version: self.version.clone(),
             resource: self.resource.clone(),
-            subresource: self.subresource.clone(),
+            // What follows `proxy` is a path of the proxied, not a name here.
+            subresource: match self.subresource.strip_prefix("proxy/") {
+                Some(_) => "proxy".to_owned(),
+                None => self.subresource.clone(),
+            },
             namespace: self.namespace.clone(),
-            name: self.name.clone(),
+            name: self.selected_name().unwrap_or(&self.name).to_owned(),
             path: if self.is_resource { String::new() } else { self.path.clone() },
         }
+    }
+
+    /// A list or watch of one object by `metadata.name` is about that object, for authorization too.
+    fn selected_name(&self) -> Option<&str> {
+        if !self.name.is_empty() || !matches!(self.verb, "list" | "watch" | "deletecollection") {
+            return None;
+        }
+        let mut terms = self.query.get("fieldSelector")?.split(',');
+        let name = terms.find_map(|term| term.strip_prefix("metadata.name="))?;
+        Some(name.strip_prefix('=').unwrap_or(name)).filter(|name| !name.is_empty())
     }
 
     /// The kind addressed.

@@ -9,7 +9,8 @@ use super::answer::{Answer, json_response};
 use super::body::{self, FieldValidation};
 use super::request::{RequestInfo, not_found_here};
 use super::{App, delete, logs, method_not_allowed, write};
-use crate::auth::tokens::Issue;
+use crate::auth::tokens::{Issue, SHORTEST};
+use crate::auth::{Identity, node};
 use crate::registry::{WriteOptions, seconds};
 
 /// Lifetime of tokens that ask for none.
@@ -113,14 +114,35 @@ async fn token(app: &App, info: &RequestInfo, parts: &Parts, body: Body) -> Answ
             .into());
         }
     };
+    if let Some(identity) = parts.extensions.get::<Identity>() {
+        node::may_have_token(identity, &info.name, pod.as_deref())
+            .map_err(|why| ApiError::forbidden(&kinds::SERVICE_ACCOUNT, &info.name, &why))?;
+    }
+    let lifetime = spec["expirationSeconds"].as_i64().unwrap_or(HOUR);
+    if lifetime < SHORTEST {
+        return Err(ApiError::new(
+            422,
+            "Invalid",
+            format!(
+                "TokenRequest.authentication.k8s.io \"{}\" is invalid: spec.expirationSeconds: Invalid value: \
+                 {lifetime}: may not specify a duration less than 10 minutes",
+                info.name
+            ),
+        )
+        .into());
+    }
+    let machine = pod
+        .as_ref()
+        .and_then(|pod| app.registry.cache.get(&kinds::NODE, "", pod.node_name.as_deref()?));
     let audiences = spec["audiences"].as_array().into_iter().flatten();
     let issued = app.auth.issue(&Issue {
         namespace: &info.namespace,
         name: &info.name,
         uid: &account.meta.uid,
         audiences: audiences.filter_map(|a| a.as_str().map(str::to_owned)).collect(),
-        seconds: spec["expirationSeconds"].as_i64().unwrap_or(HOUR),
+        seconds: lifetime,
         pod: pod.as_ref().map(|pod| (pod.meta.name.as_str(), pod.meta.uid.as_str())),
+        node: machine.as_ref().map(|node| (node.meta.name.as_str(), node.meta.uid.as_str())),
     })?;
     request["kind"] = "TokenRequest".into();
     request["apiVersion"] = "authentication.k8s.io/v1".into();

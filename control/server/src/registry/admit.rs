@@ -3,9 +3,12 @@
 //! In the order of upstream's plugins: NamespaceLifecycle, ServiceAccount, Priority, RuntimeClass. Each reads the
 //! watch cache. (Tolerations for sick nodes are a default of the kind Pod.)
 
+mod token;
+
+use std::sync::Arc;
 use std::time::Duration;
 
-use coracle_api::{ApiError, Cluster, Kind, kinds};
+use coracle_api::{ApiError, Cluster, Kind, Object, kinds};
 use serde_json::Value;
 
 use super::Registry;
@@ -29,15 +32,20 @@ impl Registry {
             return Ok(());
         }
         service_account_name(tree);
-        for attempt in 0.. {
+        let mut waits = 0;
+        let account = loop {
             match service_account(&self.cache.read(), namespace, tree) {
-                Ok(()) => break,
+                Ok(account) => break account,
                 Err(Missing { name, .. })
-                    if name == DEFAULT_SERVICE_ACCOUNT && attempt < WAITS_FOR_DEFAULT => {}
+                    if name == DEFAULT_SERVICE_ACCOUNT && waits < WAITS_FOR_DEFAULT => {}
                 Err(missing) => return Err(missing.error(kind, namespace, tree)),
             }
+            waits += 1;
             tokio::time::sleep(WAIT).await;
-        }
+        };
+        pull_secrets(tree, &account);
+        token::mount(tree, &account);
+        pull_secrets(tree, &account);
         let cluster = self.cache.read();
         priority(&cluster, kind, tree)?;
         runtime_class(&cluster, kind, tree)
@@ -101,11 +109,24 @@ impl Missing {
     }
 }
 
-fn service_account(cluster: &Cluster, namespace: &str, tree: &Value) -> Result<(), Missing> {
+fn service_account(
+    cluster: &Cluster,
+    namespace: &str,
+    tree: &Value,
+) -> Result<Arc<Object>, Missing> {
     let name = tree["spec"]["serviceAccountName"].as_str().unwrap_or_default();
-    match cluster.get(&kinds::SERVICE_ACCOUNT, namespace, name) {
-        Some(_) => Ok(()),
-        None => Err(Missing { name: name.to_owned() }),
+    let found = cluster.get(&kinds::SERVICE_ACCOUNT, namespace, name);
+    found.cloned().ok_or_else(|| Missing { name: name.to_owned() })
+}
+
+/// A Pod that brings credentials for images needs none of its account's.
+fn pull_secrets(tree: &mut Value, account: &Object) {
+    let own = &tree["spec"]["imagePullSecrets"];
+    if own.as_array().is_none_or(Vec::is_empty) {
+        let theirs = account.value()["imagePullSecrets"].take();
+        if theirs.as_array().is_some_and(|secrets| !secrets.is_empty()) {
+            tree["spec"]["imagePullSecrets"] = theirs;
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! ```text
 //! --lines N     print N numbered lines
 //! --read PATH   print a file of a mounted volume
+//! --write PATH=TEXT  write a file in a mounted volume, or the Pod's termination message
 //! --sleep S     wait for S seconds, using no CPU
 //! --tick MS     wake every MS milliseconds, for ever
 //! --exit N      end with exit code N
@@ -16,7 +17,7 @@ use wasip2::cli::{environment, exit, stderr, stdout};
 use wasip2::clocks::monotonic_clock;
 use wasip2::exports::cli::run::Guest;
 use wasip2::filesystem::preopens::get_directories;
-use wasip2::filesystem::types::{DescriptorFlags, OpenFlags, PathFlags};
+use wasip2::filesystem::types::{Descriptor, DescriptorFlags, OpenFlags, PathFlags};
 
 struct Hello;
 
@@ -39,7 +40,7 @@ fn run() -> Result<(), String> {
 
     let mut arguments = arguments.iter().skip(1);
     while let Some(option) = arguments.next() {
-        if !matches!(&option[..], "--lines" | "--read" | "--sleep" | "--tick" | "--exit") {
+        if !matches!(&option[..], "--lines" | "--read" | "--write" | "--sleep" | "--tick" | "--exit") {
             continue;
         }
         let value = arguments.next().ok_or(format!("{option} needs a value"))?;
@@ -47,6 +48,7 @@ fn run() -> Result<(), String> {
         match &option[..] {
             "--lines" => (1..=number()?).try_for_each(|n| print(&format!("line {n}")))?,
             "--read" => print(&read(value)?)?,
+            "--write" => write(value.split_once('=').ok_or("--write takes PATH=TEXT")?)?,
             "--sleep" => monotonic_clock::subscribe_duration(number()? * 1_000_000_000).block(),
             "--tick" => {
                 let period = number()? * 1_000_000;
@@ -66,21 +68,38 @@ fn print(line: &str) -> Result<(), String> {
     stdout.blocking_flush().map_err(|e| format!("stdout: {e}"))
 }
 
-/// Reads a file below one of the directories that the Pod mounts.
+/// The innermost mounted directory that holds a path, and the path from there.
+fn locate(path: &str) -> Result<(Descriptor, String), String> {
+    get_directories()
+        .into_iter()
+        .filter_map(|(directory, mount)| {
+            let name = path.strip_prefix(mount.trim_end_matches('/'))?.strip_prefix('/')?;
+            Some((directory, name.to_string()))
+        })
+        .min_by_key(|(_, name)| name.len())
+        .ok_or(format!("{path}: no volume is mounted there"))
+}
+
 fn read(path: &str) -> Result<String, String> {
-    let mounts = get_directories();
-    let (directory, name) = mounts
-        .iter()
-        .filter_map(|(directory, mount)| Some((directory, path.strip_prefix(&mount[..])?)))
-        .map(|(directory, name)| (directory, name.trim_start_matches('/')))
-        .min_by_key(|(_, name)| name.len()) // The innermost mount.
-        .ok_or(format!("{path}: no volume is mounted there"))?;
+    let (directory, name) = locate(path)?;
     let file = directory
-        .open_at(PathFlags::SYMLINK_FOLLOW, name, OpenFlags::empty(), DescriptorFlags::READ)
+        .open_at(PathFlags::SYMLINK_FOLLOW, &name, OpenFlags::empty(), DescriptorFlags::READ)
         .map_err(|error| format!("{path}: {}", error.message()))?;
     let mut stream =
         file.read_via_stream(0).map_err(|error| format!("{path}: {}", error.message()))?;
     let mut text = String::new();
     stream.read_to_string(&mut text).map_err(|error| format!("{path}: {error}"))?;
     Ok(text)
+}
+
+fn write((path, text): (&str, &str)) -> Result<(), String> {
+    let (directory, name) = locate(path)?;
+    let create = OpenFlags::CREATE | OpenFlags::TRUNCATE;
+    let file = directory
+        .open_at(PathFlags::SYMLINK_FOLLOW, &name, create, DescriptorFlags::WRITE)
+        .map_err(|error| format!("{path}: {}", error.message()))?;
+    let mut stream =
+        file.write_via_stream(0).map_err(|error| format!("{path}: {}", error.message()))?;
+    stream.write_all(text.as_bytes()).map_err(|error| format!("{path}: {error}"))?;
+    stream.blocking_flush().map_err(|error| format!("{path}: {error}"))
 }

@@ -1,7 +1,12 @@
-//! Where the Pods of one host have their logs and volumes. Hosts of different groups share no folder, so that what a
-//! host may reach is said once, when it starts.
+//! Where the Pods of one host have their logs and volumes, and whose these are.
+//!
+//! Hosts of different groups share no folder, so that what a host may reach is said once, when it starts. As root each
+//! host has a user of its own, to whom these belong. The folder that all its Pods' volumes lie in stays root's.
 
-use std::path::PathBuf;
+use std::fs::{self, DirBuilder, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
 
 use crate::logs;
 
@@ -12,12 +17,24 @@ pub struct Folders {
     pub logs: PathBuf,
     /// Volumes, a folder a Pod.
     pub volumes: PathBuf,
+    /// Number of the host's user and of its group, if it has its own.
+    pub(super) user: Option<u32>,
 }
 
 impl Folders {
     /// Those of the group whose things lie in `base`.
-    pub(super) fn new(base: PathBuf) -> Self {
-        Self { logs: base.join("logs"), volumes: base.join("volumes") }
+    pub(super) fn new(base: &Path, user: Option<u32>) -> Self {
+        Self { logs: base.join("logs"), volumes: base.join("volumes"), user }
+    }
+
+    /// Makes them, or sees that they are the host's.
+    pub(super) fn make(&self) -> io::Result<()> {
+        closed(&self.logs, self.user, self.user)?;
+        closed(&self.volumes, self.user.map(|_| 0), self.user)?;
+        if self.user.is_some() {
+            fs::set_permissions(&self.volumes, Permissions::from_mode(0o750))?;
+        }
+        Ok(())
     }
 
     /// Folder of a Pod's logs.
@@ -29,4 +46,30 @@ impl Folders {
     pub fn pod_volumes(&self, uid: &str) -> PathBuf {
         self.volumes.join(uid)
     }
+
+    /// UIDs of the Pods that have something in them.
+    pub(super) fn pods(&self) -> Vec<String> {
+        let names = |folder: &Path| {
+            let files = fs::read_dir(folder).into_iter().flatten().flatten();
+            files.filter_map(|file| file.file_name().into_string().ok()).collect::<Vec<_>>()
+        };
+        // NAMESPACE_NAME_UID, none of which has an underscore.
+        let of_logs = names(&self.logs).into_iter().filter_map(|name| {
+            let (_, uid) = name.rsplit_once('_')?;
+            Some(uid.to_owned())
+        });
+        of_logs.chain(names(&self.volumes)).collect()
+    }
+
+    /// User and group of the host, if they are its own: what its Pods write into has to be theirs.
+    pub fn owner(&self) -> Option<(u32, u32)> {
+        self.user.map(|number| (number, number))
+    }
+}
+
+/// A folder that others cannot enter.
+pub(super) fn closed(path: &Path, user: Option<u32>, group: Option<u32>) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    fs::set_permissions(path, Permissions::from_mode(0o700))?;
+    if user.is_some() { chown(path, user, group) } else { Ok(()) }
 }

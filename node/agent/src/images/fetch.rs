@@ -67,7 +67,7 @@ pub(super) struct Fetcher {
 
 enum Attempt {
     Whole,
-    /// The connection broke after this many bytes.
+    /// The connection broke when this many bytes of the blob were here.
     Broken(u64, String),
     /// All came, and it is something else; whether some of it was there before.
     Other(String, bool),
@@ -96,7 +96,7 @@ impl Fetcher {
         }
         // Never closed.
         let _slot = self.slots.acquire().await;
-        let mut idle = 0;
+        let (mut idle, mut furthest) = (0, 0);
         let mut spoiled = false;
         for _ in 0..MAX_TRIES {
             match self.attempt(session, blob).await {
@@ -107,7 +107,12 @@ impl Fetcher {
                     return Err(FetchError::Digest { digest: blob.digest.clone(), found });
                 }
                 Ok(Attempt::Broken(bytes, why)) => {
-                    idle = if bytes >= PROGRESS { 0 } else { idle + 1 };
+                    // A registry without ranges that breaks off at the same place each time makes none.
+                    if bytes >= furthest + PROGRESS {
+                        (idle, furthest) = (0, bytes);
+                    } else {
+                        idle += 1;
+                    }
                     if idle >= TRIES {
                         return Err(RegistryError::Unreachable(why).into());
                     }
@@ -203,7 +208,7 @@ impl Fetcher {
             let why = broken.unwrap_or_else(|| {
                 format!("{} ended after {size} of {} bytes", blob.digest, blob.size)
             });
-            return Ok(Attempt::Broken(size.saturating_sub(if resumed { had } else { 0 }), why));
+            return Ok(Attempt::Broken(size, why));
         }
         let found = format!("sha256:{}", hex(&hash.finalize()));
         if found != blob.digest {

@@ -33,7 +33,7 @@ const MAX_TOLD: usize = 50;
 /// Most names of one image there.
 const MAX_NAMES: usize = 5;
 
-/// When images go; the defaults are the kubelet's.
+/// When images go; the defaults are the kubelet's, but for disk pressure: k3s's, which suits small machines better.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// `imageGCHighThresholdPercent`: used share of the disk at which images go.
@@ -54,7 +54,7 @@ impl Default for Settings {
             high_percent: 85,
             low_percent: 80,
             min_age: Duration::from_secs(120),
-            pressure_percent: 10,
+            pressure_percent: 5,
             pinned: Vec::new(),
         }
     }

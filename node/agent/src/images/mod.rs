@@ -8,11 +8,13 @@
 //! An image that a registry gave for one Pod's credentials is not another's because it lies here: a Pod that may not use
 //! what is here asks the registry in its own name, as the kubelet does (`KubeletEnsureSecretPulledImages`).
 
+pub mod compile;
 pub mod credentials;
 mod error;
 mod fetch;
 pub mod gc;
 mod layers;
+pub mod layout;
 pub mod manifest;
 mod pull;
 pub mod reference;
@@ -181,6 +183,12 @@ impl Images {
         self.ready(given, &image, words, Some(started)).await
     }
 
+    /// The Wasm file of that digest, if it is still here.
+    pub fn program(&self, digest: &str) -> Option<Image> {
+        let path = self.inner.store.blob(digest);
+        path.is_file().then(|| Image { digest: digest.to_owned(), path, media_type: String::new() })
+    }
+
     /// The image of that digest, if it is still here: what a container that was pulled starts from.
     pub async fn by_digest(
         &self,
@@ -271,3 +279,6 @@ pub fn hex(bytes: &[u8]) -> String {
         out
     })
 }
+
+#[cfg(test)]
+mod tests;

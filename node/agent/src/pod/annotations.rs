@@ -39,8 +39,8 @@ pub struct AnnotationError {
     pub allowed: &'static str,
 }
 
-/// Who shares a host process with the Pod.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// Who shares a host process with the Pod; each is stronger than the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Isolation {
     /// All Pods of the node.
     #[default]

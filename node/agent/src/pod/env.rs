@@ -1,21 +1,29 @@
 //! A container's environment, from every source that Kubernetes knows, and the arguments that are expanded with it.
 //!
-//! Pure, but for what [`Sources`] was filled with before (ConfigMaps and Secrets).
+//! Pure, but for what [`Sources`] was filled with before (ConfigMaps and Secrets), and files that `fileKeyRef` names.
+
+mod file;
+mod services;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use coracle_api::quantity::Quantity;
 use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVarSource, Pod, Secret};
 
-use crate::pod::spec::{self, hostname};
+pub use self::services::service_variables;
+use crate::objects::References;
+use crate::pod::names::hostname;
+use crate::pod::spec;
 
 /// Objects that environments refer to, by name; all from the Pod's namespace.
 #[derive(Debug, Default)]
 pub struct Sources {
     /// ConfigMaps that exist.
-    pub config_maps: BTreeMap<String, ConfigMap>,
+    pub config_maps: BTreeMap<String, Arc<ConfigMap>>,
     /// Secrets that exist.
-    pub secrets: BTreeMap<String, Secret>,
+    pub secrets: BTreeMap<String, Arc<Secret>>,
 }
 
 /// Values of the Pod that only the node knows, for `fieldRef`.
@@ -29,6 +37,12 @@ pub struct NodeFacts {
     pub cpu_millis: u64,
     /// Allocatable memory in bytes: likewise.
     pub memory_bytes: u64,
+    /// Local storage in bytes: likewise.
+    pub storage_bytes: u64,
+    /// Variables that tell of Services, which any other source goes before.
+    pub services: Vec<(String, String)>,
+    /// The Pod's volumes, a folder each, for `fileKeyRef`.
+    pub volumes: PathBuf,
 }
 
 /// The environment cannot be built: `CreateContainerConfigError`.
@@ -64,6 +78,18 @@ pub enum ConfigError {
         /// The key.
         key: String,
     },
+    /// A file of variables cannot be used.
+    #[error("couldn't find key {key} in file {path} of volume \"{volume}\": {why}")]
+    File {
+        /// The key.
+        key: String,
+        /// The file, below the volume.
+        path: String,
+        /// The volume.
+        volume: String,
+        /// What is wrong.
+        why: String,
+    },
     /// A field that the node does not know.
     #[error("environment variable {env}: unsupported fieldPath \"{path}\"")]
     FieldPath {
@@ -74,18 +100,18 @@ pub enum ConfigError {
     },
 }
 
-/// ConfigMaps and Secrets that the container's environment names: `(config maps, secrets)`.
-pub fn references(container: &Container) -> (Vec<String>, Vec<String>) {
-    let (mut maps, mut secrets) = (Vec::new(), Vec::new());
+/// ConfigMaps and Secrets that the container's environment names.
+pub fn references(container: &Container) -> References {
+    let mut found = References::default();
     for source in container.env_from.iter().flatten() {
-        maps.extend(source.config_map_ref.as_ref().map(|r| r.name.clone()));
-        secrets.extend(source.secret_ref.as_ref().map(|r| r.name.clone()));
+        found.config_maps.extend(source.config_map_ref.as_ref().map(|r| r.name.clone()));
+        found.secrets.extend(source.secret_ref.as_ref().map(|r| r.name.clone()));
     }
     for source in container.env.iter().flatten().filter_map(|e| e.value_from.as_ref()) {
-        maps.extend(source.config_map_key_ref.as_ref().map(|r| r.name.clone()));
-        secrets.extend(source.secret_key_ref.as_ref().map(|r| r.name.clone()));
+        found.config_maps.extend(source.config_map_key_ref.as_ref().map(|r| r.name.clone()));
+        found.secrets.extend(source.secret_key_ref.as_ref().map(|r| r.name.clone()));
     }
-    (maps, secrets)
+    found
 }
 
 /// The container's environment: `envFrom`, then `env` with `$(NAME)` expanded (Kubernetes' "Dependent Environment
@@ -96,7 +122,7 @@ pub fn environment(
     sources: &Sources,
     facts: &NodeFacts,
 ) -> Result<Vec<(String, String)>, ConfigError> {
-    let mut env = Env::default();
+    let mut env = Env { list: Vec::new(), services: &facts.services };
     env.set("HOSTNAME", hostname(pod));
     for from in container.env_from.iter().flatten() {
         let prefix = from.prefix.as_deref().unwrap_or_default();
@@ -136,14 +162,20 @@ pub fn environment(
         };
         env.set(&var.name, value);
     }
-    Ok(env.list)
+    let mut list = env.list;
+    for (name, value) in &facts.services {
+        if !list.iter().any(|(known, _)| known == name) {
+            list.push((name.clone(), value.clone()));
+        }
+    }
+    Ok(list)
 }
 
 /// `command` and `args` of the spec, expanded; `image_args` stand in for what the spec leaves out.
 pub fn arguments(container: &Container, env: &[(String, String)], entrypoint: &str) -> Vec<String> {
-    let env = Env { list: env.to_vec() };
+    let value = |name: &str| find(env, name);
     let expand = |list: &Option<Vec<String>>| -> Vec<String> {
-        list.iter().flatten().map(|a| env.expand(a)).collect()
+        list.iter().flatten().map(|a| expand(a, value).0).collect()
     };
     let mut argv = expand(&container.command);
     if argv.is_empty() {
@@ -153,12 +185,12 @@ pub fn arguments(container: &Container, env: &[(String, String)], entrypoint: &s
     argv
 }
 
-#[derive(Default)]
-struct Env {
+struct Env<'a> {
     list: Vec<(String, String)>,
+    services: &'a [(String, String)],
 }
 
-impl Env {
+impl Env<'_> {
     fn set(&mut self, name: &str, value: String) {
         match self.list.iter_mut().find(|(n, _)| n == name) {
             Some((_, old)) => *old = value,
@@ -166,37 +198,56 @@ impl Env {
         }
     }
 
-    /// `$(NAME)` becomes its value where it is set; `$$` is one `$`.
     fn expand(&self, text: &str) -> String {
-        let mut out = String::with_capacity(text.len());
-        let mut rest = text;
-        while let Some(at) = rest.find('$') {
-            out.push_str(&rest[..at]);
-            rest = &rest[at + 1..];
-            if let Some(after) = rest.strip_prefix('$') {
-                out.push('$');
-                rest = after;
-                continue;
-            }
-            let name = rest.strip_prefix('(').and_then(|r| r.split_once(')'));
-            match name {
-                Some((name, after)) => {
-                    match self.list.iter().find(|(n, _)| n == name) {
-                        Some((_, value)) => out.push_str(value),
-                        None => {
-                            out.push_str("$(");
-                            out.push_str(name);
-                            out.push(')');
-                        }
-                    }
-                    rest = after;
-                }
-                None => out.push('$'),
-            }
-        }
-        out.push_str(rest);
-        out
+        expand(text, |name| find(&self.list, name).or_else(|| find(self.services, name))).0
     }
+}
+
+fn find<'a>(env: &'a [(String, String)], name: &str) -> Option<&'a str> {
+    env.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+}
+
+/// `subPathExpr`, or the first variable in it that is not set.
+pub fn expand_all(text: &str, env: &[(String, String)]) -> Result<String, String> {
+    let (expanded, missing) = expand(text, |name| find(env, name));
+    missing.map_or(Ok(expanded), |name| Err(name.to_owned()))
+}
+
+/// `$(NAME)` becomes its value where it is set; `$$` is one `$`. Also the first name that is not set.
+fn expand<'a, 'v>(
+    text: &'a str,
+    value: impl Fn(&str) -> Option<&'v str>,
+) -> (String, Option<&'a str>) {
+    let mut missing = None;
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('$') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at + 1..];
+        if let Some(after) = rest.strip_prefix('$') {
+            out.push('$');
+            rest = after;
+            continue;
+        }
+        let name = rest.strip_prefix('(').and_then(|r| r.split_once(')'));
+        match name {
+            Some((name, after)) => {
+                match value(name) {
+                    Some(value) => out.push_str(value),
+                    None => {
+                        missing = missing.or(Some(name));
+                        out.push_str("$(");
+                        out.push_str(name);
+                        out.push(')');
+                    }
+                }
+                rest = after;
+            }
+            None => out.push('$'),
+        }
+    }
+    out.push_str(rest);
+    (out, missing)
 }
 
 fn from_source(
@@ -230,6 +281,9 @@ fn from_source(
             None => Err(missing_key("Secret", namespace, &reference.name, &reference.key)),
         };
     }
+    if let Some(reference) = &from.file_key_ref {
+        return file::value(reference, &facts.volumes);
+    }
     if let Some(reference) = &from.field_ref {
         let path = reference.field_path.as_str();
         return field(pod, path, facts)
@@ -250,7 +304,7 @@ fn from_source(
 }
 
 /// A downward API field.
-fn field(pod: &Pod, path: &str, facts: &NodeFacts) -> Option<String> {
+pub fn field(pod: &Pod, path: &str, facts: &NodeFacts) -> Option<String> {
     let meta = &pod.metadata;
     let spec = pod.spec.as_ref();
     let keyed = |prefix: &str| path.strip_prefix(prefix)?.strip_suffix("']");
@@ -266,6 +320,8 @@ fn field(pod: &Pod, path: &str, facts: &NodeFacts) -> Option<String> {
         "metadata.name" => meta.name.clone(),
         "metadata.namespace" => meta.namespace.clone(),
         "metadata.uid" => meta.uid.clone(),
+        "metadata.labels" => Some(lines(meta.labels.as_ref())),
+        "metadata.annotations" => Some(lines(meta.annotations.as_ref())),
         "spec.nodeName" => spec?.node_name.clone(),
         "spec.serviceAccountName" => Some(spec?.service_account_name.clone().unwrap_or_default()),
         "status.podIP" | "status.podIPs" => Some(facts.pod_ip.clone()),
@@ -274,8 +330,35 @@ fn field(pod: &Pod, path: &str, facts: &NodeFacts) -> Option<String> {
     }
 }
 
+/// `key="value"` lines, for files (a variable cannot ask for all of them).
+fn lines(map: Option<&BTreeMap<String, String>>) -> String {
+    let lines = map.into_iter().flatten().map(|(key, value)| format!("{key}={}", quoted(value)));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// As Go's `%q`.
+fn quoted(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            c if (c as u32) < 0x80 && c.is_control() => {
+                out.push_str(&format!("\\x{:02x}", c as u32));
+            }
+            c if c.is_control() => out.push_str(&format!("\\u{:04x}", c as u32)),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
 /// `limits.cpu` and its kin, in units of the divisor (1 by default), rounded up.
-fn resource(
+pub fn resource(
     container: &Container,
     name: &str,
     divisor: Option<Quantity>,
@@ -291,9 +374,9 @@ fn resource(
     let own = list.and_then(|l| l.get(resource)).and_then(|q| q.0.parse::<Quantity>().ok());
     let (milli, fallback) = match resource {
         "cpu" => (own.map(|q| q.milli()), facts.cpu_millis as i128),
-        "memory" | "ephemeral-storage" => {
-            (own.map(|q| q.milli()), facts.memory_bytes as i128 * 1000)
-        }
+        "memory" => (own.map(|q| q.milli()), facts.memory_bytes as i128 * 1000),
+        "ephemeral-storage" => (own.map(|q| q.milli()), facts.storage_bytes as i128 * 1000),
+        name if name.starts_with("hugepages-") => (own.map(|q| q.milli()), 0),
         _ => return None,
     };
     let milli =

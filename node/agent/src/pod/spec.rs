@@ -232,13 +232,6 @@ fn target_ports(service: &Service) -> Vec<u16> {
         .collect()
 }
 
-/// `spec.hostname`, else the Pod's name, cut to a host name's 63 characters.
-pub fn hostname(pod: &Pod) -> String {
-    let name = pod.spec.as_ref().and_then(|s| s.hostname.as_deref()).filter(|h| !h.is_empty());
-    let name = name.or(pod.metadata.name.as_deref()).unwrap_or_default();
-    name.chars().take(63).collect::<String>().trim_end_matches(['-', '.']).to_owned()
-}
-
 /// A container's CPU request and limit in millicores, and its memory limit in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Limits {

@@ -32,10 +32,7 @@ pub fn status(
 ) -> PodStatus {
     let phase = phase(state);
     let room = MESSAGES / state.containers.len().max(1);
-    let waits = match state.containers.iter().any(|c| c.rule.role != Role::Main) {
-        true => "PodInitializing",
-        false => "ContainerCreating",
-    };
+    let waits = waiting_reason(state);
     let all = spec::containers(pod).filter_map(|(init, spec)| {
         let known = state.containers.iter().find(|k| *k.rule.name == *spec.name)?;
         Some((init, container(pod, spec, known, waits, room)))
@@ -67,6 +64,14 @@ pub fn status(
         message,
         qos_class: pod.status.as_ref().and_then(|s| s.qos_class.clone()),
         ..PodStatus::default()
+    }
+}
+
+/// Why a container waits that nothing is known to be wrong with.
+pub fn waiting_reason(state: &PodState) -> &'static str {
+    match state.containers.iter().any(|c| c.rule.role != Role::Main) {
+        true => "PodInitializing",
+        false => "ContainerCreating",
     }
 }
 

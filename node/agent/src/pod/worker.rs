@@ -10,17 +10,18 @@ mod images;
 mod logs;
 mod recovery;
 mod report;
+mod seen;
 mod start;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use coracle_network::Network;
 use coracle_sandbox::{
-    ClientError, ContainerSpec, ImageInfo, Notice, NoticeKind, ProblemCode, Stop,
+    ClientError, CompiledImage, ContainerSpec, Notice, NoticeKind, ProblemCode, Stop,
 };
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
@@ -28,18 +29,22 @@ use tokio::sync::{Notify, Semaphore};
 
 use self::recovery::Recovery;
 use crate::events::Recorder;
-use crate::hosts::Hosts;
+use crate::hosts::{Host, Hosts};
 use crate::images::Images;
+use crate::images::compile::Compiler;
+use crate::metrics::Metrics;
 use crate::namespaces::Namespaces;
-use crate::pod::lifecycle::{Action, Event, HookKind, PodState, ProbeKind};
+use crate::objects::Objects;
+use crate::pod::lifecycle::{Action, Event, HookKind, PodState, ProbeKind, Sandbox};
+use crate::pod::volumes::{Owner, Volumes};
 use crate::pod::{hooks, probes, spec};
 use crate::services::Services;
 use exits::event_of;
 
+pub use seen::{Seen, SeenContainer};
+
 /// Status writes under way at once.
 const REPORTERS: usize = 16;
-/// Images prepared at once.
-const PULLS: usize = 8;
 /// How long a Pod may take to start before the API is told that it is starting. Most run by then, and that they do is told
 /// at once, not after a write that nobody had time to read.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -54,10 +59,16 @@ pub struct Parts {
     pub hosts: Hosts,
     /// Images of this node.
     pub images: Images,
+    /// Their compiled code.
+    pub compiler: Compiler,
     /// Addresses.
     pub network: Network,
     /// Services, for ports that only they name.
     pub services: Services,
+    /// ConfigMaps and Secrets.
+    pub objects: Objects,
+    /// Volumes.
+    pub volumes: Volumes,
     /// Namespaces, for the defaults of their Pods.
     pub namespaces: Namespaces,
     /// Events.
@@ -79,10 +90,8 @@ struct Inner {
     table: Mutex<Table>,
     wake: Notify,
     reporters: Semaphore,
-    pulls: Semaphore,
-    /// What the host knows of images, by digest; emptied with the host.
-    prepared: Mutex<HashMap<String, ImageInfo>>,
     recovery: Recovery,
+    metrics: Metrics,
 }
 
 #[derive(Default)]
@@ -103,6 +112,8 @@ struct Entry {
     again: bool,
     /// What it is told while it starts can wait; see [`SETTLE`].
     settling: Settling,
+    /// What its containers run, as it was compiled: the API is told what that imports.
+    imports: BTreeMap<String, Arc<CompiledImage>>,
     /// HTTP containers whose ports follow from Services, as they were started.
     open_ports: HashMap<String, ContainerSpec>,
 }
@@ -134,9 +145,8 @@ impl Workers {
             table: Mutex::default(),
             wake: Notify::new(),
             reporters: Semaphore::new(REPORTERS),
-            pulls: Semaphore::new(PULLS),
-            prepared: Mutex::default(),
             recovery: Recovery::default(),
+            metrics: Metrics::default(),
         });
         let workers = Self { inner };
         tokio::spawn(workers.clone().timers());
@@ -165,6 +175,7 @@ impl Workers {
                         changed = spec::other_images(&entry.pod, &pod);
                     }
                     entry.pod = Arc::new(pod);
+                    self.inner.parts.volumes.pod_changed(&uid, &entry.pod);
                 }
                 None => {
                     // An earlier agent may have begun the end: its grace is not given twice.
@@ -180,8 +191,15 @@ impl Workers {
                         reporting: false,
                         again: false,
                         settling: Settling::New,
+                        imports: BTreeMap::new(),
                         open_ports: HashMap::new(),
                     };
+                    if entry.state.sandbox == Sandbox::Ready {
+                        let (volumes, pod) = (self.inner.parts.volumes.clone(), entry.pod.clone());
+                        let uid = uid.clone();
+                        let owner = Owner(self.inner.parts.hosts.folders(&uid).owner());
+                        tokio::spawn(async move { volumes.adopt(&uid, &pod, owner).await });
+                    }
                     table.pods.insert(uid.clone(), entry);
                 }
             }
@@ -196,6 +214,15 @@ impl Workers {
             None => Event::Tick,
         };
         self.post(&uid, event);
+    }
+
+    /// All of this node's Pods were handed in once: what lies here of others can go.
+    pub fn listed(&self) {
+        let workers = self.clone();
+        tokio::spawn(async move {
+            let known = workers.clone();
+            workers.inner.parts.volumes.retain(move |uid| known.pod(uid).is_some()).await;
+        });
     }
 
     /// The Pod is gone from the API.
@@ -222,15 +249,21 @@ impl Workers {
         self.inner.parts.recorder.pod(&pod, container, true, reason, notice.message);
     }
 
+    /// Something that the Pod may have waited for is there.
+    pub fn retry(&self, uid: &str) {
+        self.post(uid, Event::Retry);
+    }
+
     /// The node takes the Pod's room away: it fails with that reason (`Evicted`) and message.
     pub fn evict(&self, uid: &str, message: String) {
         self.post(uid, Event::Evict { message });
     }
 
-    /// The host is gone, and every sandbox with it.
-    pub fn host_lost(&self) {
-        self.inner.prepared.lock().unwrap_or_else(|e| e.into_inner()).clear();
-        self.recover(self.uids());
+    /// A host is gone, and every sandbox in it.
+    pub fn host_lost(&self, host: &Arc<Host>) {
+        let hosts = &self.inner.parts.hosts;
+        let lost = self.uids().into_iter().filter(|uid| hosts.is_in(uid, host));
+        self.recover(lost.collect());
     }
 
     /// Takes an event in and sets its consequences going.
@@ -262,7 +295,10 @@ impl Workers {
             }
             finishes |= action == Action::Finish;
             let (workers, uid) = (self.clone(), uid.to_owned());
-            tokio::spawn(async move { workers.perform(&uid, action).await });
+            tokio::spawn(async move {
+                let _timed = workers.inner.metrics.begin(&action);
+                workers.perform(&uid, action).await;
+            });
         }
         self.recovered(uid, on_its_way);
         // The end of a Pod tells its last status itself.
@@ -366,6 +402,7 @@ impl Workers {
             }
             Action::Probe { container, attempt, kind } => {
                 let result = self.probe(uid, &pod, &container, kind).await;
+                self.inner.metrics.probed(kind, result.is_ok());
                 self.post(uid, Event::Probed { container, attempt, kind, result });
             }
             Action::Hook { container, attempt, kind } => {
@@ -384,7 +421,9 @@ impl Workers {
                     }
                     tokio::time::sleep(RETRY).await;
                 }
+                parts.hosts.leave(uid).await;
                 parts.network.release(uid);
+                parts.volumes.forget(uid).await;
                 self.post(uid, Event::SandboxRemoved);
             }
             Action::Report { container, warning, reason, message } => {

@@ -46,6 +46,7 @@ impl Runtime for Fake {
             instance: self.instance.clone(),
             started_at: now(),
             engine: String::new(),
+            code: Default::default(),
         }
     }
     async fn prepare_image(&self, image: Image) -> Result<ImageInfo, Problem> {

@@ -20,9 +20,9 @@ use super::refusal::Refusal;
 use super::reuse::{Warm, keep};
 use super::running::Running;
 use super::{p2, p3};
-use crate::compile::Program;
 use crate::container::{Container, Phase};
 use crate::cpu::metered;
+use crate::program::Program;
 
 /// Bytes of an answer's body, unless the container says otherwise.
 const MOST_SENT: u64 = 8 << 30;
@@ -36,6 +36,9 @@ pub(super) struct Begun {
     warm: Option<Box<Warm>>,
 }
 
+/// How the agent's probes call themselves, as the kubelet's do. They go on while a container drains.
+const PROBE: &[u8] = b"kube-probe/";
+
 /// Lets the guest answer. Whatever turns out to be wrong before the head of its answer is known is
 /// a refusal, since the client can still be told.
 pub(super) async fn begin<B>(
@@ -47,7 +50,9 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Error>,
 {
-    let place = Place::get(container, record.begun, record.deadline).await?;
+    let agent = request.headers().get(http::header::USER_AGENT);
+    let is_probe = agent.is_some_and(|agent| agent.as_bytes().starts_with(PROBE));
+    let place = Place::get(container, record.begun, record.deadline, is_probe).await?;
     let seat = match container.reuse.and_then(|_| container.traffic.idle.take()) {
         Some(warm) => {
             container.node.engines.wake_clock();

@@ -12,8 +12,8 @@ use super::place::{Place, Slot};
 use super::refusal::Refusal;
 use super::reuse::Warm;
 use super::running::{Guest, Outcome};
-use crate::compile::Program;
 use crate::instance::State;
+use crate::program::Program;
 
 /// Where the guest's answer goes.
 pub(super) type Answered = oneshot::Sender<Result<Response<HyperOutgoingBody>, ErrorCode>>;

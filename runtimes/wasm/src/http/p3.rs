@@ -13,8 +13,8 @@ use super::p2::{Answered, Seat};
 use super::place::Place;
 use super::refusal::Refusal;
 use super::running::{Guest, Outcome};
-use crate::compile::Program;
 use crate::instance::State;
+use crate::program::Program;
 
 /// A fresh instance that will serve this request.
 pub(super) fn guest<B>(

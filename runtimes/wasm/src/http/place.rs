@@ -23,6 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) struct Place {
     pub(super) container: Arc<Container>,
     patience: Instant,
+    /// Nobody's work, which an end need not wait for.
+    is_probe: bool,
 }
 
 impl Place {
@@ -31,6 +33,7 @@ impl Place {
         container: &Arc<Container>,
         begun: Instant,
         deadline: Instant,
+        is_probe: bool,
     ) -> Result<Place, Refusal> {
         let traffic = &container.traffic;
         if *container.phase.borrow() >= Phase::Over {
@@ -53,7 +56,7 @@ impl Place {
             }
         }
         traffic.guests.fetch_add(1, Relaxed);
-        let place = Place { container: container.clone(), patience };
+        let place = Place { container: container.clone(), patience, is_probe };
         while let Some(debt) = container.cpu.debt() {
             if Instant::now() > patience {
                 container.notice(NoticeKind::Limit, || {
@@ -97,7 +100,9 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let traffic = &self.container.traffic;
-        traffic.last.touch();
+        if !self.is_probe {
+            traffic.last.touch();
+        }
         traffic.guests.fetch_sub(1, Relaxed);
         traffic.room.add_permits(1);
     }

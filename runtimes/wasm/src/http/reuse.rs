@@ -12,7 +12,6 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use coracle_sandbox::ImageInfo;
 use tokio::time::Instant;
 use wasmtime::Store;
 use wasmtime_wasi_http::p2::bindings::Proxy;
@@ -20,7 +19,9 @@ use wasmtime_wasi_http::p2::bindings::Proxy;
 use super::place::Slot;
 use crate::container::{Container, Phase};
 use crate::engine::ClassKind;
+use crate::images::Compiled;
 use crate::instance::State;
+use crate::program::Program;
 
 /// Idle instances of one container.
 const MOST_IDLE: usize = 64;
@@ -57,13 +58,14 @@ impl Warm {
 }
 
 /// Whether instances of a component may serve again. JavaScript's event loop is over after its first
-/// answer: it would hang.
-pub(crate) fn may_reuse(info: &ImageInfo) -> bool {
+/// answer: it would hang. Those of WASI 0.3 end with their store's event loop.
+pub(crate) fn may_reuse(compiled: &Compiled) -> bool {
     let is_script = |name: &String| {
         let name = name.to_ascii_lowercase();
         name == "javascript" || name.contains("componentizejs") || name.contains("componentize-js")
     };
-    !info.languages.iter().any(is_script)
+    let is_async = matches!(compiled.program, Program::AsyncHttp(_));
+    !is_async && !compiled.info.languages.iter().any(is_script)
 }
 
 /// A container's idle instances.
@@ -76,6 +78,7 @@ pub(crate) struct Idle {
 #[derive(Default)]
 struct Kept {
     /// The one that was used last comes last.
+    #[expect(clippy::vec_box, reason = "they come boxed and are moved about as such")]
     warm: Vec<Box<Warm>>,
     /// Somebody ends those that are idle for too long.
     kept: bool,

@@ -37,6 +37,7 @@ pub(crate) use udp::Known;
 
 use crate::container::Container;
 use crate::denied::Import;
+use crate::handles::Handle;
 use crate::instance::State;
 
 /// Puts the sockets of WASI 0.2 in the place of wasmtime-wasi's.
@@ -62,9 +63,14 @@ pub(crate) async fn connect(container: &Arc<Container>, to: SocketAddr) -> io::R
     socket.connect(target).await
 }
 
+/// As a process without a free descriptor is told.
+fn too_many() -> ErrorCode {
+    io::Error::from(nix::errno::Errno::EMFILE).into()
+}
+
 /// Whether this container may have one more socket of this family. Every socket passes here, be it
 /// made or accepted.
-fn admit(container: &Container, v6: bool) -> Result<(), ErrorCode> {
+fn admit(container: &Container, v6: bool) -> Result<Handle, ErrorCode> {
     if !container.spec.grants.sockets {
         container.denied(Import::Sockets);
         return Err(ErrorCode::AccessDenied);
@@ -73,7 +79,7 @@ fn admit(container: &Container, v6: bool) -> Result<(), ErrorCode> {
     if !container.sandbox.spec.ips.iter().any(|ip| ip.is_ipv6() == v6) {
         return Err(ErrorCode::NotSupported);
     }
-    Ok(())
+    container.handle().ok_or_else(too_many)
 }
 
 impl network::Host for State {

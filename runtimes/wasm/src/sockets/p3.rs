@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::BytesMut;
-use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use wasmtime::component::{
     Access, Accessor, Destination, FutureReader, HasSelf, Linker, Resource, Source, StreamConsumer,
@@ -22,7 +21,7 @@ use wasmtime_wasi::p3::bindings::sockets::types::{
 use wasmtime_wasi::p3::sockets::{SocketError, SocketResult};
 use wasmtime_wasi::sockets::{TcpSocket, UdpSocket, WasiSockets, WasiSocketsView};
 
-use super::tcp::{Listener, Tcp, end};
+use super::tcp::{Listener, Stream, Tcp, end};
 use super::udp;
 use crate::denied::Import;
 use crate::instance::State;
@@ -299,7 +298,7 @@ fn waiting(poll: Poll<()>, finish: bool) -> Poll<wasmtime::Result<StreamResult>>
 
 /// Bytes that come in.
 struct Receiving {
-    stream: Arc<TcpStream>,
+    stream: Arc<Stream>,
     done: Option<Done>,
 }
 
@@ -351,7 +350,7 @@ impl StreamProducer<State> for Receiving {
 
 /// Bytes that go out.
 struct Sending {
-    stream: Arc<TcpStream>,
+    stream: Arc<Stream>,
     done: Option<Done>,
 }
 

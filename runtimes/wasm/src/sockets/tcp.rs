@@ -16,6 +16,7 @@ use wasmtime_wasi::sockets::ErrorCode;
 use super::admit;
 use super::place::{Place, Reach, Served, Transport};
 use crate::container::Container;
+use crate::handles::Handle;
 use crate::listeners;
 
 const BACKLOG: u32 = 128;
@@ -39,7 +40,7 @@ enum State {
     Bound(TcpSocket),
     Listening(Arc<Listener>),
     Connecting { to: SocketAddr, attempt: Connecting },
-    Connected { to: SocketAddr, stream: Arc<TcpStream>, taken: Taken },
+    Connected { to: SocketAddr, stream: Arc<Stream>, taken: Taken },
     Failed(ErrorCode),
 }
 
@@ -50,12 +51,27 @@ pub(super) struct Tcp {
     reach: Reach,
     backlog: u32,
     served: Option<Served>,
+    handle: Arc<Handle>,
     state: State,
+}
+
+/// A connection, and the container's handle for it.
+pub(super) struct Stream {
+    stream: TcpStream,
+    _handle: Arc<Handle>,
+}
+
+impl std::ops::Deref for Stream {
+    type Target = TcpStream;
+
+    fn deref(&self) -> &TcpStream {
+        &self.stream
+    }
 }
 
 impl Tcp {
     pub(super) fn new(container: &Arc<Container>, v6: bool) -> Result<Tcp, ErrorCode> {
-        admit(container, v6)?;
+        let handle = Arc::new(admit(container, v6)?);
         let socket = if v6 { TcpSocket::new_v6()? } else { TcpSocket::new_v4()? };
         if v6 {
             set(&socket, sockopt::Ipv6V6Only, &true)?;
@@ -66,6 +82,7 @@ impl Tcp {
             reach: Reach::Anyone,
             backlog: BACKLOG,
             served: None,
+            handle,
             state: State::New(socket),
         })
     }
@@ -130,6 +147,7 @@ impl Tcp {
         let address = socket.local_addr()?;
         let socket: OwnedFd = socket.listen(self.backlog)?.into_std()?.into();
         let listener = Arc::new(Listener {
+            _handle: self.handle.clone(),
             socket: listeners::registered(socket)?,
             address,
             place: self.place.clone(),
@@ -182,7 +200,10 @@ impl Tcp {
                 let result = ready!(attempt.as_mut().poll(cx));
                 match result {
                     Ok(stream) => {
-                        self.state = connected(to, Arc::new(stream));
+                        self.state = connected(
+                            to,
+                            Arc::new(Stream { stream, _handle: self.handle.clone() }),
+                        );
                         Poll::Ready(Ok(()))
                     }
                     Err(error) => {
@@ -198,7 +219,7 @@ impl Tcp {
         }
     }
 
-    pub(super) fn stream(&self) -> Result<Arc<TcpStream>, ErrorCode> {
+    pub(super) fn stream(&self) -> Result<Arc<Stream>, ErrorCode> {
         match &self.state {
             State::Connected { stream, .. } => Ok(stream.clone()),
             State::Failed(code) => Err(*code),
@@ -206,18 +227,18 @@ impl Tcp {
         }
     }
 
-    pub(super) fn take_send(&mut self) -> Result<Arc<TcpStream>, ErrorCode> {
+    pub(super) fn take_send(&mut self) -> Result<Arc<Stream>, ErrorCode> {
         self.take_way(|taken| std::mem::replace(&mut taken.send, true))
     }
 
-    pub(super) fn take_receive(&mut self) -> Result<Arc<TcpStream>, ErrorCode> {
+    pub(super) fn take_receive(&mut self) -> Result<Arc<Stream>, ErrorCode> {
         self.take_way(|taken| std::mem::replace(&mut taken.receive, true))
     }
 
     fn take_way(
         &mut self,
         was_taken: impl Fn(&mut Taken) -> bool,
-    ) -> Result<Arc<TcpStream>, ErrorCode> {
+    ) -> Result<Arc<Stream>, ErrorCode> {
         match &mut self.state {
             State::Connected { stream, taken, .. } => match was_taken(taken) {
                 false => Ok(stream.clone()),
@@ -369,7 +390,7 @@ impl Tcp {
     }
 }
 
-fn connected(to: SocketAddr, stream: Arc<TcpStream>) -> State {
+fn connected(to: SocketAddr, stream: Arc<Stream>) -> State {
     State::Connected { to, stream, taken: Taken::default() }
 }
 
@@ -402,6 +423,7 @@ pub(super) struct Listener {
     reach: Reach,
     v6: bool,
     _served: Option<Served>,
+    _handle: Arc<Handle>,
 }
 
 impl Listener {
@@ -419,17 +441,21 @@ impl Listener {
                 Err(error) => return Poll::Ready(Err(error.into())),
             };
             let container = self.place.container();
-            if !self.place.admits(self.reach, peer.ip()) || admit(container, self.v6).is_err() {
+            let admitted = self.place.admits(self.reach, peer.ip());
+            let Some(handle) = admitted.then(|| admit(container, self.v6).ok()).flatten() else {
                 listeners::refuse(stream);
                 continue;
-            }
-            let stream = Arc::new(TcpStream::from_std(stream)?);
+            };
+            let handle = Arc::new(handle);
+            let stream = TcpStream::from_std(stream)?;
+            let stream = Arc::new(Stream { stream, _handle: handle.clone() });
             return Poll::Ready(Ok(Tcp {
                 place: self.place.clone(),
                 v6: self.v6,
                 reach: self.reach,
                 backlog: BACKLOG,
                 served: None,
+                handle,
                 state: connected(peer, stream),
             }));
         }

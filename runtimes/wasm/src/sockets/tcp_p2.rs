@@ -24,7 +24,7 @@ use wasmtime_wasi::p2::{
     SocketResult, StreamError, StreamResult, TcpSocket, subscribe,
 };
 
-use super::tcp::{Listener, Tcp, end};
+use super::tcp::{Listener, Stream, Tcp, end};
 use crate::container::{Container, Phase};
 use crate::instance::State;
 
@@ -336,7 +336,7 @@ fn now() -> Context<'static> {
 
 #[derive(Clone)]
 struct Reader {
-    stream: Arc<TcpStream>,
+    stream: Arc<Stream>,
     over: Arc<AtomicBool>,
 }
 
@@ -382,7 +382,7 @@ impl Pollable for Reader {
 /// if the guest never looks at this stream again; no more is taken meanwhile.
 struct Writing {
     container: Arc<Container>,
-    stream: Arc<TcpStream>,
+    stream: Arc<Stream>,
     rest: Option<JoinHandle<io::Result<()>>>,
     over: Option<io::ErrorKind>,
     ending: bool,

@@ -21,6 +21,7 @@ use wasmtime_wasi::{ResourceTable, WasiCtx};
 
 use super::admit;
 use super::place::{Place, Reach, Served, Transport};
+use crate::handles::Handle;
 use crate::instance::State;
 
 /// Callers that a socket may answer though they are no Pods.
@@ -28,6 +29,7 @@ const CALLERS: usize = 64;
 
 /// What is known of a socket.
 pub(crate) struct Known {
+    _handle: Handle,
     place: Place,
     inner: Mutex<Inner>,
 }
@@ -108,8 +110,9 @@ impl Known {
 
 /// A context for one socket, and what that socket's check knows.
 pub(super) fn context(state: &State, v6: bool) -> Result<(WasiCtx, Arc<Known>), ErrorCode> {
-    admit(&state.container, v6)?;
+    let handle = admit(&state.container, v6)?;
     let known = Arc::new(Known {
+        _handle: handle,
         place: Place::of(&state.container),
         inner: Mutex::new(Inner { reach: Reach::Anyone, served: None, callers: VecDeque::new() }),
     });

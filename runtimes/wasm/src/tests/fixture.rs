@@ -43,7 +43,8 @@ impl TestHost {
         // Tests run beside each other, and a process has only so many memory mappings.
         let mut config = HostConfig { instances: 400, ..HostConfig::new(&socket, data) };
         change(&mut config);
-        let host = crate::host::Host::start(&config).unwrap();
+        let resolver = tokio::runtime::Handle::current();
+        let host = crate::host::Host::start(&config, resolver).unwrap();
         let serving = tokio::spawn(serve(listen(&socket).unwrap(), host));
         let client = Client::new(socket);
         client.wait_ready(Duration::from_secs(10)).await.unwrap();

@@ -238,7 +238,9 @@ async fn what_is_not_granted_is_refused_and_said() {
     let host = TestHost::start().await;
     let pod = host.sandbox("pod").await;
     let mut events = host.client.events(0);
-    let cases: &[(&str, &[&str], fn(&mut Grants), &str, i32)] = &[
+    /// The grant, the guest's arguments, how it is refused, what the guest says then, and its exit code.
+    type Case<'a> = (&'a str, &'a [&'a str], fn(&mut Grants), &'a str, i32);
+    let cases: &[Case<'_>] = &[
         ("sockets", &["tcp", "10.0.0.1:1", "x"], |g| g.sockets = false, "access-denied", 1),
         ("sockets", &["udp-echo", "0.0.0.0:7010"], |g| g.sockets = false, "access-denied", 1),
         ("names", &["resolve", "localhost"], |g| g.names = false, "access-denied", 1),

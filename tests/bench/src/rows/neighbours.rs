@@ -50,7 +50,7 @@ const KINDS: &[Kind] = &[
     limited("recurse", "/stack", 16),
     limited("open sockets", "/sockets?count=100000", 8),
     limited("hoard the host's resources", "/resources?count=10000000", 8),
-    limited("ask for random bytes", "/random?bytes=1000000000", 8),
+    limited("ask for random bytes", "/random?bytes=1000000", 8),
     limited("be asked much", "/", 200),
     limited("be asked slowly", "/sleep?ms=60000", 5000),
     Kind { name: "spin without a limit", path: "/busy", connections: 16, limited: false },

@@ -7,15 +7,27 @@ mod access;
 mod bad_input;
 mod clients;
 mod context;
+mod env;
+mod front;
+mod guests;
+mod images;
+mod images_bad;
+mod isolation;
+mod lifecycle;
+mod limits;
 mod logs;
 mod manifests;
 mod network;
+mod observe;
 mod pods;
+mod probes;
 mod quick_start;
 mod reading;
 mod rollout;
+mod sockets;
 mod starts;
 mod survival;
+mod volumes;
 mod writing;
 
 macro_rules! suite {
@@ -52,7 +64,15 @@ suite! {
         up_finds_everything_again,
         no_acknowledged_write_is_lost,
     }
+    isolation {
+        namespaces_have_hosts_of_their_own,
+        a_pod_alone_serves_calls_and_survives_the_agent,
+        hosts_may_do_little,
+    }
+    guests { javascript_serves, python_serves, c_serves, wasi_0_3_serves, wasi_0_3_runs }
+    sockets { a_tcp_server_is_behind_a_service, a_udp_server_answers, what_is_not_granted_is_named }
     network { services_balance, guests_call_services, readiness_decides }
+    images_bad { bad_images_wait_and_say_why, core_modules_run, inspect_tells_what_a_component_wants }
     pods {
         restart_policies,
         a_missing_image_is_waited_for,
@@ -62,6 +82,39 @@ suite! {
         files_and_environment,
         what_cannot_be_scheduled_says_why,
     }
+    front {
+        annotations_bound_requests,
+        instances_serve_again_on_request,
+        a_trap_is_an_event_with_its_backtrace_in_the_log,
+    }
+    observe {
+        usage_is_seen_by_kubectl_top,
+        metrics_of_every_part,
+        the_access_log_is_in_the_pods_log,
+    }
+    volumes {
+        every_kind_is_mounted,
+        changes_are_seen_by_running_guests,
+        a_full_empty_dir_is_evicted,
+        a_token_calls_the_api_while_its_pod_lives,
+        a_pod_waits_for_what_it_mounts,
+        paths_of_the_machine_where_allowed,
+    }
+    env { every_source, services_are_told_of, what_is_missing_is_waited_for }
+    limits {
+        memory_is_a_containers_own_trouble,
+        a_flood_stays_in_its_log,
+        hostile_guests_harm_no_neighbour,
+    }
+    lifecycle {
+        init_containers_go_first,
+        sidecars_outlive_the_containers_they_serve,
+        hooks_run_and_their_failures_are_told,
+        last_words_are_kept,
+        annotations_are_read_at_the_start,
+        an_agent_that_returns_goes_on,
+    }
+    probes { of_every_kind, decide_on_starts_and_restarts, readiness_has_gates }
     logs { tail_since_and_follow, previous_and_selectors }
     reading {
         every_output_form,
@@ -81,4 +134,15 @@ suite! {
     bad_input { is_refused_with_the_field_named }
     starts { two_clusters_side_by_side, wrong_starts_say_what_to_do }
     clients { the_kube_crate, a_watch_resumes }
+    images {
+        every_media_type_runs,
+        a_container_image_runs_its_wasm,
+        what_cannot_be_run_says_why,
+        private_images_need_credentials,
+        mirrors_are_asked_first,
+        a_broken_connection_goes_on,
+        a_pull_survives_the_agent,
+        unused_images_go,
+        other_clients_push,
+    }
 }

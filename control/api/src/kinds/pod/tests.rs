@@ -211,11 +211,11 @@ fn create_update_and_status() {
     assert_eq!(new["spec"], json!({"priority": 7, "serviceAccountName": "me", "serviceAccount": "me"}));
     assert_eq!(new["metadata"]["labels"]["a"], "c");
 
-    let mut new = json!({"metadata": {"resourceVersion": "9", "labels": {}}, "spec": {}, "status": {"phase": "Failed"}});
+    let mut new = json!({"metadata": {"resourceVersion": "9", "labels": {"a": "c"}}, "spec": {}, "status": {"phase": "Failed"}});
     (KIND.prepare)(Prepare::Status { new: &mut new, old: &old });
     assert_eq!(
         new,
-        json!({"metadata": {"resourceVersion": "9", "labels": {"a": "b"}}, "spec": old["spec"],
+        json!({"metadata": {"resourceVersion": "9", "labels": {"a": "c"}}, "spec": old["spec"],
             "status": {"phase": "Failed", "qosClass": "Burstable"}})
     );
 }

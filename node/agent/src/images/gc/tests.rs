@@ -10,7 +10,8 @@ fn thresholds_are_the_kubelets() {
     assert_eq!(disk(84).judge(&settings), (0, false));
     assert_eq!(disk(85).judge(&settings), (50, false));
     assert_eq!(disk(90).judge(&settings), (100, false));
-    assert_eq!(disk(91).judge(&settings), (u64::MAX, true));
+    assert_eq!(disk(95).judge(&settings), (150, false));
+    assert_eq!(disk(96).judge(&settings), (u64::MAX, true));
     let all = Settings { high_percent: 0, low_percent: 0, ..Settings::default() };
     assert_eq!(disk(20).judge(&all), (200, false));
     let never = Settings { high_percent: 100, pressure_percent: 0, ..Settings::default() };

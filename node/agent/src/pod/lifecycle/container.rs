@@ -122,7 +122,7 @@ impl Container {
     pub(super) fn fail(&mut self, reason: &'static str, message: String, now: Timestamp) {
         let again = self.pull_backoff > 0;
         let (first, longest) = match reason {
-            "CreateContainerConfigError" => CONFIG_BACKOFF,
+            "CreateContainerConfigError" | "ContainerCreating" => CONFIG_BACKOFF,
             _ => (BACKOFF_BASE, BACKOFF_MAX),
         };
         self.pull_backoff = (self.pull_backoff * 2).clamp(first, longest);

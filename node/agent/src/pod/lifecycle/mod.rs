@@ -231,6 +231,18 @@ impl PodState {
                 }
             }
             Event::Vanish => self.end(Ending::Vanished, now, actions),
+            Event::Retry => {
+                for container in &mut self.containers {
+                    if let Phase::Waiting {
+                        reason: "ContainerCreating" | "CreateContainerConfigError",
+                        until: Some(_),
+                        ..
+                    } = container.phase
+                    {
+                        container.retry();
+                    }
+                }
+            }
             Event::Evict { message } => {
                 if !self.is_over() {
                     actions.push(report("Evicted", true, message.clone()));
@@ -274,7 +286,12 @@ impl PodState {
                 if let Some(c) = self.container(&container)
                     && matches!(c.phase, Phase::Pulling | Phase::Starting)
                 {
-                    actions.push(c.report(true, "Failed", message.clone()));
+                    // What it waits for in creation is a volume.
+                    let what = match reason {
+                        "ContainerCreating" => "FailedMount",
+                        _ => "Failed",
+                    };
+                    actions.push(c.report(true, what, message.clone()));
                     c.fail(reason, message, now);
                 }
             }

@@ -217,6 +217,8 @@ pub enum Event {
     },
     /// The Pod is gone from the API.
     Vanish,
+    /// What containers wait for may be there now.
+    Retry,
     /// The node takes its room away.
     Evict {
         /// For people.

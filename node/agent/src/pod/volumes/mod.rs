@@ -1,198 +1,404 @@
-//! Volumes as folders on this machine, mounted into a container's view.
+//! Volumes as folders on this machine, mounted into a container's view as preopened directories.
 //!
-//! `emptyDir` is a folder that lives as long as the Pod; `configMap` and `secret` are written out when a container
-//! starts. A volume of any other type keeps its containers waiting with a message that says so.
+//! ```text
+//! DIR/UID/NAME/           a volume: made when the first container that mounts it starts
+//! DIR/UID/.mounts/C/N/    what container C sees of a single file or a subPath, made at each of its starts
+//! ```
+//!
+//! [`Volumes::set_up`] makes what a starting container needs; [`SetUp::mounts`] says where it sees it. What volumes
+//! show of objects and of the Pod is kept up to date by one task for all Pods ([`update`]). A Pod without such volumes
+//! costs nothing here. What a component cannot see, since it imports no files, is not made for it if nobody asked
+//! for it by name: the ServiceAccount's token, which every Pod is given.
 
-use std::collections::BTreeMap;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Component, Path, PathBuf};
+mod atomic;
+mod empty_dir;
+mod error;
+mod host_path;
+mod mounts;
+mod payload;
+mod tokens;
+mod update;
 
-use coracle_sandbox::Mount;
-use k8s_openapi::api::core::v1::{Container, KeyToPath, Pod, Volume};
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap, HashMap};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use crate::pod::env::Sources;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Container, Pod, Volume};
+use tokio::sync::{Notify, Semaphore};
 
-/// Why a volume cannot be mounted.
-#[derive(Debug, thiserror::Error)]
-pub enum VolumeError {
-    /// The type is not offered here.
-    #[error(
-        "volume \"{0}\": only emptyDir, configMap and secret volumes can be mounted into a Wasm container"
-    )]
-    Unsupported(String),
-    /// What it is made of is missing.
-    #[error("volume \"{volume}\": {kind} \"{name}\" not found")]
-    Missing {
-        /// The volume.
-        volume: String,
-        /// `configmap` or `secret`.
-        kind: &'static str,
-        /// The object.
-        name: String,
-    },
-    /// A key is missing.
-    #[error("volume \"{volume}\": references non-existent config key: {key}")]
-    MissingKey {
-        /// The volume.
-        volume: String,
-        /// The key.
-        key: String,
-    },
-    /// A path leaves the volume.
-    #[error("volume \"{volume}\": path \"{path}\" must be relative and without '..'")]
-    Path {
-        /// The volume.
-        volume: String,
-        /// The path.
-        path: String,
-    },
-    /// The disk.
-    #[error("volume \"{volume}\": {path}: {source}")]
-    Disk {
-        /// The volume.
-        volume: String,
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
+pub use self::error::{MountError, SetUpError};
+pub use self::host_path::{HostPaths, host_paths};
+use self::mounts::Folder;
+pub use self::mounts::SetUp;
+use self::payload::Inputs;
+pub use self::update::Hooks;
+use crate::events::Recorder;
+use crate::hosts::Hosts;
+use crate::objects::{Objects, References};
+use crate::pod::env::NodeFacts;
+
+/// How admission calls the volume of the ServiceAccount's token.
+const TOKEN_VOLUME: &str = "kube-api-access-";
+/// Pods whose volumes are written at once.
+const WRITERS: usize = 8;
+
+/// User and group to whom a Pod's files belong; none: to the agent's own, as what it makes does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Owner(pub Option<(u32, u32)>);
+
+impl Owner {
+    /// Gives a file or folder away.
+    fn give(self, path: &Path) -> std::io::Result<()> {
+        match self.0 {
+            Some((uid, gid)) => std::os::unix::fs::lchown(path, Some(uid), Some(gid)),
+            None => Ok(()),
+        }
+    }
+
+    /// Lets a file or folder be read. It stays the agent's: where a host could exchange what the agent writes to, it could lead
+    /// the agent astray.
+    fn show(self, path: &Path, mode: u32) -> std::io::Result<()> {
+        let Some((_, gid)) = self.0 else {
+            return std::fs::set_permissions(path, Permissions::from_mode(mode & 0o700));
+        };
+        std::os::unix::fs::lchown(path, None, Some(gid))?;
+        let mode = mode & 0o700;
+        std::fs::set_permissions(path, Permissions::from_mode(mode | (mode >> 3 & 0o050)))
+    }
 }
 
-/// ConfigMaps and Secrets that the container's volumes are made of: `(config maps, secrets)`.
-pub fn references(pod: &Pod, container: &Container) -> (Vec<String>, Vec<String>) {
-    let (mut maps, mut secrets) = (Vec::new(), Vec::new());
-    for volume in mounted(pod, container) {
-        maps.extend(volume.config_map.as_ref().map(|m| m.name.clone()));
-        secrets.extend(volume.secret.as_ref().and_then(|s| s.secret_name.clone()));
+/// What volumes are made with.
+pub struct Settings {
+    /// The agent's folder, in which all volumes lie.
+    pub data: PathBuf,
+    /// Paths of the machine that Pods may mount.
+    pub host_paths: HostPaths,
+    /// Allocatable CPU in millicores and memory in bytes.
+    pub allocatable: (u64, u64),
+}
+
+/// Volumes of this node's Pods; cheap to clone.
+#[derive(Clone)]
+pub struct Volumes {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    client: kube::Client,
+    objects: Objects,
+    recorder: Recorder,
+    hosts: Hosts,
+    settings: Settings,
+    table: Mutex<Table>,
+    /// Something is due earlier than was thought.
+    wake: Notify,
+    writers: Semaphore,
+}
+
+#[derive(Default)]
+struct Table {
+    /// Pods whose volumes have to be looked after while they run.
+    pods: HashMap<Arc<str>, Arc<Mounted>>,
+    /// When which Pod's tokens are to be replaced.
+    tokens: BinaryHeap<Reverse<(Timestamp, Arc<str>)>>,
+    /// Pods whose metadata changed.
+    stale: BTreeSet<Arc<str>>,
+}
+
+/// A Pod whose volumes are looked after.
+struct Mounted {
+    owner: Owner,
+    /// Has limits on local storage.
+    limited: bool,
+    pod: Mutex<Arc<Pod>>,
+    /// When its tokens are to be replaced.
+    token_due: Mutex<Option<Timestamp>>,
+    /// Names of volumes made of objects that were set up. Held while they are written.
+    filled: tokio::sync::Mutex<BTreeSet<String>>,
+}
+
+/// ConfigMaps and Secrets are fetched by the volumes themselves; what an environment needs is asked for apart.
+impl Volumes {
+    /// None yet.
+    pub fn new(
+        client: kube::Client,
+        objects: Objects,
+        recorder: Recorder,
+        hosts: Hosts,
+        settings: Settings,
+    ) -> Self {
+        let inner = Inner {
+            client,
+            objects,
+            recorder,
+            hosts,
+            settings,
+            table: Mutex::default(),
+            wake: Notify::new(),
+            writers: Semaphore::new(WRITERS),
+        };
+        Self { inner: Arc::new(inner) }
     }
-    (maps, secrets)
+
+    /// The folder of a Pod's volumes.
+    pub fn dir(&self, uid: &str) -> PathBuf {
+        self.inner.hosts.folders(uid).pod_volumes(uid)
+    }
+
+    /// Bytes of the disk on which volumes lie.
+    pub fn storage(&self) -> u64 {
+        let found = nix::sys::statvfs::statvfs(&self.inner.settings.data);
+        found.map_or(0, |s| s.blocks() * s.fragment_size())
+    }
+
+    /// Makes the volumes that the container mounts. `uses_files` is false for a component that imports no files.
+    pub async fn set_up(
+        &self,
+        uid: &str,
+        pod: &Arc<Pod>,
+        container: &Container,
+        owner: Owner,
+        uses_files: bool,
+    ) -> Result<SetUp, MountError> {
+        let wanted: Vec<&Volume> =
+            mounted(pod, container).filter(|v| uses_files || !is_token(v)).collect();
+        let limited = update::is_limited(pod);
+        let folders = SetUp::new(self.dir(uid), &container.name, owner, uses_files);
+        if wanted.is_empty() && !limited {
+            return Ok(folders);
+        }
+        let names: BTreeSet<String> =
+            wanted.iter().filter(|v| is_filled(v)).map(|v| v.name.clone()).collect();
+        if limited || !names.is_empty() {
+            let mounted = self.look_after(uid, pod, owner, limited);
+            let mut filled = mounted.filled.lock().await;
+            self.fill(uid, pod, owner, &names).await?;
+            filled.extend(names);
+        }
+        let (volumes, pod, wanted) = (self.clone(), pod.clone(), wanted_names(&wanted));
+        self.blocking(move || volumes.make(&pod, &wanted, folders)).await
+    }
+
+    /// What needs no object: folders of this machine.
+    fn make(
+        &self,
+        pod: &Pod,
+        wanted: &BTreeSet<String>,
+        mut folders: SetUp,
+    ) -> Result<SetUp, MountError> {
+        let settings = &self.inner.settings;
+        let owner = folders.owner;
+        atomic::folder(&folders.dir, owner)
+            .map_err(|e| error::disk(&folders.dir)(e).of(".mounts"))?;
+        for volume in all(pod).filter(|v| wanted.contains(&v.name)) {
+            let path = folders.dir.join(&volume.name);
+            let folder = if let Some(source) = &volume.empty_dir {
+                empty_dir::set_up(source, pod, &path, owner, settings.allocatable.1)
+                    .map(|()| Folder { path, read_only: false, frozen: false })
+            } else if let Some(source) = &volume.host_path {
+                host_path::set_up(source, &settings.host_paths).map(|path| Folder {
+                    path,
+                    read_only: false,
+                    frozen: false,
+                })
+            } else if is_filled(volume) {
+                Ok(Folder { path, read_only: true, frozen: true })
+            } else {
+                Err(SetUpError::Unsupported(unsupported(volume)))
+            };
+            let folder = folder.map_err(|e| e.of(&volume.name))?;
+            folders.by_name.insert(volume.name.clone(), folder);
+        }
+        Ok(folders)
+    }
+
+    /// Writes the volumes called `names`, which are made of objects; the caller holds the Pod's lock.
+    async fn fill(
+        &self,
+        uid: &str,
+        pod: &Arc<Pod>,
+        owner: Owner,
+        names: &BTreeSet<String>,
+    ) -> Result<bool, MountError> {
+        let inner = &self.inner;
+        let wanted = || all(pod).filter(|v| names.contains(&v.name));
+        let mut references = References::default();
+        wanted().for_each(|v| references.extend(payload::references(v)));
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let sources = inner.objects.sources(uid, namespace, &references).await;
+        let first = || wanted().next().map(|v| v.name.clone()).unwrap_or_default();
+        let sources = sources.map_err(|why| SetUpError::Sync(why).of(&first()))?;
+        let tokens = self.tokens(uid, pod, wanted()).await?;
+        let (volumes, pod, names) = (self.clone(), pod.clone(), names.clone());
+        let dir = self.dir(uid);
+        self.blocking(move || {
+            let facts = volumes.facts();
+            let token = |volume: &Volume, wanted: &_| tokens.get(volume, wanted);
+            let inputs = Inputs { pod: &pod, sources: &sources, facts: &facts, tokens: &token };
+            let mut changed = false;
+            for volume in all(&pod).filter(|v| names.contains(&v.name)) {
+                let write = || {
+                    let Some(payload) = payload::payload(volume, &inputs)? else {
+                        return Ok(false);
+                    };
+                    atomic::folder(&dir, owner).map_err(error::disk(&dir))?;
+                    let path = dir.join(&volume.name);
+                    atomic::write(&path, &payload, owner).map_err(error::disk(&path))
+                };
+                changed |= write().map_err(|e: SetUpError| e.of(&volume.name))?;
+            }
+            Ok(changed)
+        })
+        .await
+    }
+
+    /// Touches the disk, where nothing else waits for it.
+    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let _permit = self.inner.writers.acquire().await;
+        let done = tokio::task::spawn_blocking(work).await;
+        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+    }
+
+    fn facts(&self) -> NodeFacts {
+        let (cpu_millis, memory_bytes) = self.inner.settings.allocatable;
+        let storage_bytes = self.storage();
+        NodeFacts { cpu_millis, memory_bytes, storage_bytes, ..NodeFacts::default() }
+    }
+
+    fn look_after(&self, uid: &str, pod: &Arc<Pod>, owner: Owner, limited: bool) -> Arc<Mounted> {
+        let mut table = self.table();
+        if let Some(known) = table.pods.get(uid) {
+            return known.clone();
+        }
+        let mounted = Arc::new(Mounted {
+            owner,
+            limited,
+            pod: Mutex::new(pod.clone()),
+            token_due: Mutex::default(),
+            filled: tokio::sync::Mutex::default(),
+        });
+        table.pods.insert(uid.into(), mounted.clone());
+        mounted
+    }
+
+    /// The Pod as the API has it now.
+    pub fn pod_changed(&self, uid: &str, pod: &Arc<Pod>) {
+        let mut table = self.table();
+        let Some((uid, mounted)) = table.pods.get_key_value(uid) else { return };
+        let mut known = mounted.pod.lock().unwrap_or_else(|e| e.into_inner());
+        let changed = known.metadata.labels != pod.metadata.labels
+            || known.metadata.annotations != pod.metadata.annotations;
+        *known = pod.clone();
+        drop(known);
+        if changed && all(pod).any(payload::follows_metadata) {
+            let uid = uid.clone();
+            table.stale.insert(uid);
+            self.inner.wake.notify_one();
+        }
+    }
+
+    /// A Pod that ran before this agent did: looks after what was set up for it.
+    pub async fn adopt(&self, uid: &str, pod: &Arc<Pod>, owner: Owner) {
+        let dir = self.dir(uid);
+        let there = |v: &&Volume| is_filled(v) && atomic::exists(&dir.join(&v.name));
+        let names: BTreeSet<String> = all(pod).filter(there).map(|v| v.name.clone()).collect();
+        let limited = update::is_limited(pod);
+        if names.is_empty() && !limited {
+            return;
+        }
+        let mounted = self.look_after(uid, pod, owner, limited);
+        let mut filled = mounted.filled.lock().await;
+        if let Err(error) = self.fill(uid, pod, owner, &names).await {
+            tracing::debug!(%error, pod = uid, "volumes are not up to date yet");
+        }
+        filled.extend(names);
+    }
+
+    /// The Pod is over: its volumes go.
+    pub async fn forget(&self, uid: &str) {
+        self.table().pods.remove(uid);
+        self.inner.objects.forget(uid);
+        let dir = self.dir(uid);
+        self.blocking(move || remove(&dir)).await;
+    }
+
+    /// Removes volumes of Pods that are not `known`: of those that went while no agent ran.
+    pub async fn retain(&self, known: impl Fn(&str) -> bool + Send + 'static) {
+        let dir = self.inner.settings.data.join("volumes");
+        self.blocking(move || {
+            for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+                if entry.file_name().to_str().is_some_and(|uid| !known(uid)) {
+                    remove(&entry.path());
+                }
+            }
+        })
+        .await;
+    }
+
+    /// Takes volumes in memory away when all workloads have ended.
+    pub fn unmount_all(&self) {
+        empty_dir::unmount_all(&self.inner.settings.data);
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.inner.table.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+fn remove(dir: &Path) {
+    if !dir.exists() {
+        return;
+    }
+    empty_dir::unmount_all(dir);
+    if let Err(error) = empty_dir::remove(dir) {
+        tracing::warn!(%error, folder = %dir.display(), "volumes of an ended Pod not removed");
+    }
+}
+
+fn all(pod: &Pod) -> impl Iterator<Item = &Volume> {
+    pod.spec.iter().flat_map(|s| s.volumes.iter().flatten())
 }
 
 fn mounted<'a>(pod: &'a Pod, container: &'a Container) -> impl Iterator<Item = &'a Volume> {
-    let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
-    volumes.filter(|v| container.volume_mounts.iter().flatten().any(|m| m.name == v.name))
+    let mounts = || container.volume_mounts.iter().flatten();
+    all(pod).filter(move |v| mounts().any(|m| m.name == v.name))
 }
 
-/// Writes the container's volumes below `dir` and says what is to be mounted where.
-pub fn prepare(
-    pod: &Pod,
-    container: &Container,
-    sources: &Sources,
-    dir: &Path,
-) -> Result<Vec<Mount>, VolumeError> {
-    let mut folders = BTreeMap::new();
-    for volume in mounted(pod, container) {
-        let folder = dir.join(&volume.name);
-        let disk = |path: &Path, source| VolumeError::Disk {
-            volume: volume.name.clone(),
-            path: path.to_owned(),
-            source,
-        };
-        std::fs::create_dir_all(&folder).map_err(|e| disk(&folder, e))?;
-        let missing = |kind, name: &str| VolumeError::Missing {
-            volume: volume.name.clone(),
-            kind,
-            name: name.to_owned(),
-        };
-        let (content, items, read_only) = if volume.empty_dir.is_some() {
-            (BTreeMap::new(), None, false)
-        } else if let Some(source) = &volume.config_map {
-            let content = match sources.config_maps.get(&source.name) {
-                Some(map) => {
-                    let text = map.data.iter().flatten().map(|(k, v)| (k, v.as_bytes()));
-                    let binary = map.binary_data.iter().flatten().map(|(k, v)| (k, v.0.as_slice()));
-                    text.chain(binary).collect()
-                }
-                None if source.optional == Some(true) => BTreeMap::new(),
-                None => return Err(missing("configmap", &source.name)),
-            };
-            (content, source.items.as_ref(), true)
-        } else if let Some(source) = &volume.secret {
-            let name = source.secret_name.as_deref().unwrap_or_default();
-            let content = match sources.secrets.get(name) {
-                Some(secret) => {
-                    secret.data.iter().flatten().map(|(k, v)| (k, v.0.as_slice())).collect()
-                }
-                None if source.optional == Some(true) => BTreeMap::new(),
-                None => return Err(missing("secret", name)),
-            };
-            (content, source.items.as_ref(), true)
-        } else {
-            return Err(VolumeError::Unsupported(volume.name.clone()));
-        };
-        for (path, bytes) in files(volume, &content, items)? {
-            let path = folder.join(path);
-            write(&path, bytes).map_err(|e| disk(&path, e))?;
-        }
-        folders.insert(volume.name.as_str(), (folder, read_only));
-    }
-    let mut mounts = Vec::new();
-    for mount in container.volume_mounts.iter().flatten() {
-        let Some((folder, read_only)) = folders.get(mount.name.as_str()) else { continue };
-        let mut host_path = folder.clone();
-        if let Some(sub) = mount.sub_path.as_deref().filter(|s| !s.is_empty()) {
-            host_path.push(relative(&mount.name, sub)?);
-            if !host_path.exists() {
-                std::fs::create_dir_all(&host_path).map_err(|source| VolumeError::Disk {
-                    volume: mount.name.clone(),
-                    path: host_path.clone(),
-                    source,
-                })?;
-            }
-        }
-        mounts.push(Mount {
-            host_path,
-            guest_path: mount.mount_path.clone().into(),
-            read_only: *read_only || mount.read_only == Some(true),
-        });
-    }
-    Ok(mounts)
+fn wanted_names(volumes: &[&Volume]) -> BTreeSet<String> {
+    volumes.iter().map(|v| v.name.clone()).collect()
 }
 
-/// Path and content of each file: all keys, or those that `items` choose.
-fn files<'a>(
-    volume: &Volume,
-    content: &BTreeMap<&String, &'a [u8]>,
-    items: Option<&Vec<KeyToPath>>,
-) -> Result<Vec<(PathBuf, &'a [u8])>, VolumeError> {
-    match items {
-        None => content.iter().map(|(k, v)| Ok((relative(&volume.name, k)?, *v))).collect(),
-        Some(items) => items
-            .iter()
-            .map(|item| match content.get(&item.key) {
-                Some(bytes) => Ok((relative(&volume.name, &item.path)?, *bytes)),
-                None => Err(VolumeError::MissingKey {
-                    volume: volume.name.clone(),
-                    key: item.key.clone(),
-                }),
-            })
-            .collect(),
-    }
+/// Made of objects or of the Pod itself.
+fn is_filled(volume: &Volume) -> bool {
+    volume.config_map.is_some()
+        || volume.secret.is_some()
+        || volume.downward_api.is_some()
+        || volume.projected.is_some()
 }
 
-fn relative(volume: &str, path: &str) -> Result<PathBuf, VolumeError> {
-    let parsed = Path::new(path);
-    if parsed.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir)) {
-        return Ok(parsed.to_owned());
-    }
-    Err(VolumeError::Path { volume: volume.to_owned(), path: path.to_owned() })
+/// The token that admission added.
+fn is_token(volume: &Volume) -> bool {
+    volume.name.starts_with(TOKEN_VOLUME) && volume.projected.is_some()
 }
 
-/// In place of any older file at once, so that a reader sees one or the other.
-fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent)?;
-    }
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".part");
-    let mut options = std::fs::OpenOptions::new();
-    options
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)?
-        .write_all(bytes)?;
-    std::fs::rename(&temporary, path)
+fn unsupported(volume: &Volume) -> &'static str {
+    let kinds = [
+        ("persistentVolumeClaim", volume.persistent_volume_claim.is_some()),
+        ("ephemeral", volume.ephemeral.is_some()),
+        ("csi", volume.csi.is_some()),
+        ("nfs", volume.nfs.is_some()),
+        ("image", volume.image.is_some()),
+        ("iscsi", volume.iscsi.is_some()),
+        ("fc", volume.fc.is_some()),
+        ("gitRepo", volume.git_repo.is_some()),
+    ];
+    let kind = kinds.into_iter().find(|(_, is)| *is);
+    kind.map_or("such", |(kind, _)| kind)
 }
+
+#[cfg(test)]
+mod tests;

@@ -59,16 +59,17 @@ impl Workers {
                 }
             }
         }
+        parts.hosts.leave(uid).await;
         parts.network.release(uid);
         self.table().pods.remove(uid);
         let folders = parts.hosts.folders(uid);
-        let folders = [folders.pod_logs(namespace, name, uid), folders.pod_volumes(uid)];
-        for folder in folders {
-            if let Err(error) = tokio::fs::remove_dir_all(&folder).await
-                && error.kind() != std::io::ErrorKind::NotFound
-            {
-                tracing::warn!(%error, folder = %folder.display(), "folder of an ended Pod not removed");
-            }
+        parts.volumes.forget(uid).await;
+        let folder = folders.pod_logs(namespace, name, uid);
+        if let Err(error) = tokio::fs::remove_dir_all(&folder).await
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, folder = %folder.display(), "logs of an ended Pod not removed");
         }
+        parts.hosts.forget(uid).await;
     }
 }

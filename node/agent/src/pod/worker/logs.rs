@@ -3,6 +3,7 @@
 use super::{LogSource, Workers};
 use crate::logs;
 use crate::pod::lifecycle::Phase;
+use crate::pod::status;
 
 impl Workers {
     /// Why a container of the named Pod has no log yet: it has never started.
@@ -19,8 +20,10 @@ impl Workers {
         Some(match &known.phase {
             Phase::Waiting { reason: "ErrImagePull", .. } => "image can't be pulled",
             Phase::Waiting { reason: "ImagePullBackOff", .. } => "trying and failing to pull image",
+            Phase::Waiting { reason: "ContainerCreating", .. }
+            | Phase::Pulling
+            | Phase::Starting => status::waiting_reason(&entry.state),
             Phase::Waiting { reason, .. } => reason,
-            Phase::Pulling | Phase::Starting => "ContainerCreating",
             Phase::Hooking { .. }
             | Phase::Running { .. }
             | Phase::Stopping { .. }

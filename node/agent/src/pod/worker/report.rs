@@ -1,7 +1,9 @@
 //! Tells the API of Pods' statuses: at most one write at a time per Pod, the newest state winning.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use coracle_sandbox::CompiledImage;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::Api;
@@ -11,6 +13,9 @@ use serde_json::json;
 use super::{RETRY, SETTLE, Settling, Workers, names};
 use crate::pod::lifecycle::Ending;
 use crate::pod::status;
+
+/// Tells people what the components of a Pod may do at most. Informative: nothing here reads it.
+const IMPORTS: &str = "coracle.dev/imports";
 
 impl Workers {
     /// Tells the API of the Pod's status, if it changed.
@@ -87,7 +92,15 @@ impl Workers {
         let _permit = self.inner.reporters.acquire().await;
         let (namespace, name) = names(pod);
         let api: Api<Pod> = Api::namespaced(self.inner.parts.client.clone(), namespace);
-        let patch = json!({"metadata": {"uid": uid}, "status": with_nulls(status)});
+        let mut patch = json!({"metadata": {"uid": uid}, "status": with_nulls(status)});
+        // It travels along: a write of its own would cost as much as the Pod's start.
+        let imports = self.table().pods.get(uid).map(|entry| imports_of(entry.imports.values()));
+        let known = pod.metadata.annotations.as_ref().and_then(|all| all.get(IMPORTS));
+        if imports.as_ref() != known
+            && let Some(imports) = imports.filter(|text| !text.is_empty())
+        {
+            patch["metadata"]["annotations"] = json!({IMPORTS: imports});
+        }
         let patch = match has_others_conditions(pod) {
             true => Patch::Strategic(patch),
             false => Patch::Merge(patch),
@@ -126,6 +139,13 @@ fn has_others_conditions(pod: &Pod) -> bool {
     let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
     let mut others = conditions.filter(|c| c.type_ != "PodScheduled" && !status::is_ours(&c.type_));
     others.next().is_some()
+}
+
+/// The interfaces that a Pod's components import, without their versions, each once.
+fn imports_of<'a>(images: impl Iterator<Item = &'a Arc<CompiledImage>>) -> String {
+    let names = images.flat_map(|image| &image.info.imports);
+    let names: BTreeSet<&str> = names.map(|name| name.split('@').next().unwrap_or(name)).collect();
+    names.into_iter().collect::<Vec<_>>().join(",")
 }
 
 /// A merge patch keeps what it does not name: fields that may go away are named.

@@ -1,19 +1,49 @@
 //! From an accepted Pod to running containers: the sandbox, the image, what the container sees, and the start.
 
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
-use coracle_sandbox::{ContainerSpec, ContainerStatus, ImageInfo, ImageKind, SandboxSpec};
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
-use kube::Api;
+use coracle_sandbox::{
+    ClientError, ContainerSpec, ContainerStatus, ImageInfo, ImageKind, Problem, ProblemCode,
+    SandboxSpec, SandboxStatus,
+};
+use k8s_openapi::api::core::v1::Pod;
 
 use super::{Workers, images, names, said};
 use crate::images::PullError;
+use crate::isolation::{self, Group};
 use crate::logs;
 use crate::pod::annotations::{self, Annotations, Settings};
-use crate::pod::env::{self, NodeFacts, Sources};
+use crate::pod::env::{self, NodeFacts};
+use crate::pod::names as pod_names;
+use crate::pod::resources::pod_limits;
 use crate::pod::spec;
 use crate::pod::termination;
-use crate::pod::volumes;
+use crate::pod::volumes::{MountError, Owner};
+
+/// Why an image cannot be run.
+fn refused(image: &str, problem: &Problem) -> (&'static str, String) {
+    ("CreateContainerError", format!("image \"{image}\": {}", problem.message))
+}
+
+/// What people are told of an image that is new here.
+fn compiled(image: &str, took: Duration, info: &ImageInfo) -> String {
+    let what = match info.kind {
+        ImageKind::Http => "serves HTTP",
+        _ => "is a command",
+    };
+    let adapted = if info.adapted { ", made from a core module" } else { "" };
+    let imports =
+        if info.imports.is_empty() { "nothing".to_owned() } else { info.imports.join(", ") };
+    format!(
+        "Compiled image \"{image}\" in {}ms: it {what}{adapted}, and imports {imports}",
+        took.as_millis()
+    )
+}
+
+/// The machine's resolver, which a Pod's `dnsConfig` is added to.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 impl Workers {
     /// Where a component is really bound: an ordinary user's low ports are moved.
@@ -52,39 +82,58 @@ impl Workers {
     pub(super) async fn create_sandbox(&self, uid: &str, pod: &Pod) -> Result<IpAddr, String> {
         let parts = &self.inner.parts;
         let (namespace, name) = names(pod);
+        if let Some(problem) = pod_names::problem(pod) {
+            return Err(problem);
+        }
         let ip = IpAddr::V4(parts.network.allocate_pod_ip(uid).map_err(|e| e.to_string())?);
-        let place = match parts.hosts.place(uid, pod).await {
-            Ok(place) => place,
-            Err(error) => {
-                parts.network.release(uid);
-                return Err(format!("Failed to create pod sandbox: {error}"));
-            }
-        };
-        let containers = || spec::containers(pod).map(|(_, c)| spec::limits(c));
-        // A Pod is bounded by the sum of its containers' limits, where all of them have one.
-        let memory: Option<Vec<u64>> = containers().map(|l| l.memory_limit).collect();
-        let cpu: Option<Vec<u32>> = containers().map(|l| l.cpu_limit).collect();
+        let limits = pod_limits(pod);
         let sandbox = SandboxSpec {
             id: uid.to_owned(),
             labels: [("namespace", namespace), ("name", name)]
                 .map(|(k, v)| (k.to_owned(), v.to_owned()))
                 .into(),
-            hostname: spec::hostname(pod),
+            hostname: pod_names::hostname(pod),
+            dns: pod_names::dns(pod, || std::fs::read_to_string(RESOLV_CONF).unwrap_or_default()),
+            hosts: pod_names::aliases(pod, ip),
             ips: vec![ip],
-            netns: place.netns,
-            log_dir: place.folders.pod_logs(namespace, name, uid),
-            memory_limit: memory.map(|all| all.iter().sum()),
-            cpu_weight: containers().map(|l| l.cpu_request).sum::<u32>().max(1),
-            cpu_limit: cpu.map(|all| all.iter().sum()),
+            memory_limit: limits.memory_limit,
+            cpu_weight: limits.cpu_request.max(1),
+            cpu_limit: limits.cpu_limit,
             ..SandboxSpec::default()
         };
-        match place.client.put_sandbox(&sandbox).await {
+        match self.put_sandbox(pod, sandbox).await {
             Ok(made) => Ok(made.spec.ips.first().copied().unwrap_or(ip)),
             Err(error) => {
+                parts.hosts.leave(uid).await;
                 parts.network.release(uid);
                 Err(format!("Failed to create pod sandbox: {error}"))
             }
         }
+    }
+
+    /// Puts a sandbox into the host of its Pod's isolation group.
+    async fn put_sandbox(&self, pod: &Pod, spec: SandboxSpec) -> Result<SandboxStatus, String> {
+        let parts = &self.inner.parts;
+        let (namespace, name) = names(pod);
+        let defaults = parts.namespaces.annotations(namespace).await;
+        let defaults = defaults.map_err(|e| format!("namespace \"{namespace}\": {e}"))?;
+        let group = isolation::group(pod, &defaults).map_err(|e| e.to_string())?;
+        let host_paths = isolation::host_paths(pod).map(Into::into).collect();
+        let told = match &group {
+            Group::Shared => None,
+            Group::Namespace(name) => {
+                Some(format!("Runs in the sandbox host of namespace \"{name}\""))
+            }
+            Group::Pod(_) => Some("Runs in a sandbox host of its own".to_owned()),
+        };
+        let place = parts.hosts.place(group, host_paths, &spec).await.map_err(|e| e.to_string())?;
+        let log_dir = place.folders.pod_logs(namespace, name, &spec.id);
+        let spec = SandboxSpec { netns: place.netns, log_dir, ..spec };
+        let made = place.client.put_sandbox(&spec).await.map_err(|e| e.to_string())?;
+        if let Some(told) = told {
+            parts.recorder.pod(pod, None, false, "Isolated", told);
+        }
+        Ok(made)
     }
 
     pub(super) async fn pull(
@@ -106,7 +155,6 @@ impl Workers {
             let message = format!("Pulling image \"{image}\"");
             parts.recorder.pod(pod, Some(name), false, "Pulling", message);
         };
-        let host = parts.hosts.of(pod.metadata.uid.as_deref().unwrap_or_default());
         let pulled = parts
             .images
             .ensure(wanted, self.keyring(pod), pulling)
@@ -121,17 +169,19 @@ impl Workers {
             None => format!("Container image \"{image}\" already present on machine"),
         };
         parts.recorder.pod(pod, Some(name), false, "Pulled", message);
-        if self.prepared(&pulled.image.digest).is_none() {
-            let _permit = self.inner.pulls.acquire().await;
-            let info = host
-                .prepare_image(&pulled.image)
-                .await
-                .map_err(|e| ("CreateContainerError", format!("image \"{image}\": {}", said(e))))?;
-            self.inner
-                .prepared
-                .lock()
-                .unwrap_or_else(|e| e.into_inner())
-                .insert(pulled.image.digest.clone(), info);
+        let limit = container.and_then(|c| spec::limits(c).memory_limit);
+        let ready = parts
+            .compiler
+            .ensure(&pulled.image, limit)
+            .await
+            .map_err(|problem| refused(image, &problem))?;
+        if let Some(took) = ready.took {
+            let message = compiled(image, took, &ready.image.info);
+            parts.recorder.pod(pod, Some(name), false, "Compiled", message);
+        }
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        if let Some(entry) = self.table().pods.get_mut(uid) {
+            entry.imports.insert(name.to_owned(), ready.image);
         }
         Ok(pulled.manifest_digest)
     }
@@ -142,14 +192,10 @@ impl Workers {
         container.map(|c| c.image_digest.to_string()).unwrap_or_default()
     }
 
-    fn prepared(&self, digest: &str) -> Option<ImageInfo> {
-        self.inner.prepared.lock().unwrap_or_else(|e| e.into_inner()).get(digest).cloned()
-    }
-
     pub(super) async fn start_container(
         &self,
         uid: &str,
-        pod: &Pod,
+        pod: &Arc<Pod>,
         name: &str,
         attempt: u32,
     ) -> Result<ContainerStatus, (&'static str, String)> {
@@ -170,28 +216,39 @@ impl Workers {
         let (image, run) = (pulled.image, pulled.run);
         let (namespace, pod_name) = names(pod);
         let config = |message: String| ("CreateContainerConfigError", message);
-        let mut references = env::references(container);
-        let mounted = volumes::references(pod, container);
-        references.0.extend(mounted.0);
-        references.1.extend(mounted.1);
-        let sources = self.sources(namespace, references).await.map_err(config)?;
+        let mount = |error: MountError| match error {
+            MountError::SetUp { .. } => ("ContainerCreating", error.to_string()),
+            MountError::Mount(message) => config(message),
+        };
+        let info = parts.compiler.known(&image.digest);
+        let uses_files = info.as_ref().is_none_or(|known| {
+            known.info.imports.iter().any(|import| import.starts_with("wasi:filesystem/"))
+        });
+        let volumes = &parts.volumes;
+        let owner = Owner(parts.hosts.folders(uid).owner());
+        let set_up = volumes.set_up(uid, pod, container, owner, uses_files);
+        let set_up = set_up.await.map_err(mount)?;
+        let references = env::references(container);
+        let sources = parts.objects.sources(uid, namespace, &references).await.map_err(config)?;
         let ip = self.table().pods.get(uid).and_then(|e| e.state.ip);
         let facts = NodeFacts {
             pod_ip: ip.map(|ip| ip.to_string()).unwrap_or_default(),
             host_ip: parts.host_ip.clone(),
             cpu_millis: parts.allocatable.0,
             memory_bytes: parts.allocatable.1,
+            storage_bytes: volumes.storage(),
+            services: parts.services.variables(pod).await,
+            volumes: volumes.dir(uid),
         };
         let environment = env::environment(pod, container, &sources, &facts)
             .map_err(|e| config(e.to_string()))?;
         let settings = self.settings(pod, name).await.map_err(config)?;
         let folders = parts.hosts.folders(uid);
-        let dir = folders.pod_volumes(uid);
-        let mut mounts =
-            volumes::prepare(pod, container, &sources, &dir).map_err(|e| config(e.to_string()))?;
+        let mut mounts = set_up.mounts(container, &environment).map_err(mount)?;
         let limits = spec::limits(container);
-        let serves = self.prepared(&image.digest).is_none_or(|i| i.kind == ImageKind::Http);
-        if !serves {
+        let serves = info.is_none_or(|known| known.info.kind == ImageKind::Http);
+        if !serves && uses_files {
+            let dir = volumes.dir(uid);
             let room = termination::prepare(container, &mounts, &dir, attempt);
             mounts.extend(room.map_err(|e| config(format!("terminationMessagePath: {e}")))?);
         }
@@ -217,17 +274,38 @@ impl Workers {
             ..ContainerSpec::default()
         };
         parts.recorder.pod(pod, Some(name), false, "Created", format!("Container created: {name}"));
-        let status = parts
-            .hosts
-            .of(uid)
-            .start_container(uid, &spec)
-            .await
-            .map_err(|e| ("CreateContainerError", said(e)))?;
+        let status = self.start_compiled(uid, &spec, image_name).await?;
         logs::forget_old(&logs, name, attempt).await;
         if open && let Some(entry) = self.table().pods.get_mut(uid) {
             entry.open_ports.insert(name.to_owned(), spec);
         }
         Ok(status)
+    }
+
+    /// Starts a container; code that its host lacks is compiled first. That happens when the host is not of this program, or
+    /// when its guests need more room than others with the same image.
+    async fn start_compiled(
+        &self,
+        uid: &str,
+        spec: &ContainerSpec,
+        image: &str,
+    ) -> Result<ContainerStatus, (&'static str, String)> {
+        let parts = &self.inner.parts;
+        let host = parts.hosts.of(uid);
+        for _ in 0..2 {
+            let problem = match host.start_container(uid, spec).await {
+                Ok(status) => return Ok(status),
+                Err(ClientError::Problem(problem)) if problem.code == ProblemCode::NotCompiled => {
+                    problem
+                }
+                Err(error) => return Err(("CreateContainerError", said(error))),
+            };
+            let class = problem.class.as_deref();
+            let program = parts.compiler.program_of(&host).await;
+            let made = parts.compiler.again(&spec.image, class, program).await;
+            made.map_err(|problem| refused(image, &problem))?;
+        }
+        host.start_container(uid, spec).await.map_err(|e| ("CreateContainerError", said(e)))
     }
 
     /// What annotations of the Pod and its Namespace say.
@@ -241,31 +319,5 @@ impl Workers {
             namespace: &defaults,
         };
         annotations::settings(source, container).map_err(|e| e.to_string())
-    }
-
-    async fn sources(
-        &self,
-        namespace: &str,
-        (maps, secrets): (Vec<String>, Vec<String>),
-    ) -> Result<Sources, String> {
-        let client = &self.inner.parts.client;
-        let mut sources = Sources::default();
-        let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
-        for name in maps {
-            if let Some(map) =
-                api.get_opt(&name).await.map_err(|e| format!("configmap \"{name}\": {e}"))?
-            {
-                sources.config_maps.insert(name, map);
-            }
-        }
-        let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
-        for name in secrets {
-            if let Some(secret) =
-                api.get_opt(&name).await.map_err(|e| format!("secret \"{name}\": {e}"))?
-            {
-                sources.secrets.insert(name, secret);
-            }
-        }
-        Ok(sources)
     }
 }

@@ -516,7 +516,7 @@ fn groups_have_namespaces_of_their_own() {
         // An address that was in a group is everybody's again, from both sides.
         let inside = network.namespace.clone();
         for space in [&inside, &network.groups[&1].namespace] {
-            assert_eq!(saw(space, "10.70.1.2:8080").is_empty(), false);
+            assert!(!saw(space, "10.70.1.2:8080").is_empty());
         }
         network.leave_group(1, "10.70.1.1".parse().unwrap()).unwrap();
         network.leave_group(1, "10.70.1.1".parse().unwrap()).unwrap();

@@ -1,0 +1,275 @@
+//! Volumes as a running guest sees them, and what is said while one is missing.
+
+use std::sync::Arc;
+
+use coracle_test_cluster::{Cluster, eventually};
+
+use crate::context::{ClusterExt as _, Context, Outcome, SOON, command_pod, expect};
+
+const IMAGES: &[(&str, &str)] = &[("probe-files", "hello-command:v1")];
+
+/// A Pod that runs the command component with `args`, and `more` of its spec, indented for the container first.
+fn pod(name: &str, args: &[&str], mounts: &str, spec: &str) -> String {
+    let base = command_pod(name, "Never", args);
+    format!("{}\n    volumeMounts:\n{mounts}  volumes:\n{spec}", base.trim_end())
+}
+
+async fn logs(cluster: &Cluster, pod: &str, parts: &[&str]) -> Outcome {
+    eventually(SOON, "the guest says what it sees", async || {
+        expect(&cluster.kubectl(&["logs", pod]).await?, parts)
+    })
+    .await
+}
+
+async fn phase(cluster: &Cluster, pod: &str, wanted: &str) -> Outcome {
+    eventually(SOON, wanted, async || {
+        let status = cluster.get(&["pod", pod]).await?["status"].clone();
+        anyhow::ensure!(status["phase"] == wanted, "{pod}: {status:#}");
+        Ok(())
+    })
+    .await
+}
+
+pub(crate) async fn every_kind_is_mounted(context: Arc<Context>) -> Outcome {
+    let cluster = context.up().await?;
+    cluster.push_all(IMAGES).await?;
+    cluster.kubectl(&["create", "configmap", "m", "--from-literal=a=from-map"]).await?;
+    cluster.kubectl(&["create", "secret", "generic", "s", "--from-literal=b=from-secret"]).await?;
+    let reads = [
+        "/map/deep/a",
+        "/secret/b",
+        "/all/c",
+        "/all/d",
+        "/all/ns",
+        "/down/labels",
+        "/down/memory",
+        "/var/run/secrets/kubernetes.io/serviceaccount/namespace",
+        "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt",
+    ];
+    let mut args: Vec<&str> = reads.iter().flat_map(|path| ["--read", *path]).collect();
+    args.extend(["--write", "/disk/x=on disk", "--read", "/disk/x"]);
+    args.extend(["--write", "/memory/x=in memory", "--read", "/memory/x"]);
+    args.extend(["--write", "/disk/sub/y=below", "--read", "/parts/y"]);
+    args.extend(["--read", "/files/renamed", "--list", "/files", "--list", "/secret"]);
+    let mounts = "    - {name: map, mountPath: /map}
+    - {name: map, mountPath: /files/renamed, subPath: deep/a}
+    - {name: secret, mountPath: /secret}
+    - {name: all, mountPath: /all}
+    - {name: down, mountPath: /down}
+    - {name: disk, mountPath: /disk}
+    - {name: disk, mountPath: /parts, subPathExpr: $(PART)}
+    - {name: memory, mountPath: /memory}
+    env: [{name: PART, value: sub}]
+    resources: {limits: {memory: 64Mi}}
+";
+    let volumes = "  - {name: map, configMap: {name: m, items: [{key: a, path: deep/a}]}}
+  - {name: secret, secret: {secretName: s, defaultMode: 0400}}
+  - name: all
+    projected:
+      sources:
+      - {configMap: {name: m, items: [{key: a, path: c}]}}
+      - {secret: {name: s, items: [{key: b, path: d}]}}
+      - {configMap: {name: not-there, optional: true}}
+      - {downwardAPI: {items: [{path: ns, fieldRef: {fieldPath: metadata.namespace}}]}}
+  - name: down
+    downwardAPI:
+      items:
+      - {path: labels, fieldRef: {fieldPath: metadata.labels}}
+      - {path: memory, resourceFieldRef: {containerName: main, resource: limits.memory, divisor: 1Mi}}
+  - {name: disk, emptyDir: {}}
+  - {name: memory, emptyDir: {medium: Memory, sizeLimit: 1Mi}}
+";
+    cluster.apply(&pod("reader", &args, mounts, volumes)).await?;
+    phase(&cluster, "reader", "Succeeded").await?;
+    let said = [
+        "\nfrom-map\n",
+        "\nfrom-secret\n",
+        "\ndefault\n",
+        "\napp=\"reader\"\n",
+        "\n64\n",
+        "BEGIN CERTIFICATE",
+        "\non disk\n",
+        "\nin memory\n",
+        "\nbelow\n",
+        "\nrenamed\n",
+    ];
+    expect(&cluster.kubectl(&["logs", "reader"]).await?, &said)?;
+
+    // What is made of objects is for reading, and so is what the mount says is.
+    for (name, path) in [("one", "/map/x"), ("two", "/disk/x")] {
+        let mounts = "    - {name: map, mountPath: /map}
+    - {name: disk, mountPath: /disk, readOnly: true}
+";
+        let volumes = "  - {name: map, configMap: {name: m}}
+  - {name: disk, emptyDir: {}}
+";
+        let write = format!("{path}=no");
+        cluster.apply(&pod(name, &["--write", &write], mounts, volumes)).await?;
+        phase(&cluster, name, "Failed").await?;
+        let said = cluster.kubectl(&["logs", name]).await?;
+        expect(&said, &[&format!("hello-command: {path}: ")])?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn changes_are_seen_by_running_guests(context: Arc<Context>) -> Outcome {
+    let cluster = context.up().await?;
+    cluster.push_all(IMAGES).await?;
+    cluster.kubectl(&["create", "configmap", "m", "--from-literal=a=first"]).await?;
+    cluster.kubectl(&["create", "secret", "generic", "s", "--from-literal=b=hidden"]).await?;
+    let mounts = "    - {name: map, mountPath: /map}
+    - {name: map, mountPath: /fixed/a, subPath: a}
+    - {name: all, mountPath: /all}
+    - {name: down, mountPath: /down}
+";
+    let volumes = "  - {name: map, configMap: {name: m}}
+  - {name: all, projected: {sources: [{secret: {name: s}}]}}
+  - {name: down, downwardAPI: {items: [{path: labels, fieldRef: {fieldPath: metadata.labels}}]}}
+";
+    let follow =
+        [("map", "/map/a"), ("fixed", "/fixed/a"), ("all", "/all/b"), ("down", "/down/labels")];
+    for (name, path) in follow {
+        cluster.apply(&pod(name, &["--follow", path], mounts, volumes)).await?;
+    }
+    for (name, text) in [("map", "first"), ("fixed", "first"), ("all", "hidden"), ("down", "app=")]
+    {
+        logs(&cluster, name, &[text]).await?;
+    }
+    let patch = r#"{"data": {"a": "second"}}"#;
+    cluster.kubectl(&["patch", "configmap", "m", "-p", patch]).await?;
+    let patch = r#"{"stringData": {"b": "shown"}}"#;
+    cluster.kubectl(&["patch", "secret", "s", "-p", patch]).await?;
+    cluster.kubectl(&["label", "pod", "down", "colour=blue"]).await?;
+    for (name, text) in [("map", "second"), ("all", "shown"), ("down", "colour=\"blue\"")] {
+        logs(&cluster, name, &[text]).await?;
+    }
+    // By the rule of upstream, what is mounted by subPath stays.
+    let fixed = cluster.kubectl(&["logs", "fixed"]).await?;
+    anyhow::ensure!(!fixed.contains("second"), "{fixed}");
+    Ok(())
+}
+
+pub(crate) async fn a_full_empty_dir_is_evicted(context: Arc<Context>) -> Outcome {
+    let cluster = context.up().await?;
+    cluster.push_all(IMAGES).await?;
+    let mounts = "    - {name: scratch, mountPath: /scratch}\n";
+    let volumes = "  - {name: scratch, emptyDir: {sizeLimit: 1Mi}}\n";
+    for (name, fill) in [("modest", "/scratch/x=900"), ("greedy", "/scratch/x=1100")] {
+        let args = ["--fill", fill, "--sleep", "600"];
+        cluster.apply(&pod(name, &args, mounts, volumes)).await?;
+    }
+    phase(&cluster, "greedy", "Failed").await?;
+    let status = cluster.get(&["pod", "greedy"]).await?["status"].clone();
+    let message = "Usage of EmptyDir volume \"scratch\" exceeds the limit \"1Mi\". ";
+    anyhow::ensure!(status["reason"] == "Evicted" && status["message"] == message, "{status:#}");
+    eventually(SOON, "an event tells of it", async || {
+        expect(&cluster.kubectl(&["get", "events"]).await?, &["Evicted", message.trim()])
+    })
+    .await?;
+    phase(&cluster, "modest", "Running").await
+}
+
+pub(crate) async fn a_token_calls_the_api_while_its_pod_lives(context: Arc<Context>) -> Outcome {
+    let cluster = context.up().await?;
+    cluster.push_all(IMAGES).await?;
+    cluster.kubectl(&["create", "serviceaccount", "robot"]).await?;
+    let role = ["create", "role", "reader", "--verb=get,list", "--resource=pods"];
+    cluster.kubectl(&role).await?;
+    let binding =
+        ["create", "rolebinding", "robot", "--role=reader", "--serviceaccount=default:robot"];
+    cluster.kubectl(&binding).await?;
+    let path = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+    let args = ["--read", path, "--read", "/tokens/vault", "--sleep", "600"];
+    let mounts = "    - {name: tokens, mountPath: /tokens}\n";
+    let volumes = "  - name: tokens
+    projected:
+      sources: [{serviceAccountToken: {path: vault, audience: vault, expirationSeconds: 600}}]
+  serviceAccountName: robot
+";
+    cluster.apply(&pod("caller", &args, mounts, volumes)).await?;
+    let mut tokens = Vec::new();
+    eventually(SOON, "the guest shows its tokens", async || {
+        let said = cluster.kubectl(&["logs", "caller"]).await?;
+        tokens = said.lines().filter(|l| l.starts_with("eyJ")).map(str::to_owned).collect();
+        anyhow::ensure!(tokens.len() == 2, "{said}");
+        Ok(())
+    })
+    .await?;
+    let ask = async |token: &str, what: &str| {
+        let flags = ["--kubeconfig=/dev/null", "--insecure-skip-tls-verify", "--token", token];
+        let server = format!("--server=https://{}", cluster.api());
+        let args = [&flags[..], &[&server, "get", what]].concat();
+        cluster.kubectl_with(&args, "").await
+    };
+    expect(&ask(&tokens[0], "pods").await?.ok()?, &["caller"])?;
+    expect(
+        &ask(&tokens[0], "secrets").await?.refused()?,
+        &["system:serviceaccount:default:robot"],
+    )?;
+    // A token for somebody else is none for the API.
+    expect(&ask(&tokens[1], "pods").await?.refused()?, &["Unauthorized"])?;
+    cluster.kubectl(&["delete", "pod", "caller", "--now"]).await?;
+    eventually(SOON, "its token is worth nothing", async || {
+        expect(&ask(&tokens[0], "pods").await?.refused()?, &["Unauthorized"])
+    })
+    .await
+}
+
+pub(crate) async fn a_pod_waits_for_what_it_mounts(context: Arc<Context>) -> Outcome {
+    let cluster = context.up().await?;
+    cluster.push_all(IMAGES).await?;
+    let mounts = "    - {name: late, mountPath: /late}\n";
+    let volumes = "  - {name: late, configMap: {name: late}}\n";
+    cluster.apply(&pod("waiter", &["--read", "/late/a"], mounts, volumes)).await?;
+    let volumes = "  - {name: late, persistentVolumeClaim: {claimName: c}}\n";
+    cluster.apply(&pod("claims", &[], mounts, volumes)).await?;
+    for (name, message) in [
+        ("waiter", "MountVolume.SetUp failed for volume \"late\" : configmap \"late\" not found"),
+        (
+            "claims",
+            "MountVolume.SetUp failed for volume \"late\" : persistentVolumeClaim volumes cannot be mounted",
+        ),
+    ] {
+        eventually(SOON, "it says what is missing", async || {
+            let text = cluster.kubectl(&["describe", "pod", name]).await?;
+            expect(&text, &["FailedMount", message, "ContainerCreating"])
+        })
+        .await?;
+    }
+    cluster.kubectl(&["create", "configmap", "late", "--from-literal=a=here"]).await?;
+    phase(&cluster, "waiter", "Succeeded").await?;
+    expect(&cluster.kubectl(&["logs", "waiter"]).await?, &["\nhere\n"])
+}
+
+pub(crate) async fn paths_of_the_machine_where_allowed(context: Arc<Context>) -> Outcome {
+    let outside = tempfile::tempdir()?;
+    let open = outside.path().join("open");
+    std::fs::create_dir_all(&open)?;
+    std::fs::write(open.join("greeting"), "from the machine")?;
+    use std::os::unix::fs::PermissionsExt as _;
+    for path in [outside.path(), &open] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?;
+    }
+    let allowed = open.display().to_string();
+    let cluster = context.up_with(&["--allow-host-path", &allowed]).await?;
+    cluster.push_all(IMAGES).await?;
+    let mounts = "    - {name: machine, mountPath: /machine, readOnly: true}\n";
+    let volume = |path: &str, kind: &str| {
+        format!("  - {{name: machine, hostPath: {{path: {path}, type: {kind}}}}}\n")
+    };
+    let read = ["--read", "/machine/greeting"];
+    cluster.apply(&pod("outside", &read, mounts, &volume("/etc", "Directory"))).await?;
+    let file = format!("{allowed}/greeting");
+    cluster.apply(&pod("wrong", &read, mounts, &volume(&file, "Directory"))).await?;
+    for (name, message) in [
+        ("outside", "hostPath /etc is not allowed on this node".to_owned()),
+        ("wrong", format!("hostPath type check failed: {file} is not a directory")),
+    ] {
+        eventually(SOON, "it says why", async || {
+            let text = cluster.kubectl(&["describe", "pod", name]).await?;
+            expect(&text, &["FailedMount", &message])
+        })
+        .await?;
+    }
+    Ok(())
+}
