@@ -28,7 +28,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Interpreters compiled to Wasm, of 18 MB, take 1.5 GB and some twenty seconds of CPU; a debug build ten times that.
+    /// With room for interpreters compiled to Wasm, of 13 to 18 MB, in a debug build too: the end-to-end tests compile two.
     pub fn of(size: u64) -> Limits {
         let mib = size.div_ceil(MIB).min(256);
         let patience = if cfg!(debug_assertions) { 3 } else { 1 };
