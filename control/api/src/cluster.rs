@@ -4,12 +4,15 @@
 //! controller's decision is a pure function of it. Writers feed it [`Change`]s in revision order.
 //! Controllers answer with a [`crate::Plan`].
 
+mod references;
+
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use self::references::References;
 use crate::kinds::Kind;
 use crate::object::{Object, key};
 
@@ -49,6 +52,7 @@ pub struct Cluster {
     pods_by_node: HashMap<Box<str>, Objects>,
     /// Pods by namespace and by all their labels: those made from one template are alike in these.
     pods_by_labels: HashMap<Box<str>, BTreeMap<Labels, Objects>>,
+    references: References,
 }
 
 impl Cluster {
@@ -157,6 +161,18 @@ impl Cluster {
         self.pods_by_node.get(node).into_iter().flat_map(|pods| pods.values())
     }
 
+    /// Whether a Pod bound to the node refers to that object, by the plural of its kind: `configmaps`, `secrets`,
+    /// `serviceaccounts`, or the controller that owns the Pod (`replicasets`, `statefulsets`, `daemonsets`).
+    pub fn is_referred_to(
+        &self,
+        node: &str,
+        resource: &'static str,
+        namespace: &str,
+        name: &str,
+    ) -> bool {
+        self.references.has(node, resource, namespace, name)
+    }
+
     /// Pods of a namespace whose labels are `selected`, which is asked once for all Pods with the same labels.
     pub fn pods_where(
         &self,
@@ -181,6 +197,7 @@ impl Cluster {
             self.unindex(old, &key);
         }
         if object.kind.is_pod() {
+            self.references.replace(old.as_deref(), &object);
             let namespace =
                 self.pods_by_labels.entry(object.meta.namespace.as_str().into()).or_default();
             match namespace.get_mut(&object.meta.labels) {
@@ -223,6 +240,9 @@ impl Cluster {
         let key = key(namespace, name);
         let old = self.kinds.get_mut(kind.resource)?.remove(key.as_str())?;
         self.unindex(&old, &key);
+        if old.kind.is_pod() {
+            self.references.remove(&old);
+        }
         Some(old)
     }
 
@@ -312,5 +332,62 @@ mod tests {
         assert_eq!(look(&cluster), ["", "", "", ""]);
         assert!(cluster.owned.is_empty() && cluster.pods_by_node.is_empty());
         assert!(cluster.pods_by_labels.is_empty());
+    }
+
+    #[test]
+    fn references_last_as_long_as_a_pod_of_the_node_makes_them() {
+        let pod = |name: &str, node: &str, phase: &str, set: &str| {
+            let named = |name: &str| json!({"name": name});
+            let value = json!({
+                "metadata": {"name": name, "namespace": "ns", "uid": name, "ownerReferences": [
+                    {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": set, "uid": set, "controller": true}]},
+                "spec": {
+                    "nodeName": node,
+                    "serviceAccountName": "account",
+                    "imagePullSecrets": [named("pull")],
+                    "initContainers": [{"name": "i", "envFrom": [{"secretRef": named("init")}]}],
+                    "containers": [{"name": "c", "env": [
+                        {"name": "A", "valueFrom": {"configMapKeyRef": {"name": "key", "key": "k"}}},
+                        {"name": "B", "value": "unrelated"}]}],
+                    "volumes": [
+                        {"name": "s", "secret": {"secretName": "mounted"}},
+                        {"name": "p", "projected": {"sources": [{"configMap": named("projected")}]}}],
+                },
+                "status": {"phase": phase},
+            });
+            Arc::new(Object::from_value(&kinds::POD, &value).expect("a Pod"))
+        };
+        let mut cluster = Cluster::new(Timestamp::UNIX_EPOCH);
+        let all = [
+            ("serviceaccounts", "account"),
+            ("secrets", "pull"),
+            ("secrets", "init"),
+            ("secrets", "mounted"),
+            ("configmaps", "key"),
+            ("configmaps", "projected"),
+            ("replicasets", "set"),
+        ];
+        let count = |cluster: &Cluster, node: &str| {
+            let has = |(resource, name): &(&'static str, &str)| {
+                cluster.is_referred_to(node, resource, "ns", name)
+            };
+            all.iter().filter(|wanted| has(wanted)).count()
+        };
+        cluster.put(pod("a", "", "Pending", "set"));
+        assert_eq!(count(&cluster, ""), 0);
+        cluster.put(pod("a", "n1", "Pending", "set"));
+        cluster.put(pod("b", "n1", "Pending", "set"));
+        cluster.put(pod("a", "n1", "Running", "set"));
+        assert_eq!((count(&cluster, "n1"), count(&cluster, "n2")), (all.len(), 0));
+        assert!(!cluster.is_referred_to("n1", "configmaps", "ns", "unrelated"));
+        assert!(!cluster.is_referred_to("n1", "secrets", "other", "pull"));
+        cluster.remove(&kinds::POD, "ns", "a", 5);
+        assert_eq!(count(&cluster, "n1"), all.len());
+        // Released by its ReplicaSet, and taken by another.
+        cluster.put(pod("b", "n1", "Running", "other"));
+        assert_eq!(count(&cluster, "n1"), all.len() - 1);
+        assert!(cluster.is_referred_to("n1", "replicasets", "ns", "other"));
+        cluster.remove(&kinds::POD, "ns", "b", 7);
+        assert!(cluster.references.is_empty());
     }
 }

@@ -1,8 +1,7 @@
 //! The Node authorizer: a node touches its own Node, Lease and Pods, and reads what its Pods refer to
-//! (Kubernetes, "Using Node Authorization").
+//! (Kubernetes, "Using Node Authorization"), and what those Pods come from.
 
 use coracle_api::{Cluster, Object, kinds};
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 
 use super::{Attributes, Identity, NODES};
 
@@ -55,15 +54,22 @@ pub fn authorize(cluster: &Cluster, identity: &Identity, wanted: &Attributes) ->
         ("" | "events.k8s.io", "events") => {
             matches!(wanted.verb.as_str(), "create" | "patch" | "update")
         }
-        // Lists and watches of one object by name are about that object.
-        ("", "configmaps") => reads && refers(cluster, node, wanted, config_maps),
-        ("", "secrets") => reads && refers(cluster, node, wanted, secrets),
+        ("", "configmaps") => reads && refers(cluster, node, wanted, "configmaps"),
+        ("", "secrets") => reads && refers(cluster, node, wanted, "secrets"),
+        ("apps", "replicasets") => {
+            wanted.verb == "get" && refers(cluster, node, wanted, "replicasets")
+        }
+        ("apps", "statefulsets") => {
+            wanted.verb == "get" && refers(cluster, node, wanted, "statefulsets")
+        }
+        ("apps", "daemonsets") => {
+            wanted.verb == "get" && refers(cluster, node, wanted, "daemonsets")
+        }
+        ("apps", "deployments") => wanted.verb == "get" && comes_from(cluster, node, wanted),
         ("", "serviceaccounts") => {
             wanted.verb == "create"
                 && wanted.subresource == "token"
-                && refers(cluster, node, wanted, |s, name| {
-                    s.service_account_name.as_deref() == Some(name)
-                })
+                && cluster.is_referred_to(node, "serviceaccounts", &wanted.namespace, &wanted.name)
         }
         ("authorization.k8s.io", _) => wanted.verb == "create",
         _ => false,
@@ -89,24 +95,24 @@ fn is_on(cluster: &Cluster, node: &str, wanted: &Attributes) -> bool {
         .is_none_or(|pod| pod.node_name.as_deref() == Some(node))
 }
 
-/// Some Pod of the node in that namespace refers to that name.
-fn refers(
-    cluster: &Cluster,
-    node: &str,
-    wanted: &Attributes,
-    by: impl Fn(&PodSpec, &str) -> bool,
-) -> bool {
-    if wanted.name.is_empty() {
-        return false;
-    }
-    let quoted = format!("\"{}\"", wanted.name);
-    let mut pods = cluster.pods_on(node).filter(|pod| pod.meta.namespace == wanted.namespace);
-    pods.any(|pod| {
-        // Most Pods do not even mention it; those that do are not kept in their typed form for one question.
-        std::str::from_utf8(pod.json()).is_ok_and(|text| text.contains(&quoted))
-            && serde_json::from_slice::<Pod>(pod.json())
-                .is_ok_and(|pod| pod.spec.as_ref().is_some_and(|s| by(s, &wanted.name)))
-    })
+/// Some Pod of the node in that namespace refers to that name. Lists and watches of one object by name are about that
+/// object.
+fn refers(cluster: &Cluster, node: &str, wanted: &Attributes, resource: &'static str) -> bool {
+    wanted.subresource.is_empty()
+        && cluster.is_referred_to(node, resource, &wanted.namespace, &wanted.name)
+}
+
+/// Some Pod of the node comes from the Deployment: what it declares is what replaces that Pod. (Upstream's nodes have no
+/// use for this; ours make the next image ready before they stop a Pod.)
+fn comes_from(cluster: &Cluster, node: &str, wanted: &Attributes) -> bool {
+    let deployment = cluster.get(&kinds::DEPLOYMENT, &wanted.namespace, &wanted.name);
+    let sets = deployment
+        .into_iter()
+        .flat_map(|deployment| cluster.owned_of_kind(&deployment.meta.uid, &kinds::REPLICA_SET));
+    wanted.subresource.is_empty()
+        && sets.into_iter().any(|set| {
+            cluster.is_referred_to(node, "replicasets", &wanted.namespace, &set.meta.name)
+        })
 }
 
 /// A node gets tokens only for Pods that it runs, and as the ServiceAccount that they run as (upstream's
@@ -128,51 +134,4 @@ pub fn may_have_token(
             Err("node requested token for a service account that the pod does not use".to_owned())
         }
     }
-}
-
-fn containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
-    spec.init_containers.iter().flatten().chain(&spec.containers)
-}
-
-fn config_maps(spec: &PodSpec, name: &str) -> bool {
-    let in_env = containers(spec).any(|c| {
-        c.env_from
-            .iter()
-            .flatten()
-            .filter_map(|e| e.config_map_ref.as_ref())
-            .any(|r| r.name == name)
-            || c.env
-                .iter()
-                .flatten()
-                .filter_map(|e| e.value_from.as_ref()?.config_map_key_ref.as_ref())
-                .any(|r| r.name == name)
-    });
-    in_env
-        || spec.volumes.iter().flatten().any(|v| {
-            v.config_map.as_ref().is_some_and(|m| m.name == name)
-                || v.projected
-                    .iter()
-                    .flat_map(|p| p.sources.iter().flatten())
-                    .any(|s| s.config_map.as_ref().is_some_and(|m| m.name == name))
-        })
-}
-
-fn secrets(spec: &PodSpec, name: &str) -> bool {
-    let in_env = containers(spec).any(|c| {
-        c.env_from.iter().flatten().filter_map(|e| e.secret_ref.as_ref()).any(|r| r.name == name)
-            || c.env
-                .iter()
-                .flatten()
-                .filter_map(|e| e.value_from.as_ref()?.secret_key_ref.as_ref())
-                .any(|r| r.name == name)
-    });
-    in_env
-        || spec.image_pull_secrets.iter().flatten().any(|r| r.name == name)
-        || spec.volumes.iter().flatten().any(|v| {
-            v.secret.as_ref().is_some_and(|s| s.secret_name.as_deref() == Some(name))
-                || v.projected
-                    .iter()
-                    .flat_map(|p| p.sources.iter().flatten())
-                    .any(|s| s.secret.as_ref().is_some_and(|m| m.name == name))
-        })
 }

@@ -128,8 +128,43 @@ fn a_node_touches_its_own_objects_only() {
             }),
         );
     }
+    for name in ["mine", "theirs"] {
+        let owner = |kind: &str| {
+            let uid = format!("{kind}-{name}");
+            json!([{"apiVersion": "apps/v1", "kind": kind, "name": name, "uid": uid, "controller": true}])
+        };
+        let uid = |kind: &str| format!("{kind}-{name}");
+        put(
+            &mut cluster,
+            &kinds::DEPLOYMENT,
+            json!({"metadata": {"name": name, "namespace": "shop", "uid": uid("Deployment")}}),
+        );
+        put(
+            &mut cluster,
+            &kinds::REPLICA_SET,
+            json!({"metadata": {"name": name, "namespace": "shop", "uid": uid("ReplicaSet"), "ownerReferences": owner("Deployment")}}),
+        );
+        let node = if name == "mine" { "n1" } else { "n2" };
+        put(
+            &mut cluster,
+            &kinds::POD,
+            json!({
+                "metadata": {"name": format!("{name}-1"), "namespace": "shop", "ownerReferences": owner("ReplicaSet")},
+                "spec": {"nodeName": node, "containers": [{"name": "c"}]},
+            }),
+        );
+    }
     let node = who("system:node:n1", &[NODES]);
     for (wanted, allowed) in [
+        ("get apps:replicasets shop mine", true),
+        ("get apps:replicasets shop theirs", false),
+        ("list apps:replicasets shop mine", false),
+        ("update apps:replicasets shop mine", false),
+        ("get apps:deployments shop mine", true),
+        ("get apps:deployments shop theirs", false),
+        ("get apps:deployments shop missing", false),
+        ("get apps:deployments/scale shop mine", false),
+        ("watch apps:deployments shop mine", false),
         ("get nodes - n2", true),
         ("patch nodes/status - n1", true),
         ("patch nodes - n2", false),

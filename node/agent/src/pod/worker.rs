@@ -12,6 +12,7 @@ mod recovery;
 mod report;
 mod seen;
 mod start;
+mod successor;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
@@ -28,6 +29,7 @@ use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use tokio::sync::{Notify, Semaphore};
 
 use self::recovery::Recovery;
+use self::successor::{Leave, Makers};
 use crate::events::Recorder;
 use crate::hosts::{Host, Hosts};
 use crate::images::Images;
@@ -91,6 +93,7 @@ struct Inner {
     wake: Notify,
     reporters: Semaphore,
     recovery: Recovery,
+    makers: Makers,
     metrics: Metrics,
 }
 
@@ -116,6 +119,7 @@ struct Entry {
     imports: BTreeMap<String, Arc<CompiledImage>>,
     /// HTTP containers whose ports follow from Services, as they were started.
     open_ports: HashMap<String, ContainerSpec>,
+    leave: Leave,
 }
 
 /// Whether the first report of a Pod that starts still waits.
@@ -146,6 +150,7 @@ impl Workers {
             wake: Notify::new(),
             reporters: Semaphore::new(REPORTERS),
             recovery: Recovery::default(),
+            makers: Makers::default(),
             metrics: Metrics::default(),
         });
         let workers = Self { inner };
@@ -193,6 +198,7 @@ impl Workers {
                         settling: Settling::New,
                         imports: BTreeMap::new(),
                         open_ports: HashMap::new(),
+                        leave: Leave::No,
                     };
                     if entry.state.sandbox == Sandbox::Ready {
                         let (volumes, pod) = (self.inner.parts.volumes.clone(), entry.pod.clone());
@@ -207,10 +213,10 @@ impl Workers {
         for container in changed {
             self.post(&uid, Event::ImageChanged { container });
         }
+        let grace = grace.map(|grace| grace.clamp(0, i64::from(u32::MAX)) as u32);
         let event = match grace {
-            Some(grace) => {
-                Event::Delete { grace_seconds: grace.clamp(0, i64::from(u32::MAX)) as u32 }
-            }
+            Some(grace_seconds) if self.lingers(&uid, grace_seconds) => Event::Tick,
+            Some(grace_seconds) => Event::Delete { grace_seconds },
             None => Event::Tick,
         };
         self.post(&uid, event);
