@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
+use coracle_sandbox::beneath::Folder;
 use jiff::Timestamp;
 use tokio::fs::File;
 use tokio::io::{AsyncBufReadExt, AsyncSeekExt, BufReader};
@@ -55,17 +56,28 @@ pub async fn forget_old(pod_dir: &Path, container: &str, attempt: u32) {
     if attempt < 2 {
         return;
     }
-    let Ok(mut files) = tokio::fs::read_dir(pod_dir.join(container)).await else { return };
-    while let Ok(Some(file)) = files.next_entry().await {
-        let name = file.file_name();
+    let (logs, container) = (pod_dir.to_owned(), container.to_owned());
+    let removed = tokio::task::spawn_blocking(move || remove_old(&logs, &container, attempt));
+    if let Ok(Err(error)) = removed.await
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!(%error, folder = %pod_dir.display(), "old logs stay");
+    }
+}
+
+/// In a folder that a sandbox host may change.
+fn remove_old(pod_dir: &Path, container: &str, attempt: u32) -> std::io::Result<()> {
+    let (Some(all), Some(name)) = (pod_dir.parent(), pod_dir.file_name()) else { return Ok(()) };
+    let folder = Folder::open(all)?.folder(&Path::new(name).join(container))?;
+    for name in folder.entries()? {
         let number = name.to_str().and_then(|name| name.split_once(".log"));
         if let Some(Ok(of)) = number.map(|(number, _)| number.parse::<u32>())
             && of < attempt - 1
-            && let Err(error) = tokio::fs::remove_file(file.path()).await
         {
-            tracing::warn!(%error, log = %file.path().display(), "an old log stays");
+            folder.remove_file(Path::new(&name))?;
         }
     }
+    Ok(())
 }
 
 /// Sends the log to `out` until its end, or, when following, until `is_running` says no and all is read, or nobody
@@ -282,19 +294,16 @@ fn rotated(path: &Path) -> Vec<PathBuf> {
 }
 
 /// Logs lie in folders that a sandbox host may change: a link there could lead this process, which may read more than the
-/// host, to anything on the machine.
+/// host, to anything on the machine. The folder of all Pods' logs is the agent's.
 async fn open(path: &Path) -> std::io::Result<File> {
-    use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
-    let how = OpenHow::new()
-        .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
-        .resolve(ResolveFlag::RESOLVE_NO_SYMLINKS);
+    /// Attempt, container, Pod.
+    const OTHERS: usize = 3;
     let path = path.to_owned();
-    let opened = tokio::task::spawn_blocking(move || openat2(AT_FDCWD, &path, how)).await;
-    let file = std::fs::File::from(opened.map_err(std::io::Error::other)??);
-    if file.metadata()?.is_file() {
-        return Ok(File::from_std(file));
-    }
-    Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a file"))
+    let opened = tokio::task::spawn_blocking(move || {
+        let root = path.ancestors().nth(OTHERS).unwrap_or(Path::new("/"));
+        Folder::open(root)?.file(path.strip_prefix(root).unwrap_or(&path))
+    });
+    Ok(File::from_std(opened.await.map_err(std::io::Error::other)??))
 }
 
 #[cfg(test)]

@@ -6,11 +6,14 @@
 //! runtime: the Wasm host serves many sandboxes on one socket, a container shim serves one.
 //!
 //! - [`types`]: what goes over the wire;
+//! - [`beneath`]: how both ends open what a mount names;
 //! - [`runtime`]: the [`Runtime`] trait, implemented by each host;
 //! - [`server`]: puts a `Runtime` on a socket;
 //! - [`client`]: the agent's handle, which outlives restarts of the host.
 
 pub mod types;
+
+pub mod beneath;
 
 pub mod runtime;
 

@@ -6,6 +6,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use crate::beneath::Folder;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -162,11 +163,33 @@ pub struct Dns {
 pub struct Mount {
     /// Where it is.
     pub host_path: PathBuf,
+    /// The folder above it from which on others can change the path, as workloads can change what is in a volume. Empty where
+    /// none but trusted users can.
+    #[serde(default, skip_serializing_if = "is_empty")]
+    pub volume: PathBuf,
     /// Where the container sees it; absolute.
     pub guest_path: PathBuf,
     /// Whether writes are refused.
     #[serde(default)]
     pub read_only: bool,
+}
+
+impl Mount {
+    /// Opens what is mounted, a folder, wherever its path leads by now, but only within its volume.
+    ///
+    /// # Errors
+    /// As [`Folder::folder`] has them.
+    pub fn open(&self) -> std::io::Result<Folder> {
+        if self.volume.as_os_str().is_empty() {
+            return Folder::open(&self.host_path);
+        }
+        let inner = self.host_path.strip_prefix(&self.volume).map_err(std::io::Error::other)?;
+        Folder::open(&self.volume)?.folder(inner)
+    }
+}
+
+fn is_empty(path: &std::path::Path) -> bool {
+    path.as_os_str().is_empty()
 }
 
 /// One attempt at running a container: `PUT /v1/sandboxes/{id}/containers/{name}`.

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use crate::cpu::Cpu;
 use crate::denied::Denials;
+use crate::folders::Folders;
 use crate::guests::Guests;
 use crate::handles::Handles;
 use crate::host::Node;
@@ -30,6 +31,9 @@ use crate::memory::Account;
 use crate::notices::Notices;
 use crate::program::Program;
 use crate::slots::Held;
+
+/// How long an exit is held back until the log is written.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// How far a container is on its way out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -129,6 +133,7 @@ pub(crate) struct Container {
     pub(crate) env: Vec<(String, String)>,
     pub(crate) log: Arc<Log>,
     pub(crate) handles: Arc<Handles>,
+    pub(crate) folders: Arc<Folders>,
     pub(crate) memory: Arc<Account>,
     pub(crate) cpu: Arc<Cpu>,
     pub(crate) traffic: Traffic,
@@ -156,12 +161,14 @@ impl Container {
         spec: ContainerSpec,
         image: Arc<Image>,
         compiled: Arc<Compiled>,
+        folders: Arc<Folders>,
     ) -> Arc<Container> {
         let started_at = Timestamp::now();
         Arc::new(Container {
             env: environment(&sandbox.spec, &spec),
             log: Log::new(spec.log_path.clone(), spec.log_limit),
             handles: Arc::default(),
+            folders,
             memory: Account::new(spec.memory_limit, Some(sandbox.memory.clone())),
             cpu: Cpu::new(spec.cpu_limit, spec.cpu_weight, Some(sandbox.cpu.clone())),
             traffic: Traffic::new(&spec.http),
@@ -280,6 +287,8 @@ impl Container {
         if !exit.message.is_empty() && exit.code != 0 {
             self.log.write_last(Stream::Err, &exit.message);
         }
+        // Whoever hears of the exit may read the log next.
+        self.log.flush(LAST_WORDS).await;
         {
             let mut life = self.life();
             life.bound.clear();

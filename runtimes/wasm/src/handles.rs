@@ -1,4 +1,4 @@
-//! Sockets that a container has open. Descriptors are the whole host's: without a bound for each, one container could take
+//! Files and sockets that a container has open, in all of its instances. Descriptors are the whole host's: without a bound for each, one container could take
 //! them all, and nobody's connections would be accepted any more.
 
 use std::sync::Arc;
@@ -42,12 +42,15 @@ impl Drop for Handle {
 }
 
 impl Container {
-    /// Permission for one more socket.
+    /// Permission for one more file or socket.
     pub(crate) fn handle(&self) -> Option<Handle> {
         let handle = self.handles.take(*LIMIT);
         if handle.is_none() {
             self.notice(NoticeKind::Limit, || {
-                format!("a socket was refused: the container has {} open, the most it may", *LIMIT)
+                format!(
+                    "a file or socket was refused: the container has {} open, the most it may",
+                    *LIMIT
+                )
             });
         }
         handle

@@ -21,6 +21,7 @@ use crate::container::{Container, Exit, Phase, Sandbox};
 use crate::cpu::metered;
 use crate::engine::Engines;
 use crate::events::Events;
+use crate::folders::Folders;
 use crate::guests::Guests;
 use crate::http::Keepers;
 use crate::images::{Compiled, Images};
@@ -108,7 +109,8 @@ impl Host {
     ) -> Result<Arc<Container>, Problem> {
         let kind = compiled.info.kind;
         let node = self.node.clone();
-        let container = Container::new(node, sandbox.clone(), spec, image, compiled);
+        let folders = Folders::of(&spec.mounts)?;
+        let container = Container::new(node, sandbox.clone(), spec, image, compiled, folders);
         if kind == ImageKind::Http {
             self.listen(&container, &container.spec.ports).await?;
         }

@@ -13,13 +13,15 @@ use wasmtime::{Engine, Store};
 use wasmtime_wasi::p2::DynOutputStream;
 use wasmtime_wasi::p2::bindings::cli::{environment, stderr, stdout};
 use wasmtime_wasi::random::WasiRandomCtx;
-use wasmtime_wasi::{FsPerms, HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi::{HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::container::{Container, Phase};
 use crate::cpu::Run;
 use crate::denied::Import;
 use crate::extras;
+use crate::files::{self, Files};
+use crate::folders;
 use crate::logs::{Output, Stream};
 use crate::memory::Hold;
 use crate::outgoing::Outgoing;
@@ -43,6 +45,7 @@ pub(crate) struct State {
     pub(crate) container: Arc<Container>,
     /// What is known of UDP sockets and their streams, by number.
     pub(crate) datagrams: BTreeMap<u32, Arc<Known>>,
+    pub(crate) files: Files,
     out: Option<Output>,
     err: Option<Output>,
 }
@@ -58,7 +61,7 @@ impl State {
         let mut table = ResourceTable::new();
         table.set_max_capacity(MOST_RESOURCES);
         Ok(State {
-            wasi: context(container)?,
+            wasi: context(container),
             http: WasiHttpCtx::new(),
             table,
             outgoing: Outgoing::new(container.clone()),
@@ -66,6 +69,7 @@ impl State {
             run: Run::default(),
             container: container.clone(),
             datagrams: BTreeMap::new(),
+            files: Files::default(),
             out: None,
             err: None,
         })
@@ -108,20 +112,16 @@ impl State {
     }
 }
 
-/// Files and clocks. A component that only answers HTTP mostly has none of the former, and may look at the latter.
-fn context(container: &Arc<Container>) -> wasmtime::Result<WasiCtx> {
+/// Clocks, and what WASI 0.3 has of a program's surroundings.
+fn context(container: &Arc<Container>) -> WasiCtx {
     let clocks = container.spec.grants.clocks;
     let concurrent =
         matches!(container.compiled.program, Program::AsyncHttp(_) | Program::AsyncCommand(_));
-    if container.spec.mounts.is_empty() && clocks && !concurrent {
-        return Ok(WasiCtx::default());
+    if clocks && !concurrent {
+        return WasiCtx::default();
     }
     let mut builder = WasiCtx::builder();
     builder.max_random_size(random::MOST);
-    for mount in &container.spec.mounts {
-        let perms = if mount.read_only { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
-        builder.preopened_dir(&mount.host_path, mount.guest_path.to_string_lossy(), perms)?;
-    }
     if !clocks {
         builder.wall_clock(Still(container.clone())).monotonic_clock(Still(container.clone()));
     }
@@ -134,7 +134,7 @@ fn context(container: &Arc<Container>) -> wasmtime::Result<WasiCtx> {
         builder.stdout(Output::new(container.log.clone(), Stream::Out));
         builder.stderr(Output::new(container.log.clone(), Stream::Err));
     }
-    Ok(builder.build())
+    builder.build()
 }
 
 /// The clocks of a container that was granted none: it is for ever the moment at which it started.
@@ -213,10 +213,14 @@ pub(crate) fn linker(engine: &Engine, concurrency: bool) -> wasmtime::Result<Lin
     stdout::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state)?;
     stderr::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state)?;
     random::add_to_linker(&mut linker)?;
+    files::add_p2(&mut linker)?;
+    folders::add_p2(&mut linker)?;
     sockets::add_p2(&mut linker)?;
     if concurrency {
         wasmtime_wasi::p3::add_to_linker(&mut linker)?;
         wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+        files::add_p3(&mut linker)?;
+        folders::add_p3(&mut linker)?;
         sockets::add_p3(&mut linker)?;
     }
     linker.allow_shadowing(false);

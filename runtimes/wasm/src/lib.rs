@@ -5,7 +5,7 @@
 //! - `host`: the protocol's verbs; `container`: a Pod, a container, its phases and its exit;
 //! - [`inspect()`], `adapt`, [`compile()`]: from a `.wasm` file to native code, in a process of its own;
 //! - `images`, `program`, `engine`: from that to instances in microseconds;
-//! - `instance`, `extras`, `denied`, `random`, `slots`, `handles`, `memory`, `cpu`: what an instance sees, and what it may use;
+//! - `instance`, `extras`, `folders`, `files`, `denied`, `random`, `slots`, `handles`, `memory`, `cpu`: what an instance sees, and what it may use;
 //! - `http`, `listeners`: components that answer requests; `command`: those that run and exit;
 //! - `sockets`, `names`, `outgoing`, `routes`: a Pod's network, and calls to Services; `logs`, `events`: what is told to others;
 //! - `guests`, `outside`, `confine`: which threads run guests, and what the process denies itself.
@@ -23,6 +23,8 @@ mod denied;
 mod engine;
 mod events;
 mod extras;
+mod files;
+mod folders;
 mod guests;
 mod handles;
 mod host;
@@ -150,17 +152,23 @@ pub fn run_host(config: HostConfig) -> anyhow::Result<()> {
     })
 }
 
-/// Compiles one image in this process, which is good for nothing else from then on: it may read that file and write into the
-/// folder for the result, and it has limits ([`Limits`]). Call it from a process's first thread, before others are started.
+/// Compiles one image in this process, which is good for nothing else from then on: it may write into the folder for the result,
+/// and it has limits ([`Limits`]). As root it becomes `user`, whose folder that must be. It ends when its
+/// standard input does, where that is a pipe. Call it from a process's first thread,
+/// before others are started.
 ///
 /// # Errors
 /// As [`compile()`].
-pub fn compile_confined(job: &Job) -> Result<CompiledImage, Problem> {
-    if let Err(error) = compile::confined::confine(job) {
+pub fn compile_confined(job: &Job, user: Option<u32>) -> Result<CompiledImage, Problem> {
+    // Users of their own cannot come to the images.
+    let file = compile::open(job)?;
+    let size = file.metadata().map_or(0, |file| file.len());
+    if let Err(error) = compile::confined::confine(job, size, user) {
         let message = format!("cannot confine the process that compiles: {error:#}");
         return Err(Problem::new(ProblemCode::Internal, message));
     }
-    compile(job)
+    compile::confined::end_with_parent();
+    compile::compile_file(job, file)
 }
 
 /// The class of guests, and what code for it is called by: it changes with wasmtime, its configuration and the CPU. Code with

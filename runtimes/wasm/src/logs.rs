@@ -5,6 +5,10 @@
 //! but the last). A file that has grown to its limit is renamed to `.1`, that to `.2`, and so on;
 //! the oldest goes.
 //!
+//! **Nobody waits for the disk** but threads that do nothing else: what is to be written is queued, and a thread that may
+//! block writes it, one for each log that has something to say. When the disk stalls, queues fill up, and guests wait as on a
+//! full pipe.
+//!
 //! **A flood harms its own container only.** A guest that writes faster than its [`Budget`] waits,
 //! as on a full pipe: nothing is lost. What the host itself writes (backtraces, access logs) has a
 //! budget of its own; beyond it, messages are left out and counted, since requests cannot wait for
@@ -14,8 +18,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -39,6 +43,20 @@ const MOST_FILES: u32 = 32;
 /// What a guest may write without asking again.
 const PERMIT: usize = 64 << 10;
 const QUIET: Duration = Duration::from_secs(5);
+/// Bytes that wait for the disk before guests have to wait too.
+const FULL: usize = 256 << 10;
+/// Bytes that wait for the disk at most: what guests were permitted before, and what the host says, is beyond [`FULL`].
+const MOST_QUEUED: usize = 8 << 20;
+/// How often a guest that waits for the disk looks again.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Bytes of all logs that wait for the disk.
+static QUEUED: AtomicUsize = AtomicUsize::new(0);
+
+/// Bytes of all logs of this process that wait for the disk.
+pub(crate) fn queued() -> usize {
+    QUEUED.load(Relaxed)
+}
 
 /// Which of the two streams a line came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +74,25 @@ pub(crate) struct Log {
     host: Budget,
     /// Messages of the host's that were left out.
     left_out: AtomicU64,
+    queue: Mutex<Queue>,
     file: Mutex<Writer>,
+    me: Weak<Log>,
+}
+
+/// What waits for the disk.
+#[derive(Debug, Default)]
+struct Queue {
+    entries: Vec<u8>,
+    /// Bytes that are being written.
+    leaving: usize,
+    /// Somebody writes, and will look again.
+    busy: bool,
+}
+
+impl Queue {
+    fn len(&self) -> usize {
+        self.entries.len() + self.leaving
+    }
 }
 
 #[derive(Debug, Default)]
@@ -77,12 +113,14 @@ impl Log {
     /// The log at `path`; nothing is opened yet. An empty path swallows everything.
     pub(crate) fn new(path: PathBuf, limit: Option<LogLimit>) -> Arc<Log> {
         let limit = limit.unwrap_or(LIMIT);
-        Arc::new(Log {
+        Arc::new_cyclic(|me| Log {
+            me: me.clone(),
             path,
             limit: LogLimit { bytes: limit.bytes.max(1), files: limit.files.clamp(1, MOST_FILES) },
             guest: Budget::default(),
             host: Budget::default(),
             left_out: AtomicU64::new(0),
+            queue: Mutex::default(),
             file: Mutex::default(),
         })
     }
@@ -90,7 +128,7 @@ impl Log {
     /// Writes a message of the host's, unless there were too many: text of several lines; the last
     /// needs no newline.
     pub(crate) fn write(&self, stream: Stream, text: &str) {
-        if self.host.debt().is_some() {
+        if self.host.debt().is_some() || self.queue().len() > FULL {
             self.left_out.fetch_add(1, Relaxed);
             return;
         }
@@ -112,38 +150,101 @@ impl Log {
 
     /// Waits until a guest may write again.
     pub(crate) async fn writable(&self) {
-        while let Some(debt) = self.guest.debt() {
+        while let Some(debt) = self.debt() {
             tokio::time::sleep(debt).await;
         }
     }
 
+    /// How long a guest has to wait before it looks again.
+    fn debt(&self) -> Option<Duration> {
+        self.guest.debt().or_else(|| (self.queue().len() > FULL).then_some(LOOK))
+    }
+
+    /// Waits until what was written so far is on the disk, or for so long.
+    pub(crate) async fn flush(&self, patience: Duration) {
+        let begun = Instant::now();
+        while self.queue().len() > 0 && begun.elapsed() < patience {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Closes the file if nothing was written for a while.
     pub(crate) fn close_if_quiet(&self) {
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whoever has it writes.
+        let Ok(mut file) = self.file.try_lock() else { return };
         if file.open.as_ref().is_some_and(|open| open.used.elapsed() > QUIET) {
             file.open = None;
         }
     }
 
-    /// Appends entries that are complete. A log that cannot be written must not stop its workload:
-    /// the entries are lost, and the next try opens the file anew.
+    /// Appends entries that are complete, soon.
     fn append(&self, entries: &[u8]) {
         if self.path.as_os_str().is_empty() {
             return;
         }
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let result = (|| {
-            if file.open.as_ref().is_some_and(|open| open.size >= self.limit.bytes) {
-                file.open = None;
-                rotate(&self.path, self.limit.files)?;
-            }
-            let open = match &mut file.open {
-                Some(open) => open,
-                none => none.insert(Open::at(&self.path)?),
+        let mut queue = self.queue();
+        if queue.len() + entries.len() > MOST_QUEUED {
+            self.left_out.fetch_add(1, Relaxed);
+            return;
+        }
+        queue.entries.extend_from_slice(entries);
+        QUEUED.fetch_add(entries.len(), Relaxed);
+        if std::mem::replace(&mut queue.busy, true) {
+            return;
+        }
+        drop(queue);
+        match (tokio::runtime::Handle::try_current(), self.me.upgrade()) {
+            (Ok(runtime), Some(me)) => drop(runtime.spawn_blocking(move || me.drain())),
+            // Where nothing else waits, or the log's last owner goes.
+            _ => self.drain(),
+        }
+    }
+
+    /// Writes what there is, until there is no more.
+    fn drain(&self) {
+        loop {
+            let entries = {
+                let mut queue = self.queue();
+                let written = std::mem::take(&mut queue.leaving);
+                QUEUED.fetch_sub(written, Relaxed);
+                if queue.entries.is_empty() {
+                    queue.busy = false;
+                    return;
+                }
+                queue.leaving = queue.entries.len();
+                std::mem::take(&mut queue.entries)
             };
-            open.file.write_all(entries)?;
-            open.size += entries.len() as u64;
-            open.used = Instant::now();
+            self.put(&entries);
+        }
+    }
+
+    /// A log that cannot be written must not stop its workload: the entries are lost, and the next try opens the file anew.
+    fn put(&self, entries: &[u8]) {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut left = entries;
+        let result = (|| {
+            while !left.is_empty() {
+                if file.open.as_ref().is_some_and(|open| open.size >= self.limit.bytes) {
+                    file.open = None;
+                    rotate(&self.path, self.limit.files)?;
+                }
+                let open = match &mut file.open {
+                    Some(open) => open,
+                    none => none.insert(Open::at(&self.path)?),
+                };
+                // What does not fit goes into the next file, but for the entry that fills this one.
+                let room = self.limit.bytes.saturating_sub(open.size) as usize;
+                let end = left.iter().skip(room).position(|byte| *byte == b'\n');
+                let (now, later) = left.split_at(end.map_or(left.len(), |end| room + end + 1));
+                open.file.write_all(now)?;
+                open.size += now.len() as u64;
+                open.used = Instant::now();
+                left = later;
+            }
             std::io::Result::Ok(())
         })();
         if let Err(error) = result {
@@ -283,7 +384,7 @@ impl Pollable for Output {
 impl OutputStream for Output {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
         let shared = &self.shared;
-        if bytes.len() > self.permit && shared.log.guest.debt().is_some() {
+        if bytes.len() > self.permit && shared.log.debt().is_some() {
             return Err(StreamError::trap("it wrote more to its log than it had been permitted"));
         }
         self.permit = self.permit.saturating_sub(bytes.len());
@@ -298,7 +399,7 @@ impl OutputStream for Output {
     }
 
     fn check_write(&mut self) -> StreamResult<usize> {
-        self.permit = if self.shared.log.guest.debt().is_some() { 0 } else { PERMIT };
+        self.permit = if self.shared.log.debt().is_some() { 0 } else { PERMIT };
         Ok(self.permit)
     }
 }
@@ -327,7 +428,7 @@ impl AsyncWrite for Waiting {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        while let Some(debt) = self.output.shared.log.guest.debt() {
+        while let Some(debt) = self.output.shared.log.debt() {
             let nap = self.nap.get_or_insert_with(|| Box::pin(tokio::time::sleep(debt)));
             ready!(nap.as_mut().poll(cx));
             self.nap = None;

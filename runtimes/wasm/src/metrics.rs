@@ -17,6 +17,7 @@ use prometheus_client::registry::Registry;
 use crate::container::{Container, Sandbox};
 use crate::host::Node;
 use crate::http::{BUCKETS, CLASSES};
+use crate::logs;
 
 /// Everything, as text.
 pub(crate) fn text(node: &Arc<Node>, sandboxes: &[Arc<Sandbox>]) -> String {
@@ -63,6 +64,7 @@ impl Seen {
             ("process_resident_memory_bytes", "Memory of the host's process.", process.resident),
             ("process_open_fds", "Files and sockets that the host has open.", process.fds),
             ("process_threads", "Threads of the host.", process.threads),
+            ("log_queued_bytes", "What Pods' logs wait for the disk with.", logs::queued() as u64),
             ("sandboxes", "Pods in this host.", self.sandboxes),
         ];
         for (name, help, value) in gauges {

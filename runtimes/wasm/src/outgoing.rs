@@ -24,10 +24,13 @@ use wasmtime_wasi_http::{
 use crate::container::{Container, Phase};
 use crate::cpu::metered;
 use crate::denied::Import;
+use crate::handles::Handle;
 use crate::http::handle;
 use crate::sockets;
 
 const CONNECT: Duration = Duration::from_secs(30);
+/// Bytes of a body that are held between a guest and its reader, twice.
+const CHUNK: usize = 64 << 10;
 const FIRST_BYTE: Duration = Duration::from_secs(300);
 
 type Io = Box<dyn Future<Output = Result<(), Error>> + Send>;
@@ -47,6 +50,15 @@ impl Outgoing {
 impl WasiHttpHooks for Outgoing {
     fn is_forbidden_header(&mut self, name: &HeaderName) -> bool {
         DEFAULT_FORBIDDEN_HEADERS.contains(name)
+    }
+
+    /// What a guest may write ahead of whoever reads it: it is the host's memory.
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        CHUNK
+    }
+
+    fn p3_outgoing_body_chunk_size(&mut self) -> usize {
+        CHUNK
     }
 
     fn forbidden_header_filter(&mut self) -> ForbiddenHeaderFilter {
@@ -98,11 +110,13 @@ async fn send(
     };
     let connecting = options.connect_timeout.unwrap_or(CONNECT);
     let stream = tokio::time::timeout(connecting, async {
-        let stream = connect(container, &addresses).await?;
-        if tls { secure(stream, &host).await } else { Ok(Box::new(stream) as Box<dyn Stream>) }
+        let (stream, handle) = connect(container, &addresses).await?;
+        let stream: Box<dyn Stream> =
+            if tls { secure(stream, &host).await? } else { Box::new(stream) };
+        Ok::<_, Error>((stream, handle))
     });
-    let stream = stream.await.map_err(|_| Error::ConnectionTimeout)??;
-    exchange(stream, request, first_byte).await
+    let (stream, handle) = stream.await.map_err(|_| Error::ConnectionTimeout)??;
+    exchange(stream, handle, request, first_byte).await
 }
 
 async fn resolve(container: &Container, host: &str, port: u16, tls: bool) -> Result<Target, Error> {
@@ -141,13 +155,19 @@ async fn resolve(container: &Container, host: &str, port: u16, tls: bool) -> Res
     Ok(Target::Addresses(addresses))
 }
 
-async fn connect(container: &Arc<Container>, addresses: &[SocketAddr]) -> Result<TcpStream, Error> {
+async fn connect(
+    container: &Arc<Container>,
+    addresses: &[SocketAddr],
+) -> Result<(TcpStream, Handle), Error> {
     let mut last = Error::ConnectionRefused;
     for address in addresses {
         match sockets::connect(container, *address).await {
-            Ok(stream) => {
+            Ok((stream, handle)) => {
                 let _ = stream.set_nodelay(true);
-                return Ok(stream);
+                return Ok((stream, handle));
+            }
+            Err(e) if e.raw_os_error() == Some(libc::EMFILE) => {
+                return Err(Error::ConnectionLimitReached);
             }
             Err(e) => last = Error::Connect(e),
         }
@@ -183,6 +203,7 @@ async fn secure(stream: TcpStream, host: &str) -> Result<Box<dyn Stream>, Error>
 
 async fn exchange(
     stream: Box<dyn Stream>,
+    handle: Handle,
     mut request: Request<WasiBody>,
     first_byte: Duration,
 ) -> Sent {
@@ -191,7 +212,11 @@ async fn exchange(
     // A request to the server itself names no scheme and no authority; Host is a header.
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
     *request.uri_mut() = Uri::try_from(path).map_err(|_| Error::HttpRequestUriInvalid)?;
-    let driver = tokio::spawn(connection);
+    let driver = tokio::spawn(async move {
+        // As long as there is the socket.
+        let _handle = handle;
+        connection.await
+    });
     let aborter = AbortOnDrop(driver.abort_handle());
     let answer = tokio::time::timeout(first_byte, sender.send_request(request)).await;
     let response = answer.map_err(|_| Error::ConnectionReadTimeout)??;

@@ -23,6 +23,8 @@ const DEFAULT: &str = "/dev/termination-log";
 const FOLDER: &str = ".termination";
 /// Link to the folder where the file is written, in the folder of an attempt.
 const LINK: &str = "folder";
+/// Link to the volume that this folder is in, where others can change what leads there.
+const VOLUME: &str = "volume";
 
 /// Folder of an attempt below the Pod's folder of volumes.
 fn folder(volumes: &Path, container: &str, attempt: u32) -> PathBuf {
@@ -59,18 +61,22 @@ pub fn prepare(
     let parent = path(container).parent().unwrap_or(Path::new("/"));
     std::fs::create_dir_all(&folder)?;
     let covered = covering(mounts, parent);
-    let target = match covered {
-        Some((mount, _)) => mount.host_path.clone(),
+    let mut added = None;
+    let mount = match covered {
+        Some((mount, _)) => mount,
         None => {
             std::fs::create_dir(&written)?;
             // The host may be another user; who else may come this far is decided by the folders above.
             std::fs::set_permissions(&written, std::fs::Permissions::from_mode(0o777))?;
-            written.clone()
+            let guest_path = parent.to_owned();
+            added.insert(Mount { host_path: written, guest_path, ..Mount::default() })
         }
     };
-    std::os::unix::fs::symlink(target, folder.join(LINK))?;
-    let guest_path = parent.to_owned();
-    Ok(covered.is_none().then_some(Mount { host_path: written, guest_path, read_only: false }))
+    std::os::unix::fs::symlink(&mount.host_path, folder.join(LINK))?;
+    if !mount.volume.as_os_str().is_empty() {
+        std::os::unix::fs::symlink(&mount.volume, folder.join(VOLUME))?;
+    }
+    Ok(added)
 }
 
 /// What the attempt left, by `terminationMessagePath`; empty where it left nothing. `mounts` are the container's
@@ -87,12 +93,14 @@ pub fn message(container: &Container, volumes: &Path, attempt: u32) -> String {
     let Some(name) = path.file_name() else { return String::new() };
     let inner = covering(&mounted, parent).map(|(_, rest)| rest.join(name));
     let inner = inner.unwrap_or_else(|| name.into());
-    let folder = folder(volumes, &container.name, attempt).join(LINK);
+    let folder = folder(volumes, &container.name, attempt);
     last_bytes(&folder, &inner).unwrap_or_default()
 }
 
 fn last_bytes(folder: &Path, inner: &Path) -> std::io::Result<String> {
-    let folder = std::fs::File::open(folder)?;
+    let volume = std::fs::read_link(folder.join(VOLUME)).unwrap_or_default();
+    let host_path = std::fs::read_link(folder.join(LINK))?;
+    let folder = Mount { host_path, volume, ..Mount::default() }.open()?;
     let how = OpenHow::new()
         .flags(OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)
         .mode(Mode::empty())

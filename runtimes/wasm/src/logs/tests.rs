@@ -92,7 +92,43 @@ async fn a_guest_that_floods_waits_and_loses_nothing() {
     }
     // The first second is free; the rest comes at 4 MiB a second.
     assert!(waited && begun.elapsed() > Duration::from_millis(400), "{:?}", begun.elapsed());
+    log.flush(Duration::from_secs(20)).await;
     assert_eq!(entries(&path).len(), written / line.len());
+}
+
+/// A pipe that nobody reads is a disk that does not answer.
+#[tokio::test]
+async fn who_writes_waits_for_no_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("0.log");
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let log = Log::new(path.clone(), None);
+    let mut out = Output::new(log.clone(), Stream::Out);
+    let line = Bytes::from(format!("{}\n", "x".repeat(15_000)));
+    let (begun, mut written) = (Instant::now(), 0);
+    while out.check_write().unwrap() > 0 {
+        out.write(line.clone()).unwrap();
+        written += 1;
+    }
+    log.write(Stream::Err, "left out");
+    log.flush(Duration::from_millis(50)).await;
+    log.close_if_quiet();
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert!((10..40).contains(&written), "{written} lines were taken");
+    let waiting = tokio::time::timeout(Duration::from_millis(100), out.ready()).await;
+    assert!(waiting.is_err(), "it need not wait");
+    // The disk comes back.
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut pipe = std::io::BufReader::new(File::open(path).unwrap());
+        let mut line = String::new();
+        for _ in 0..written {
+            line.clear();
+            std::io::BufRead::read_line(&mut pipe, &mut line).unwrap();
+            assert!(line.len() > 15_000);
+        }
+    });
+    tokio::time::timeout(Duration::from_secs(20), out.ready()).await.unwrap();
+    reading.await.unwrap();
 }
 
 #[test]

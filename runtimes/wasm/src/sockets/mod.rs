@@ -49,8 +49,13 @@ pub(crate) fn add_p2(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     sockets::ip_name_lookup::add_to_linker::<State, HasSelf<State>>(linker, |state| state)
 }
 
-/// Connects as a socket of the container would: for the requests that the host makes for it.
-pub(crate) async fn connect(container: &Arc<Container>, to: SocketAddr) -> io::Result<TcpStream> {
+/// Connects as a socket of the container would, and counts as one as long as the handle is kept: for the requests that the
+/// host makes for it.
+pub(crate) async fn connect(
+    container: &Arc<Container>,
+    to: SocketAddr,
+) -> io::Result<(TcpStream, Handle)> {
+    let handle = container.handle().ok_or(io::Error::from(nix::errno::Errno::EMFILE))?;
     let place = Place::of(container);
     let refused = |_| io::Error::from(io::ErrorKind::ConnectionRefused);
     let target = place.reach(Transport::Tcp, to).map_err(refused)?;
@@ -60,7 +65,7 @@ pub(crate) async fn connect(container: &Arc<Container>, to: SocketAddr) -> io::R
         setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
         socket.bind(source)?;
     }
-    socket.connect(target).await
+    Ok((socket.connect(target).await?, handle))
 }
 
 /// As a process without a free descriptor is told.

@@ -45,11 +45,40 @@ async fn volumes_are_seen() {
             host_path: volume.clone(),
             guest_path: "/etc/config".into(),
             read_only: true,
+            ..Mount::default()
         });
     })
     .await;
     assert_eq!(host.exit("reader").await.0, 0, "{}", host.log("reader"));
     assert!(host.log("reader").contains("festina lente"));
+    host.end().await;
+}
+
+/// Another container of the Pod, which mounts all of the volume, puts a link out of it where a part is mounted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_of_a_volume_stays_within_it() {
+    let host = TestHost::start().await;
+    let volume = host.folder.path().join("volume");
+    let other = host.folder.path().join("other");
+    for (folder, motto) in [(&volume.join("part"), "festina lente"), (&other, "not for you")] {
+        std::fs::create_dir_all(folder).unwrap();
+        std::fs::write(folder.join("motto"), motto).unwrap();
+    }
+    let mount = |path: &str| Mount {
+        host_path: volume.join(path),
+        volume: volume.clone(),
+        guest_path: "/data".into(),
+        ..Mount::default()
+    };
+    run(&host, "reader", &["--read", "/data/motto"], |app| app.mounts.push(mount("part"))).await;
+    assert_eq!(host.exit("reader").await.0, 0, "{}", host.log("reader"));
+    assert!(host.log("reader").contains("festina lente"));
+    std::os::unix::fs::symlink("../other", volume.join("trap")).unwrap();
+    let sandbox = host.sandbox("trapped").await;
+    let mut app = host.app(&sandbox, example("hello-command"));
+    app.mounts.push(mount("trap"));
+    let refused = host.client.start_container(&sandbox.id, &app).await.unwrap_err().to_string();
+    assert!(refused.contains("/volume/trap, mounted at /data: "), "{refused}");
     host.end().await;
 }
 

@@ -108,6 +108,13 @@ impl TestHost {
     }
 
     pub(super) fn log(&self, name: &str) -> String {
+        // Other tests' logs are waited for as well.
+        for _ in 0..1000 {
+            if crate::logs::queued() == 0 {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
         std::fs::read_to_string(self.folder.path().join("logs").join(name).join("0.log"))
             .unwrap_or_default()
     }

@@ -30,7 +30,7 @@ fn a_message_is_read_from_where_the_container_writes_it() {
         let data = dir.path().join("data");
         std::fs::create_dir_all(data.join("deep")).unwrap();
         let mounts: Vec<Mount> = volume
-            .map(|v| Mount { host_path: data.clone(), guest_path: v.into(), read_only: false })
+            .map(|v| Mount { host_path: data.clone(), guest_path: v.into(), ..Mount::default() })
             .into_iter()
             .collect();
         let container = container(path, volume.as_slice());
@@ -79,6 +79,36 @@ fn nothing_outside_the_folder_is_read() {
     }
     std::fs::create_dir(&file).unwrap();
     assert_eq!(message(&container, &volumes, 0), "");
+}
+
+/// A container that mounts `logs` of a volume, which another one exchanges for a link.
+#[test]
+fn a_sub_path_that_was_exchanged_leads_nowhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let volume = dir.path().join("data");
+    let secrets = dir.path().join("secrets");
+    let logs = volume.join("logs");
+    for folder in [&logs, &secrets] {
+        std::fs::create_dir_all(folder).unwrap();
+        std::fs::write(folder.join("why"), folder.file_name().unwrap().to_str().unwrap()).unwrap();
+    }
+    let mount = Mount {
+        host_path: logs.clone(),
+        volume: volume.clone(),
+        guest_path: "/logs".into(),
+        ..Mount::default()
+    };
+    let container = container(Some("/logs/why"), &["/logs"]);
+    prepare(&container, &[mount], dir.path(), 0).unwrap();
+    assert_eq!(message(&container, dir.path(), 0), "logs");
+    std::fs::rename(&logs, volume.join("old")).unwrap();
+    for target in [secrets.as_path(), Path::new("../secrets")] {
+        std::os::unix::fs::symlink(target, &logs).unwrap();
+        assert_eq!(message(&container, dir.path(), 0), "");
+        std::fs::remove_file(&logs).unwrap();
+    }
+    std::os::unix::fs::symlink("old", &logs).unwrap();
+    assert_eq!(message(&container, dir.path(), 0), "logs");
 }
 
 #[test]

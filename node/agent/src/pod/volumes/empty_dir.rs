@@ -1,9 +1,10 @@
 //! `emptyDir`: a folder that lives as long as its Pod, on disk or in memory, and how full it is.
 
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use coracle_api::quantity::Quantity;
+use coracle_sandbox::beneath::Folder;
 use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, Pod};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
@@ -86,22 +87,7 @@ fn unescape(text: &str) -> PathBuf {
 
 /// Bytes that a folder takes, without following links; counting ends above `enough`.
 pub(super) fn usage(dir: &Path, enough: u64) -> u64 {
-    let mut total = 0;
-    let mut folders = vec![dir.to_owned()];
-    while let Some(folder) = folders.pop() {
-        let Ok(entries) = std::fs::read_dir(&folder) else { continue };
-        for entry in entries.flatten() {
-            let Ok(meta) = entry.metadata() else { continue };
-            total += meta.blocks() * 512;
-            if total > enough {
-                return total;
-            }
-            if meta.is_dir() {
-                folders.push(entry.path());
-            }
-        }
-    }
-    total
+    Folder::open(dir).map_or(0, |folder| folder.usage(enough))
 }
 
 /// Removes a Pod's volumes, also such folders as a guest denied itself.
@@ -109,18 +95,9 @@ pub(super) fn remove(dir: &Path) -> std::io::Result<()> {
     match std::fs::remove_dir_all(dir) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
-            open_up(dir);
+            Folder::open(dir)?.open_up();
             std::fs::remove_dir_all(dir)
         }
         other => other,
-    }
-}
-
-fn open_up(dir: &Path) {
-    let _ = std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700));
-    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|t| t.is_dir()) {
-            open_up(&entry.path());
-        }
     }
 }

@@ -3,18 +3,32 @@
 //! A preopen is a directory. A mount of a single file (`subPath`, or a `hostPath` that is a file) becomes a directory of
 //! the file's parent that holds the file and its likes: as hard links, so that what is written is shared, or as copies
 //! where the volume is read-only. Guests look for the preopen with the longest matching prefix, so mounts may nest.
+//!
+//! What is in a volume belongs to those who mount it, and they may exchange it at any time. So what a `subPath` names is opened
+//! once, [beneath](coracle_sandbox::beneath) the volume, and what is opened is what is used.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::{File, Permissions};
+use std::io::Read;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use coracle_sandbox::Mount;
+use coracle_sandbox::beneath::{Folder as Open, Found, leads_out};
 use k8s_openapi::api::core::v1::{Container, VolumeMount};
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::unistd::linkat;
 
 use super::error::MountError;
 use super::{Owner, atomic, empty_dir};
 use crate::pod::env;
 
 const MOUNTS: &str = ".mounts";
+/// Most bytes of a file that is copied to be shown by itself.
+const LARGEST_COPY: u64 = 64 << 20;
+/// Folders in each other that are copied.
+const DEEPEST: usize = 64;
 
 /// A volume that is ready.
 #[derive(Debug)]
@@ -40,7 +54,28 @@ pub struct SetUp {
 /// A directory in the making that shows single files.
 #[derive(Default)]
 struct View {
-    files: BTreeMap<String, (PathBuf, bool, String)>,
+    files: BTreeMap<String, Single>,
+}
+
+/// A file that is mounted by itself.
+struct Single {
+    /// Opened by name only.
+    file: File,
+    path: PathBuf,
+    read_only: bool,
+    /// Its volume changes as a whole, and the file stays as it was.
+    frozen: bool,
+    volume: String,
+}
+
+/// What a mount shows.
+struct Source {
+    found: Found,
+    path: PathBuf,
+    /// Where others can change the path.
+    volume: PathBuf,
+    /// Is to be copied, since its volume is replaced as a whole.
+    part: bool,
 }
 
 impl SetUp {
@@ -66,26 +101,41 @@ impl SetUp {
         for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
             let Some(folder) = self.by_name.get(&mount.name) else { continue };
             let read_only = folder.read_only || mount.read_only == Some(true);
-            let mut source = match sub_path(mount, env)? {
+            let source = match sub_path(mount, env)? {
                 Some(sub) => self.resolve(folder, mount, &sub)?,
-                None => folder.path.clone(),
+                None => Source::whole(&folder.path)?,
             };
             let guest = Path::new(&mount.mount_path);
-            if source.is_dir() {
-                if folder.frozen && source != folder.path {
+            let Source { found, path, volume, part } = source;
+            match found {
+                Found::Folder(found) if part => {
                     let copy = views_dir.join(format!("copy-{index}"));
-                    self.copy(&source, &copy).map_err(|e| at(&source, &e))?;
-                    source = copy;
+                    self.copy(&found, &copy, DEEPEST).map_err(|e| at(&path, &e))?;
+                    let guest_path = guest.into();
+                    mounts.push(Mount {
+                        host_path: copy,
+                        guest_path,
+                        read_only,
+                        ..Mount::default()
+                    });
                 }
-                mounts.push(Mount { host_path: source, guest_path: guest.into(), read_only });
-            } else {
-                let (Some(parent), Some(name)) = (guest.parent(), guest.file_name()) else {
-                    return Err(refused(mount, "a file cannot be mounted there"));
-                };
-                let read_only = read_only || folder.frozen;
-                let name = name.to_string_lossy().into_owned();
-                let file = (source, read_only, mount.name.clone());
-                views.entry(parent.into()).or_default().files.insert(name, file);
+                Found::Folder(_) => mounts.push(Mount {
+                    host_path: path,
+                    volume,
+                    guest_path: guest.into(),
+                    read_only,
+                }),
+                Found::Other(file) => {
+                    let (Some(parent), Some(name)) = (guest.parent(), guest.file_name()) else {
+                        return Err(refused(mount, "a file cannot be mounted there"));
+                    };
+                    let name = name.to_string_lossy().into_owned();
+                    let frozen = folder.frozen;
+                    let volume = mount.name.clone();
+                    let read_only = read_only || frozen;
+                    let single = Single { file, path, read_only, frozen, volume };
+                    views.entry(parent.into()).or_default().files.insert(name, single);
+                }
             }
         }
         for (index, (parent, view)) in views.into_iter().enumerate() {
@@ -101,7 +151,9 @@ impl SetUp {
             }
             let path = views_dir.join(format!("files-{index}"));
             let read_only = self.show(&view, &path)?;
-            mounts.push(Mount { host_path: path, guest_path: parent, read_only });
+            let mount =
+                Mount { host_path: path, guest_path: parent, read_only, ..Mount::default() };
+            mounts.push(mount);
         }
         Ok(mounts)
     }
@@ -113,71 +165,106 @@ impl SetUp {
         folder: &Folder,
         mount: &VolumeMount,
         sub: &Path,
-    ) -> Result<PathBuf, MountError> {
-        let failed = |why: &str| {
+    ) -> Result<Source, MountError> {
+        let failed = |error: std::io::Error| {
+            let why = if leads_out(&error) {
+                "the path leads out of the volume".to_owned()
+            } else {
+                error.to_string()
+            };
             MountError::Mount(format!(
                 "failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {why}",
                 mount.name, self.container
             ))
         };
-        let root = folder.path.canonicalize().map_err(|e| failed(&e.to_string()))?;
-        let mut path = root.clone();
-        for part in sub.components() {
-            path.push(part);
-            match path.canonicalize() {
-                Ok(real) if real.starts_with(&root) => path = real,
-                Ok(_) => return Err(failed("the path leads out of the volume")),
-                // Nothing is made in what is written by others: it is shown as an empty folder.
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound && folder.frozen => {
-                    let empty = self.dir.join(MOUNTS).join(&self.container).join("empty");
-                    self.folders(&empty).map_err(|e| at(&empty, &e))?;
-                    return Ok(empty);
-                }
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                    atomic::folder(&path, self.owner)
-                        .and_then(|()| self.owner.give(&path))
-                        .map_err(|e| failed(&e.to_string()))?;
-                }
-                Err(e) => return Err(failed(&e.to_string())),
+        let root = Open::open(&folder.path).map_err(failed)?;
+        let missing = |e: &std::io::Error| e.kind() == std::io::ErrorKind::NotFound;
+        let found = match root.find(sub) {
+            Ok(found) => found,
+            // Nothing is made in what is written by others: it is shown as an empty folder.
+            Err(e) if missing(&e) && folder.frozen => {
+                let empty = self.dir.join(MOUNTS).join(&self.container).join("empty");
+                self.folders(&empty).map_err(|e| at(&empty, &e))?;
+                return Source::whole(&empty);
             }
-        }
-        Ok(path)
+            Err(e) if missing(&e) => {
+                let made = root.make(sub, 0o700, self.owner.0).map_err(failed)?;
+                Found::Folder(made)
+            }
+            Err(e) => return Err(failed(e)),
+        };
+        let volume = folder.path.clone();
+        Ok(Source { found, path: volume.join(sub), volume, part: folder.frozen })
     }
 
     /// Fills the directory of a view; whether it is only for reading.
     fn show(&self, view: &View, dir: &Path) -> Result<bool, MountError> {
         self.folders(dir).map_err(|e| at(dir, &e))?;
-        let all_read_only = view.files.values().all(|(_, read_only, _)| *read_only);
-        for (name, (source, read_only, volume)) in &view.files {
+        let all_read_only = view.files.values().all(|single| single.read_only);
+        for (name, single) in &view.files {
             let target = dir.join(name);
-            if *read_only {
-                std::fs::copy(source, &target).map_err(|e| at(source, &e))?;
-                self.owner.give(&target).map_err(|e| at(&target, &e))?;
+            let copied = || {
+                let copied = self.copy_file(&single.file, &target);
+                copied.map_err(|e| at(&single.path, &e))
+            };
+            // As another link to the file, what is written shows. It would also be writable where its like in this folder are.
+            if single.read_only && (single.frozen || !all_read_only) {
+                copied()?;
                 continue;
             }
-            std::fs::hard_link(source, &target).map_err(|e| {
-                MountError::Mount(format!(
-                    "volumeMount \"{volume}\": the single file {} cannot be shown to a Wasm container for writing ({e}); mount its folder, or set readOnly: true",
-                    source.display()
-                ))
-            })?;
+            let linked = linkat(
+                AT_FDCWD,
+                &link(&single.file),
+                AT_FDCWD,
+                &target,
+                AtFlags::AT_SYMLINK_FOLLOW,
+            );
+            match linked {
+                Ok(()) => {}
+                Err(_) if single.read_only => copied()?,
+                Err(e) => {
+                    return Err(MountError::Mount(format!(
+                        "volumeMount \"{}\": the single file {} cannot be shown to a Wasm container for writing ({}); mount its folder, or set readOnly: true",
+                        single.volume,
+                        single.path.display(),
+                        std::io::Error::from(e)
+                    )));
+                }
+            }
         }
         Ok(all_read_only)
     }
 
-    fn copy(&self, from: &Path, to: &Path) -> std::io::Result<()> {
+    fn copy(&self, from: &Open, to: &Path, deeper: usize) -> std::io::Result<()> {
         self.folders(to)?;
-        for entry in std::fs::read_dir(from)? {
-            let entry = entry?;
-            let target = to.join(entry.file_name());
-            if entry.file_type()?.is_dir() {
-                self.copy(&entry.path(), &target)?;
-            } else {
-                std::fs::copy(entry.path(), &target)?;
-                self.owner.give(&target)?;
+        for name in from.entries()? {
+            let target = to.join(&name);
+            match from.find(Path::new(&name))? {
+                Found::Folder(_) if deeper == 0 => {
+                    return Err(std::io::Error::other("too many folders in each other"));
+                }
+                Found::Folder(folder) => self.copy(&folder, &target, deeper - 1)?,
+                Found::Other(file) => self.copy_file(&file, &target)?,
             }
         }
         Ok(())
+    }
+
+    fn copy_file(&self, from: &File, to: &Path) -> std::io::Result<()> {
+        let meta = from.metadata()?;
+        if !meta.is_file() {
+            return Err(std::io::Error::other("it is neither a file nor a folder"));
+        }
+        let from = File::open(link(from))?;
+        let mut target = File::options().write(true).create_new(true).mode(0o600).open(to)?;
+        let copied = std::io::copy(&mut from.take(LARGEST_COPY + 1), &mut target)?;
+        if copied > LARGEST_COPY {
+            return Err(std::io::Error::other(format!(
+                "it is larger than the {LARGEST_COPY} bytes that are copied to be shown by themselves; mount its folder"
+            )));
+        }
+        target.set_permissions(Permissions::from_mode(meta.permissions().mode() & 0o777))?;
+        self.owner.give(to)
     }
 
     /// A folder below the Pod's, with those that lead there.
@@ -189,6 +276,27 @@ impl SetUp {
         }
         Ok(())
     }
+}
+
+impl Source {
+    /// All of a volume, or what the agent made itself.
+    fn whole(path: &Path) -> Result<Source, MountError> {
+        let opened = || {
+            let file = File::options().read(true).custom_flags(libc::O_PATH).open(path)?;
+            if file.metadata()?.is_dir() {
+                Open::open(path).map(Found::Folder)
+            } else {
+                Ok(Found::Other(file))
+            }
+        };
+        let found = opened().map_err(|e: std::io::Error| at(path, &e))?;
+        Ok(Source { found, path: path.to_owned(), volume: PathBuf::new(), part: false })
+    }
+}
+
+/// A path of the very file that is open, whatever has its name by now.
+fn link(file: &File) -> PathBuf {
+    format!("/proc/self/fd/{}", file.as_raw_fd()).into()
 }
 
 /// `subPath`, or `subPathExpr` with its variables put in; `None` where the whole volume is meant.
@@ -205,8 +313,8 @@ fn sub_path(mount: &VolumeMount, env: &[(String, String)]) -> Result<Option<Path
     if !path.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir)) {
         return Err(refused(mount, "subPath must be relative and must not contain '..'"));
     }
-    let parts = path.components().filter(|c| matches!(c, Component::Normal(_)));
-    Ok(Some(parts.collect()))
+    let parts: PathBuf = path.components().filter(|c| matches!(c, Component::Normal(_))).collect();
+    Ok(Some(parts).filter(|p| !p.as_os_str().is_empty()))
 }
 
 fn refused(mount: &VolumeMount, why: &str) -> MountError {

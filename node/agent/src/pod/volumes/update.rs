@@ -5,10 +5,12 @@
 //! most a tenth of the time.
 
 use std::cmp::Reverse;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use coracle_api::quantity::Quantity;
+use coracle_sandbox::beneath::Folder;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod};
 
@@ -162,10 +164,17 @@ impl Volumes {
         limits().next()?;
         let meta = &pod.metadata;
         let (namespace, name) = (meta.namespace.as_deref()?, meta.name.as_deref()?);
-        let logs = self.inner.hosts.folders(uid).pod_logs(namespace, name, uid);
+        let folders = self.inner.hosts.folders(uid);
+        let logs = folders.pod_logs(namespace, name, uid);
+        // The Pod's folder of logs is its host's.
+        let logs_of = |container: &str, enough| {
+            let inner = Path::new(logs.file_name().unwrap_or_default()).join(container);
+            let folder = Folder::open(&folders.logs).and_then(|all| all.folder(&inner));
+            folder.map_or(0, |folder| folder.usage(enough))
+        };
         for (container, limit) in limits() {
             let most = bytes(limit);
-            if empty_dir::usage(&logs.join(&container.name), most) > most {
+            if logs_of(&container.name, most) > most {
                 return Some(format!(
                     "Container {} exceeded its local ephemeral storage limit \"{limit}\". ",
                     container.name
@@ -173,7 +182,7 @@ impl Volumes {
             }
         }
         let total: Quantity = limits().map(|(_, limit)| limit).sum();
-        used += empty_dir::usage(&logs, bytes(total));
+        used += logs_of("", bytes(total));
         (used > bytes(total)).then(|| {
             format!(
                 "Pod ephemeral local storage usage exceeds the total limit of containers {total}. "
