@@ -179,7 +179,7 @@ pub(crate) async fn start(
         listen: SocketAddr::new(ip, 0),
         data,
         hosts: host::config(folder, facts.cluster_id.clone())?,
-        compile_command: host::compile_command(),
+        compile_command: host::compile_command(folder),
         network: network.clone(),
         pod_range: facts.pod_range,
         max_pods: node.max_pods,

@@ -10,7 +10,8 @@ use crate::run::Exited;
 use crate::{log_filter, println};
 
 /// Hosts' users have numbers from here on: above what accounts, containers and user namespaces are given by default.
-/// Sixteen bits tell agents of one machine apart, twelve the hosts of one agent.
+/// Sixteen bits tell agents of one machine apart, twelve the hosts of one agent; the
+/// last of these is for processes that compile.
 const FIRST_USER: u32 = 0x7000_0000;
 
 /// Which runtime.
@@ -72,6 +73,9 @@ pub(crate) struct CompileArgs {
     /// Memory limit of the container that it is for
     #[arg(long)]
     memory_limit: Option<u64>,
+    /// Number of the user, and of its group, to become
+    #[arg(long)]
+    user: Option<u32>,
 }
 
 /// Runs until it is told to end.
@@ -110,7 +114,7 @@ fn compile(args: CompileArgs) -> anyhow::Result<()> {
         class: args.class,
         memory_limit: args.memory_limit,
     };
-    match coracle_wasm::compile_confined(&job) {
+    match coracle_wasm::compile_confined(&job, args.user) {
         Ok(made) => {
             println(format_args!("{}", serde_json::to_string(&made)?));
             Ok(())
@@ -123,12 +127,14 @@ fn compile(args: CompileArgs) -> anyhow::Result<()> {
 }
 
 /// How the agent compiles.
-pub(crate) fn compile_command() -> coracle_agent::images::compile::CompileCommand {
+pub(crate) fn compile_command(folder: &Folder) -> coracle_agent::images::compile::CompileCommand {
     let names = coracle_wasm::code_names();
+    let user = first_user(folder).map(|first| first + u32::from(coracle_agent::hosts::COMPILER));
     coracle_agent::images::compile::CompileCommand {
         // This very program, even if another has its path by now: code has to fit `names`.
         program: "/proc/self/exe".into(),
         args: vec!["host".into(), "compile".into()],
+        user,
         names: names.into_iter().map(|(class, name)| (class.to_owned(), name.to_owned())).collect(),
         patience: |size| Duration::from_secs(coracle_wasm::Limits::of(size).seconds),
     }
@@ -139,13 +145,18 @@ pub(crate) fn config(
     folder: &Folder,
     cluster: String,
 ) -> anyhow::Result<coracle_agent::hosts::HostsConfig> {
-    let seed = coracle_network::ranges::seed(folder.path().as_os_str().as_encoded_bytes());
     Ok(coracle_agent::hosts::HostsConfig {
         program: std::env::current_exe()?,
         sockets: folder.host_sockets()?,
         data: folder.sub("host")?,
         agent_data: folder.sub("agent")?,
         cluster,
-        users: may_administer_network().then_some(FIRST_USER | (seed as u32 & 0xffff) << 12),
+        users: first_user(folder),
     })
+}
+
+/// The first number of this agent's hosts, where they can have users of their own.
+fn first_user(folder: &Folder) -> Option<u32> {
+    let seed = coracle_network::ranges::seed(folder.path().as_os_str().as_encoded_bytes());
+    may_administer_network().then_some(FIRST_USER | (seed as u32 & 0xffff) << 12)
 }

@@ -35,6 +35,9 @@ const OVERHEAD: u64 = 256 << 20;
 /// Most threads of a host: those of its runtimes, and of work that blocks.
 const TASKS: u32 = 2048;
 
+/// The number that no group gets: that of the user who compiles.
+pub const COMPILER: u16 = linux::MAX_GROUPS - 1;
+
 /// Where hosts have their things, and how they are started.
 #[derive(Debug, Clone)]
 pub struct HostsConfig {
@@ -433,7 +436,11 @@ impl Hosts {
         if let Some(cgroups) = &self.inner.cgroups
             && let Err(error) = cgroups.remove_all()
         {
-            tracing::debug!(%error, "cgroups not removed");
+            tracing::warn!(%error, "the cluster's cgroups were not removed");
+        }
+        // Where sockets' paths had to be short, they have a folder elsewhere.
+        if self.inner.config.sockets != self.inner.config.data {
+            let _ = std::fs::remove_dir(&self.inner.config.sockets);
         }
     }
 
@@ -447,7 +454,7 @@ impl Hosts {
             return Ok(host.clone());
         }
         let taken: HashSet<u16> = groups.values().map(|host| host.number).collect();
-        let number = (1..linux::MAX_GROUPS).find(|number| !taken.contains(number));
+        let number = (1..COMPILER).find(|number| !taken.contains(number));
         let number = number.ok_or(PlaceError::TooMany(taken.len()))?;
         let record = Record { group: group.clone(), number, host_paths: host_paths.to_vec() };
         let path = self.inner.config.data.join(format!("{number:03x}.json"));
@@ -484,6 +491,10 @@ impl Hosts {
     async fn start(&self, host: &Arc<Host>, state: &mut State) -> Result<bool, PlaceError> {
         if state.running.is_some() {
             return Ok(true);
+        }
+        // Somebody may have waited for the lock while all hosts were ended.
+        if self.inner.closed.is_cancelled() {
+            return Err(PlaceError::Closed);
         }
         let (info, adopted) = self.launch(host, state).await?;
         let ended = CancellationToken::new();
@@ -544,16 +555,19 @@ impl Hosts {
         joined.map_err(|source| PlaceError::Network { group: host.group.clone(), source })
     }
 
+    /// Ends a host and takes away what it had, also where starting or ending it was broken off before.
     async fn end_host(&self, host: &Host, state: &mut State) {
-        let Some(running) = state.running.take() else { return };
-        running.cancel();
+        if let Some(running) = state.running.take() {
+            running.cancel();
+        }
         host::end(&host.client).await;
         if !host.is_shared()
             && let Err(error) = self.inner.network.remove_group(host.number).await
         {
             tracing::warn!(%error, group = %host.group, "the group's network was not removed");
         }
-        if let (Some(cgroups), Some(_)) = (&self.inner.cgroups, state.cgroup.take())
+        state.cgroup = None;
+        if let Some(cgroups) = &self.inner.cgroups
             && let Err(error) = cgroups.remove(&host.name())
         {
             tracing::warn!(%error, group = %host.group, "the host's cgroup was not removed");

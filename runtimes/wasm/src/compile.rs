@@ -7,8 +7,8 @@
 
 pub(crate) mod confined;
 
-use std::fs;
-use std::io::Write;
+use std::fs::{self, File};
+use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -45,8 +45,14 @@ pub struct Job {
 /// # Errors
 /// A problem with the file, in words that name what is wrong and what to do; the caller says which image it is.
 pub fn compile(job: &Job) -> Result<CompiledImage, Problem> {
+    hex(&job.digest)?;
+    compile_file(job, open(job)?)
+}
+
+/// The same of a file that is open.
+pub(crate) fn compile_file(job: &Job, file: File) -> Result<CompiledImage, Problem> {
     let hex = hex(&job.digest)?;
-    let wasm = read(job)?;
+    let wasm = read(job, file)?;
     let found = inspect(&wasm)?;
     if found.kind.is_none() && found.form == Form::Component {
         return Err(nothing_to_run(&found.exports));
@@ -164,18 +170,26 @@ pub(crate) fn info_name(hex: &str) -> String {
     format!("{hex}.info")
 }
 
-fn read(job: &Job) -> Result<Vec<u8>, Problem> {
+/// The image's file.
+pub(crate) fn open(job: &Job) -> Result<File, Problem> {
+    File::open(&job.wasm).map_err(|e| unreadable(job, &e))
+}
+
+fn unreadable(job: &Job, error: &std::io::Error) -> Problem {
     let path = job.wasm.display();
-    let missing = |e: std::io::Error| {
-        let message = format!("the image's file {path} cannot be read: {e}; pull it again");
-        Problem::new(ProblemCode::ImageNotFound, message)
-    };
-    let size = fs::metadata(&job.wasm).map_err(missing)?.len();
+    let message = format!("the image's file {path} cannot be read: {error}; pull it again");
+    Problem::new(ProblemCode::ImageNotFound, message)
+}
+
+fn read(job: &Job, mut file: File) -> Result<Vec<u8>, Problem> {
+    let path = job.wasm.display();
+    let size = file.metadata().map_err(|e| unreadable(job, &e))?.len();
     if size > MAX_WASM {
         let message = format!("it has {size} bytes, more than the {MAX_WASM} that are compiled");
         return Err(Problem::new(ProblemCode::NotAComponent, message));
     }
-    let wasm = fs::read(&job.wasm).map_err(missing)?;
+    let mut wasm = Vec::with_capacity(size as usize);
+    file.read_to_end(&mut wasm).map_err(|e| unreadable(job, &e))?;
     let digest: String = Sha256::digest(&wasm).iter().map(|b| format!("{b:02x}")).collect();
     if job.digest != format!("sha256:{digest}") {
         let message =

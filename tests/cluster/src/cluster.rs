@@ -287,6 +287,12 @@ impl Cluster {
         all.filter_map(|(pid, line)| Some(HostProcess { pid, group: group(&line)? })).collect()
     }
 
+    /// Processes that compile for it at the moment.
+    pub fn compilers(&self) -> Vec<i32> {
+        let all = process::of_folder(&self.data()).into_iter();
+        all.filter(|(_, line)| line.contains(" host compile ")).map(|(pid, _)| pid).collect()
+    }
+
     /// What a part has printed on its standard output, in all of its lives.
     pub fn output(&self, part: Part) -> String {
         let path = self.folder.path().join("logs").join(format!("{}.out", name(part)));
@@ -359,6 +365,12 @@ impl Cluster {
         });
         let checked = checked.await;
         leftovers.remove();
+        // What a test took away by force has to be gone as well.
+        eventually(Duration::from_secs(5), "everything is removed", async || {
+            let left = leftovers.list();
+            ensure(left.is_empty(), || format!("cannot be removed:\n{}", left.join("\n")))
+        })
+        .await?;
         checked
     }
 
@@ -494,6 +506,19 @@ impl Drop for Cluster {
             process.kill();
         }
         self.leftovers().remove();
+        // A folder that stays would not be noticed: temporary ones go silently or not at all.
+        let folder = self.folder.path();
+        for _ in 0..20 {
+            match fs::remove_dir_all(folder) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                _ => return,
+            }
+        }
+        let left = format!("cannot be removed: {}", folder.display());
+        assert!(std::thread::panicking(), "{left}");
+        eprintln!("{left}");
     }
 }
 

@@ -107,7 +107,10 @@ pub(crate) fn of_folder(folder: &Path) -> Vec<(i32, String)> {
     ids.filter_map(|pid| {
         let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
         let words: Vec<_> = line.split(|b| *b == 0).map(String::from_utf8_lossy).collect();
-        let ours = Path::new(words[0].as_ref()).file_name()? == "coracle";
+        // What compiles is started by another name of the same program.
+        let compiles =
+            matches!(&words[..], [_, host, what, ..] if host == "host" && what == "compile");
+        let ours = compiles || Path::new(words[0].as_ref()).file_name()? == "coracle";
         let named = words.iter().skip(1).any(|word| word.contains(folder.as_ref()));
         (ours && named && !is_zombie(pid)).then(|| (pid, words.join(" ")))
     })

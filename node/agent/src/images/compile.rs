@@ -38,6 +38,8 @@ pub struct CompileCommand {
     pub program: PathBuf,
     /// Its arguments, before those that say what to compile.
     pub args: Vec<OsString>,
+    /// Number of the user, and of its group, that the process becomes; none: it stays who starts it.
+    pub user: Option<u32>,
     /// By class of guests, how code that hosts of this program can use is called.
     pub names: BTreeMap<String, String>,
     /// How long compiling an image of so many bytes may take.

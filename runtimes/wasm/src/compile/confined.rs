@@ -1,18 +1,20 @@
 //! What the process that compiles denies itself, before it looks at a stranger's file.
 //!
-//! It needs no more than that file, a folder for the result, memory and time. So: `no_new_privs`; Landlock, by which it can read
-//! the file, write into the folder, and neither connect nor listen; limits on memory, CPU time and file size that grow with the
-//! size of the image. Whoever started it bounds its wall time. Going over a limit ends it by a signal, which tells them enough.
-
-use std::fs;
+//! It needs no more than that file, which is open by then, a folder for the result, memory and time. So, as root: a root folder
+//! of its own, in which there is that folder and nothing else, and a user of its own. In any case: `no_new_privs` and no
+//! capability; Landlock, by which it can write into the folder, and neither connect nor listen; seccomp, by which it makes no
+//! sockets and no processes; limits on memory, CPU time and file size that grow with the size of the image. Whoever started it bounds
+//! its wall time. Going over a limit ends it by a signal, which tells them enough.
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
     RulesetAttr, RulesetCreatedAttr, RulesetStatus,
 };
 use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::stat::fstat;
 
 use super::Job;
+use crate::confine;
 
 const MIB: u64 = 1 << 20;
 
@@ -40,12 +42,13 @@ impl Limits {
     }
 }
 
-/// Applies to this process. Call it from its first thread, before others are started.
+/// Applies to this process, for an image of so many bytes; as root it becomes `user`. Call it from its first thread, before
+/// others are started.
 ///
 /// # Errors
-/// When a limit cannot be set. A kernel without Landlock is no error: it gets a line in the log.
-pub(crate) fn confine(job: &Job) -> anyhow::Result<()> {
-    let limits = Limits::of(fs::metadata(&job.wasm).map_or(0, |file| file.len()));
+/// When it cannot be confined. A kernel without Landlock is no error: it gets a line in the log.
+pub(crate) fn confine(job: &Job, size: u64, user: Option<u32>) -> anyhow::Result<()> {
+    let limits = Limits::of(size);
     // An instance's pool reserves address space beyond what it uses; memory that is written counts as data.
     let set = |resource, most| setrlimit(resource, most, most);
     set(Resource::RLIMIT_DATA, limits.memory)?;
@@ -55,6 +58,7 @@ pub(crate) fn confine(job: &Job) -> anyhow::Result<()> {
     set(Resource::RLIMIT_CORE, 0)?;
     set(Resource::RLIMIT_NOFILE, 64)?;
     nix::sys::prctl::set_no_new_privs()?;
+    confine::hide_all_but(&job.out, user)?;
     match restrict(job) {
         Ok(RulesetStatus::NotEnforced) => {
             tracing::warn!("this kernel has no Landlock: files are not restricted");
@@ -62,7 +66,21 @@ pub(crate) fn confine(job: &Job) -> anyhow::Result<()> {
         Ok(_) => {}
         Err(error) => tracing::warn!(%error, "files are not restricted"),
     }
-    Ok(())
+    confine::disarm_compiler(user)
+}
+
+/// Whoever waits for the result holds the other end of this process's standard input. If they die, nobody else will end it.
+pub(crate) fn end_with_parent() {
+    let mut input = std::io::stdin();
+    let is_pipe = fstat(&input).is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFIFO);
+    if !is_pipe {
+        return;
+    }
+    let watch = move || {
+        let _ = std::io::copy(&mut input, &mut std::io::sink());
+        std::process::exit(1);
+    };
+    let _ = std::thread::Builder::new().stack_size(64 << 10).spawn(watch);
 }
 
 fn restrict(job: &Job) -> Result<RulesetStatus, landlock::RulesetError> {
@@ -72,9 +90,6 @@ fn restrict(job: &Job) -> Result<RulesetStatus, landlock::RulesetError> {
         .handle_access(AccessFs::from_all(abi))?
         .handle_access(AccessNet::from_all(abi))?
         .create()?;
-    if let Ok(file) = PathFd::new(&job.wasm) {
-        ruleset = ruleset.add_rule(PathBeneath::new(file, AccessFs::ReadFile))?;
-    }
     if let Ok(folder) = PathFd::new(&job.out) {
         ruleset = ruleset.add_rule(PathBeneath::new(folder, AccessFs::from_all(abi)))?;
     }

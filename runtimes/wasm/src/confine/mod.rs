@@ -76,7 +76,23 @@ pub(crate) fn enclose(confinement: &Confinement) -> anyhow::Result<()> {
 /// The second part: no rights from here on. Threads may exist.
 pub(crate) fn disarm(confinement: &Confinement) -> anyhow::Result<()> {
     user::become_(confinement.user).context("cannot give up the host's rights")?;
-    syscalls::restrict().context("cannot restrict system calls")
+    syscalls::restrict(true).context("cannot restrict system calls")
+}
+
+/// What a process that compiles denies itself besides what is said in [`crate::compile`]: it can see nothing but one folder, which
+/// that user can write to. Of one thread.
+pub(crate) fn hide_all_but(folder: &Path, user: Option<u32>) -> anyhow::Result<()> {
+    if user.is_some() {
+        root::enter(std::iter::empty(), std::iter::once(folder))
+            .context("cannot give the compiler a root folder of its own")?;
+    }
+    Ok(())
+}
+
+/// And after that it has no rights, and no sockets.
+pub(crate) fn disarm_compiler(user: Option<u32>) -> anyhow::Result<()> {
+    user::become_(user).context("cannot give up the compiler's rights")?;
+    syscalls::restrict(false).context("cannot restrict system calls")
 }
 
 /// Enters a network namespace, with this thread and those that it starts.

@@ -1,4 +1,4 @@
-//! seccomp: the system calls that a host makes. Everything else fails with EPERM: there is no
+//! seccomp: the system calls that a host makes, or a process that compiles. Everything else fails with EPERM: there is no
 //! running of programs (`execve`), no new process, no namespaces or mounts, no looking into other
 //! processes, no kernel extensions, and no unix socket to another program.
 //!
@@ -12,15 +12,20 @@ use seccompiler::{
     SeccompFilter, SeccompRule, TargetArch,
 };
 
-/// Calls that are allowed whatever their arguments.
+/// Calls for requests, that are allowed whatever their arguments.
+#[rustfmt::skip]
+const NETWORK: &[libc::c_long] = &[
+    libc::SYS_accept, libc::SYS_accept4, libc::SYS_recvfrom, libc::SYS_recvmsg, libc::SYS_recvmmsg,
+    libc::SYS_sendto, libc::SYS_sendmsg, libc::SYS_sendmmsg,
+    libc::SYS_shutdown, libc::SYS_bind, libc::SYS_listen, libc::SYS_connect,
+    libc::SYS_getsockname, libc::SYS_getpeername, libc::SYS_getsockopt, libc::SYS_setsockopt,
+];
+
+/// Other calls that are allowed whatever their arguments.
 #[rustfmt::skip]
 const ALLOWED: &[libc::c_long] = &[
-    // Requests.
-    libc::SYS_accept4, libc::SYS_read, libc::SYS_write, libc::SYS_readv, libc::SYS_writev,
-    libc::SYS_recvfrom, libc::SYS_recvmsg, libc::SYS_recvmmsg,
-    libc::SYS_sendto, libc::SYS_sendmsg, libc::SYS_sendmmsg,
-    libc::SYS_close, libc::SYS_shutdown, libc::SYS_bind, libc::SYS_listen, libc::SYS_connect,
-    libc::SYS_getsockname, libc::SYS_getpeername, libc::SYS_getsockopt, libc::SYS_setsockopt,
+    // Descriptors.
+    libc::SYS_read, libc::SYS_write, libc::SYS_readv, libc::SYS_writev, libc::SYS_close,
     libc::SYS_epoll_create1, libc::SYS_epoll_ctl, libc::SYS_epoll_pwait, libc::SYS_epoll_pwait2,
     libc::SYS_eventfd2, libc::SYS_pipe2, libc::SYS_ppoll, libc::SYS_pselect6,
     // Threads and time.
@@ -56,14 +61,14 @@ const ALLOWED: &[libc::c_long] = &[
 #[cfg(target_arch = "x86_64")]
 #[rustfmt::skip]
 const OLDER: &[libc::c_long] = &[
-    libc::SYS_accept, libc::SYS_open, libc::SYS_stat, libc::SYS_lstat, libc::SYS_access,
+    libc::SYS_open, libc::SYS_stat, libc::SYS_lstat, libc::SYS_access,
     libc::SYS_readlink, libc::SYS_mkdir, libc::SYS_rmdir, libc::SYS_unlink, libc::SYS_rename,
     libc::SYS_link, libc::SYS_symlink, libc::SYS_chmod, libc::SYS_dup2, libc::SYS_pipe,
     libc::SYS_poll, libc::SYS_select, libc::SYS_epoll_create, libc::SYS_epoll_wait,
     libc::SYS_eventfd, libc::SYS_time, libc::SYS_getdents, libc::SYS_arch_prctl,
 ];
 #[cfg(not(target_arch = "x86_64"))]
-const OLDER: &[libc::c_long] = &[libc::SYS_accept];
+const OLDER: &[libc::c_long] = &[];
 
 /// What a thread is made with, and what must not be made with it.
 const THREAD: u64 = libc::CLONE_THREAD as u64;
@@ -88,10 +93,10 @@ pub(super) enum SyscallsError {
     Apply(#[from] seccompiler::Error),
 }
 
-/// Restricts all threads.
-pub(super) fn restrict() -> Result<(), SyscallsError> {
+/// Restricts all threads; without a network also to no sockets.
+pub(super) fn restrict(network: bool) -> Result<(), SyscallsError> {
     // In this order: the second one allows no third.
-    for filter in [unseen()?, allowed()?] {
+    for filter in [unseen()?, allowed(network)?] {
         seccompiler::apply_filter_all_threads(&filter)?;
     }
     Ok(())
@@ -101,9 +106,12 @@ fn arch() -> Result<TargetArch, seccompiler::BackendError> {
     std::env::consts::ARCH.try_into()
 }
 
-fn allowed() -> Result<BpfProgram, seccompiler::BackendError> {
+fn allowed(network: bool) -> Result<BpfProgram, seccompiler::BackendError> {
     let mut rules: BTreeMap<libc::c_long, Vec<SeccompRule>> =
         ALLOWED.iter().chain(OLDER).map(|number| (*number, Vec::new())).collect();
+    if network {
+        rules.extend(NETWORK.iter().map(|number| (*number, Vec::new())));
+    }
     let mut with = |number, argument, size: Size, is: Is, values: &[u64]| {
         let mut all = Vec::new();
         for value in values {
@@ -116,8 +124,10 @@ fn allowed() -> Result<BpfProgram, seccompiler::BackendError> {
     // Threads, but no processes and no namespaces.
     with(libc::SYS_clone, 0, Size::Qword, Is::MaskedEq(THREAD | NAMESPACES), &[THREAD])?;
     let families = [libc::AF_INET as u64, libc::AF_INET6 as u64];
-    with(libc::SYS_socket, 0, Size::Dword, Is::Eq, &families)?;
-    with(libc::SYS_socketpair, 0, Size::Dword, Is::Eq, &[libc::AF_UNIX as u64])?;
+    if network {
+        with(libc::SYS_socket, 0, Size::Dword, Is::Eq, &families)?;
+        with(libc::SYS_socketpair, 0, Size::Dword, Is::Eq, &[libc::AF_UNIX as u64])?;
+    }
     // A signal to itself, as `abort` sends it; the limits of itself.
     let own = u64::from(std::process::id());
     with(libc::SYS_tgkill, 0, Size::Dword, Is::Eq, &[own])?;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use coracle_test_cluster::{Cluster, eventually, http, tools};
+use coracle_test_cluster::{Cluster, User, eventually, http, tools};
 use serde_json::Value;
 
 use crate::context::{ClusterExt as _, Context, Outcome, SOON, command_pod, expect};
@@ -74,6 +74,71 @@ pub(crate) async fn bad_images_wait_and_say_why(context: Arc<Context>) -> Outcom
         .await?;
     }
     expect(&http::get(good, "/health").await?.body, &["ok"])
+}
+
+/// Small, and more than the compiler can hold: every block of it joins what hundreds of others left in its variables.
+fn bomb() -> anyhow::Result<Vec<u8>> {
+    const VARIABLES: usize = 1000;
+    let variables = "i32 ".repeat(VARIABLES);
+    let block = |n: usize| {
+        let [a, b, c] = [7919, 104_729, 1_299_709].map(|prime| n * prime / 3 % VARIABLES);
+        format!("(loop (br_if 0 (local.tee {a} (i32.add (local.get {b}) (local.get {c})))))")
+    };
+    let blocks: String = (0..20_000).map(block).collect();
+    command(&format!("(func (result i32) (local {variables}) {blocks} (local.get 0))"))
+}
+
+/// What a process that compiles may do.
+fn may_do_little(cluster: &Cluster, pid: i32) -> Outcome {
+    let proc = format!("/proc/{pid}");
+    let status = std::fs::read_to_string(format!("{proc}/status"))?;
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.map(str::trim).unwrap_or_default().to_owned()
+    };
+    anyhow::ensure!(field("NoNewPrivs:") == "1" && field("Seccomp:") == "2", "{status}");
+    for name in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
+        anyhow::ensure!(field(name) == "0000000000000000", "{name} {}", field(name));
+    }
+    if cluster.user() == User::Root {
+        let ids: Vec<u32> = field("Uid:").split_whitespace().flat_map(str::parse).collect();
+        let own = |id: &u32| *id == ids[0] && *id >= 0x7000_0000;
+        anyhow::ensure!(ids.len() == 4 && ids.iter().all(own), "{ids:?}");
+        anyhow::ensure!(field("Groups:").is_empty(), "groups: {}", field("Groups:"));
+        let key = cluster.data().join("admin.kubeconfig");
+        let inside = std::path::Path::new(&format!("{proc}/root")).join(key.strip_prefix("/")?);
+        anyhow::ensure!(key.exists() && !inside.exists(), "{} is there", inside.display());
+    }
+    Ok(())
+}
+
+pub(crate) async fn a_compile_bomb_ends_and_says_why(context: Arc<Context>) -> Outcome {
+    let cluster = context.up().await?;
+    cluster.push_all(&[("hello-v1", "hello:v1")]).await?;
+    cluster.deploy_hello("good", "hello:v1", 1).await?;
+    let good = cluster.service("default", "good").await?;
+    push_anything(&cluster, "bomb", &bomb()?).await?;
+    run(&cluster, "bomb").await?;
+    eventually(SOON, "a process compiles, and may do nothing else", async || {
+        let compilers = cluster.compilers();
+        let pid = *compilers.first().ok_or_else(|| anyhow::anyhow!("nothing compiles"))?;
+        may_do_little(&cluster, pid)
+    })
+    .await?;
+    // A debug build is given three times as long.
+    eventually(std::time::Duration::from_secs(150), "it ended, and says why", async || {
+        let answer = http::get(good, "/health").await?;
+        anyhow::ensure!(answer.status == 200, "the neighbour: {}", answer.status);
+        let waiting = waiting(&cluster, "bomb").await?;
+        anyhow::ensure!(waiting["reason"] == "CreateContainerError", "{waiting:#}");
+        let words = ["bomb:v1", "more memory than an image of its size may use", "split up"];
+        expect(waiting["message"].as_str().unwrap_or_default(), &words)
+    })
+    .await?;
+    let events = cluster.kubectl(&["events", "--for", "pod/bomb"]).await?;
+    expect(&events, &["Warning", "Failed", "more memory than an image of its size may use"])?;
+    anyhow::ensure!(cluster.compilers().is_empty(), "it is tried again: {:?}", cluster.compilers());
+    Ok(())
 }
 
 pub(crate) async fn core_modules_run(context: Arc<Context>) -> Outcome {

@@ -74,7 +74,12 @@ suite! {
     guests { javascript_serves, python_serves, c_serves, wasi_0_3_serves, wasi_0_3_runs }
     sockets { a_tcp_server_is_behind_a_service, a_udp_server_answers, what_is_not_granted_is_named }
     network { services_balance, guests_call_services, readiness_decides }
-    images_bad { bad_images_wait_and_say_why, core_modules_run, inspect_tells_what_a_component_wants }
+    images_bad {
+        bad_images_wait_and_say_why,
+        a_compile_bomb_ends_and_says_why,
+        core_modules_run,
+        inspect_tells_what_a_component_wants,
+    }
     pods {
         restart_policies,
         a_missing_image_is_waited_for,

@@ -1,13 +1,17 @@
 //! One run of `coracle host compile`: started, bounded, and understood, whatever way it ends.
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use coracle_sandbox::beneath::Folder;
 use coracle_sandbox::{CompiledImage, Image, Problem, ProblemCode};
+use nix::fcntl::AtFlags;
 use nix::sys::signal::Signal;
+use nix::unistd::{fchownat, getegid, geteuid};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 
@@ -47,8 +51,17 @@ pub(super) async fn run(
         Problem::new(ProblemCode::Internal, message)
     };
     tokio::fs::DirBuilder::new().mode(0o700).create(&folder).await.map_err(broken)?;
+    if let Some(user) = command.user {
+        std::os::unix::fs::lchown(&folder, Some(user), Some(user)).map_err(broken)?;
+    }
     let result = match spawn(command, &work, &folder).await {
-        Ok(made) => take(dir, &folder, &work, made).await.map_err(broken).and_then(|made| made),
+        Ok(made) => {
+            let (dir, folder, work) = (dir.to_owned(), folder.clone(), work.image.digest.clone());
+            let user = command.user;
+            let taking = move || take(&dir, &folder, &work, made, user);
+            let taken = tokio::task::spawn_blocking(taking).await;
+            taken.map_err(std::io::Error::other).flatten().map_err(broken).flatten()
+        }
         Err(problem) => Err(problem),
     };
     if let Err(error) = tokio::fs::remove_dir_all(&folder).await {
@@ -66,6 +79,9 @@ async fn spawn(
     child.args(&command.args);
     child.arg("--digest").arg(&work.image.digest).arg("--wasm").arg(&work.image.path);
     child.arg("--out").arg(folder);
+    if let Some(user) = command.user {
+        child.arg("--user").arg(user.to_string());
+    }
     if let Some(class) = &work.class {
         child.arg("--class").arg(class);
     }
@@ -73,7 +89,8 @@ async fn spawn(
         child.arg("--memory-limit").arg(limit.to_string());
     }
     child.env_clear().kill_on_drop(true);
-    child.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // Its input ends when this process does.
+    child.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let internal = |e: std::io::Error| {
         let message = format!("cannot run {} to compile: {e}", work.program.display());
         Problem::new(ProblemCode::Internal, message)
@@ -81,6 +98,7 @@ async fn spawn(
     let mut child = child.spawn().map_err(internal)?;
     let size = tokio::fs::metadata(&work.image.path).await.map_or(0, |file| file.len());
     let patience = (command.patience)(size);
+    let _input = child.stdin.take();
     let (answer, words) = (child.stdout.take(), child.stderr.take());
     let pid = child.id();
     let ended = async {
@@ -162,35 +180,45 @@ fn too_much() -> Problem {
     Problem::new(ProblemCode::NoCapacity, message)
 }
 
-/// Its results, into the folder of all.
-async fn take(
+/// Its results, into the folder of all. The process has ended, and nobody else can have changed what it left; but what it left
+/// may be anything.
+fn take(
     dir: &Path,
     folder: &Path,
-    work: &Work,
+    digest: &str,
     made: CompiledImage,
+    user: Option<u32>,
 ) -> std::io::Result<Result<CompiledImage, Problem>> {
-    let hex = work.image.digest.trim_start_matches("sha256:");
+    let hex = digest.trim_start_matches("sha256:");
     let expected = |file: &str| {
         let rest = file.strip_prefix(hex).and_then(|rest| rest.strip_suffix(".cwasm"));
         rest.is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'))
     };
-    if made.digest != work.image.digest || !made.code.values().all(|file| expected(file)) {
+    if made.digest != digest || !made.code.values().all(|file| expected(file)) {
         let message = "the process that compiles answered for another image";
         return Ok(Err(Problem::new(ProblemCode::Internal, message)));
     }
     let info = format!("{hex}.info");
+    let opened = Folder::open(folder)?;
     for file in made.code.values().chain([&info]) {
-        let from = folder.join(file);
-        if !tokio::fs::symlink_metadata(&from).await?.is_file() {
+        let entry = opened.entry(Path::new(file))?;
+        let meta = entry.metadata()?;
+        // Another name for it could be anywhere.
+        let owned = user.is_none_or(|user| meta.uid() == user);
+        if !meta.is_file() || meta.nlink() != 1 || !owned {
             let message = "the process that compiles left no code";
             return Ok(Err(Problem::new(ProblemCode::Internal, message)));
         }
+        if user.is_some() {
+            fchownat(&entry, "", Some(geteuid()), Some(getegid()), AtFlags::AT_EMPTY_PATH)?;
+        }
         // Hosts may run as other users.
-        tokio::fs::set_permissions(&from, std::fs::Permissions::from_mode(0o644)).await?;
+        let path = format!("/proc/self/fd/{}", entry.as_raw_fd());
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644))?;
     }
     // Hosts look for what it is as soon as there is code.
     for file in [&info].into_iter().chain(made.code.values()) {
-        tokio::fs::rename(folder.join(file), dir.join(file)).await?;
+        std::fs::rename(folder.join(file), dir.join(file))?;
     }
     Ok(Ok(made))
 }

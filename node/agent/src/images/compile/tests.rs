@@ -46,6 +46,7 @@ answer() {{
         let command = CompileCommand {
             program,
             args: Vec::new(),
+            user: None,
             names: names.map(|(class, name)| (class.to_owned(), name.to_owned())).into(),
             patience: |_| Duration::from_secs(20),
         };
