@@ -18,15 +18,22 @@ const FIRST: Duration = Duration::from_secs(15);
 /// A connection on which nothing happened for this long may be closed, and is after twice as long.
 const IDLE: Duration = Duration::from_secs(60);
 
+/// How long after an answer's deadline it may still be on its way.
+pub(super) const GRACE: Duration = Duration::from_millis(50);
+
 /// A connection, as its requests see it.
 pub(super) struct Client {
     pub(super) peer: SocketAddr,
     pub(super) http2: AtomicBool,
+    /// Its last request was refused before it was read to its end.
+    refused: AtomicBool,
     opened: Instant,
     /// Requests whose answer has not left.
     open: AtomicU32,
     /// All requests; wraps.
     requests: AtomicU32,
+    /// Which of them, from 1, says its length in two ways; 0 for none.
+    ambiguous: AtomicU32,
     /// When the present answer must be complete, in microseconds after `opened`. HTTP/2 has one for
     /// each stream, and keeps them elsewhere.
     deadline: AtomicU64,
@@ -37,9 +44,11 @@ impl Client {
         Client {
             peer,
             http2: AtomicBool::new(false),
+            refused: AtomicBool::new(false),
             opened: Instant::now(),
             open: AtomicU32::new(0),
             requests: AtomicU32::new(0),
+            ambiguous: AtomicU32::new(0),
             deadline: AtomicU64::new(0),
         }
     }
@@ -48,6 +57,30 @@ impl Client {
         self.open.fetch_add(1, Relaxed);
         self.requests.fetch_add(1, Relaxed);
         self.deadline.store((deadline - self.opened).as_micros() as u64, Relaxed);
+    }
+
+    /// It is to send nothing more.
+    pub(super) fn refuse(&self) {
+        self.refused.store(true, Relaxed);
+    }
+
+    pub(super) fn is_refused(&self) -> bool {
+        self.refused.load(Relaxed)
+    }
+
+    /// Request number `request`, from 1, is to be refused.
+    pub(super) fn ambiguous(&self, request: u32) {
+        self.ambiguous.store(request, Relaxed);
+    }
+
+    /// Whether that is the one that began last.
+    pub(super) fn is_ambiguous(&self) -> bool {
+        let request = self.ambiguous.load(Relaxed);
+        request != 0 && request == self.requests.load(Relaxed)
+    }
+
+    fn deadline(&self) -> Instant {
+        self.opened + Duration::from_micros(self.deadline.load(Relaxed))
     }
 
     pub(super) fn finish(&self) {
@@ -70,11 +103,13 @@ pub(super) struct Watch {
     /// Requests there were when the timer was set.
     requests: u32,
     idle: bool,
+    /// The deadline of an answer that was found to be late.
+    late: Option<Instant>,
 }
 
 impl Watch {
     pub(super) fn new() -> Watch {
-        Watch { timer: Box::pin(tokio::time::sleep(FIRST)), requests: 0, idle: false }
+        Watch { timer: Box::pin(tokio::time::sleep(FIRST)), requests: 0, idle: false, late: None }
     }
 
     /// To be called when the connection has nothing to do.
@@ -82,26 +117,33 @@ impl Watch {
         let waits = client.open.load(Relaxed) > 0 && !client.http2.load(Relaxed);
         if waits {
             // The answer's own timer is first; this one is for what it cannot see.
-            let grace = Duration::from_millis(50);
-            let deadline = Duration::from_micros(client.deadline.load(Relaxed)) + grace;
-            let deadline = client.opened + deadline;
-            if deadline < self.timer.deadline() {
-                self.timer.as_mut().reset(deadline);
+            let due = client.deadline() + GRACE;
+            if self.late.is_none() && due < self.timer.deadline() {
+                self.timer.as_mut().reset(due);
             }
         }
         loop {
             ready!(self.timer.as_mut().poll(cx));
             let now = Instant::now();
             if client.open.load(Relaxed) > 0 {
-                let deadline = client.opened + Duration::from_micros(client.deadline.load(Relaxed));
-                if waits && now >= deadline {
+                let deadline = client.deadline();
+                self.idle = false;
+                if !waits || now < deadline {
+                    let next = if waits { (deadline + GRACE).min(now + IDLE) } else { now + IDLE };
+                    self.timer.as_mut().reset(next);
+                    self.late = None;
+                    continue;
+                }
+                if self.late == Some(deadline) {
                     return Poll::Ready(Verdict::Stuck);
                 }
-                let next = if waits { deadline.min(now + IDLE) } else { now + IDLE };
-                self.timer.as_mut().reset(next);
-                self.idle = false;
+                // Where guests keep all threads, timers fire late and together: this one may be seen in the very moment in
+                // which the answer's was not there yet. From now on that is.
+                self.late = Some(deadline);
+                self.timer.as_mut().reset(now + GRACE);
                 continue;
             }
+            self.late = None;
             let requests = client.requests.load(Relaxed);
             if requests == self.requests {
                 if requests == 0 || self.idle {

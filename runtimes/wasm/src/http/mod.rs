@@ -20,6 +20,7 @@
 mod answer;
 mod client;
 mod drain;
+mod framing;
 mod p2;
 mod p3;
 mod place;
@@ -75,7 +76,9 @@ where
     B::Error: Into<Error>,
 {
     let mut record = Record::begin(container, client, &request);
-    let answered = match check(container, &mut request).and_then(|()| {
+    let ambiguous = client.is_some_and(|client| client.is_ambiguous());
+    let checked = if ambiguous { Err(Refusal::Ambiguous) } else { check(container, &mut request) };
+    let answered = match checked.and_then(|()| {
         let (parts, body) = request.into_parts();
         let most = container.spec.http.max_request_bytes.unwrap_or(MOST_RECEIVED);
         let body = Upload::new(body, most)?;
@@ -106,6 +109,13 @@ fn check<B>(container: &Container, request: &mut Request<B>) -> Result<(), Refus
     let upgrade = headers.get(header::UPGRADE);
     if upgrade.is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket")) {
         return Err(Refusal::Upgrade);
+    }
+    // hyper sees to it that the last one is `chunked`; what else was done to the body nobody would undo.
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    if codings.next().is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+        || codings.next().is_some()
+    {
+        return Err(Refusal::Coding);
     }
     if let Some(authority) = request.uri().authority() {
         return if authority.as_str().contains('@') { Err(Refusal::Host) } else { Ok(()) };

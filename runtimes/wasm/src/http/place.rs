@@ -58,13 +58,14 @@ impl Place {
         traffic.guests.fetch_add(1, Relaxed);
         let place = Place { container: container.clone(), patience, is_probe };
         while let Some(debt) = container.cpu.debt() {
-            if Instant::now() > patience {
+            if Instant::now() >= patience {
                 container.notice(NoticeKind::Limit, || {
                     "requests were refused: the CPU limit is used up".to_owned()
                 });
                 return Err(Refusal::Full);
             }
-            tokio::time::sleep(debt).await;
+            // Whoever is in debt for longer is told so in time.
+            tokio::time::sleep_until(patience.min(Instant::now() + debt)).await;
         }
         Ok(place)
     }

@@ -15,6 +15,10 @@ pub(crate) enum Refusal {
     Connect,
     /// The client wants to speak something else.
     Upgrade,
+    /// Its length is said in two ways.
+    Ambiguous,
+    /// The body is coded in a way that is not known here.
+    Coding,
     /// The body broke off, or was no valid HTTP.
     BrokenBody,
     /// The body is larger than the container takes.
@@ -38,6 +42,8 @@ impl Refusal {
             Refusal::Host => "host",
             Refusal::Connect => "connect",
             Refusal::Upgrade => "upgrade",
+            Refusal::Ambiguous => "ambiguous-length",
+            Refusal::Coding => "transfer-coding",
             Refusal::BrokenBody => "broken-body",
             Refusal::TooLarge => "request-too-large",
             Refusal::Over => "exited",
@@ -59,6 +65,10 @@ impl Refusal {
             Refusal::Host => (S::BAD_REQUEST, "the request must name one host\n"),
             Refusal::Connect => (S::BAD_REQUEST, "CONNECT is for proxies\n"),
             Refusal::Upgrade => (S::BAD_REQUEST, "protocols cannot be switched here\n"),
+            Refusal::Ambiguous => {
+                (S::BAD_REQUEST, "the request has both a Content-Length and a Transfer-Encoding\n")
+            }
+            Refusal::Coding => (S::NOT_IMPLEMENTED, "the only transfer coding is chunked\n"),
             Refusal::BrokenBody => (S::BAD_REQUEST, "the request's body is broken\n"),
             Refusal::TooLarge => (S::PAYLOAD_TOO_LARGE, "the request's body is too large\n"),
             Refusal::Over => (S::SERVICE_UNAVAILABLE, "the container has exited\n"),
@@ -87,6 +97,8 @@ impl Refusal {
             Refusal::Host
                 | Refusal::Connect
                 | Refusal::Upgrade
+                | Refusal::Ambiguous
+                | Refusal::Coding
                 | Refusal::BrokenBody
                 | Refusal::TooLarge
         )

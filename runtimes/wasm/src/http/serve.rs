@@ -1,8 +1,7 @@
 //! One connection, HTTP/1.1 or HTTP/2, from its first byte to its last.
 //!
-//! hyper refuses what is no HTTP (400, 414, 431) and closes the connection; so it does after a
-//! request with both Content-Length and Transfer-Encoding, of which only the latter counts: nothing
-//! can be smuggled behind it.
+//! hyper refuses what is no HTTP (400, 414, 431) and closes the connection. Requests on whose length
+//! two servers could disagree are refused as well: see `framing`, and `check` in the module.
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -14,7 +13,8 @@ use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto;
 use tokio::net::TcpStream;
 
-use super::client::{Client, Verdict, Watch};
+use super::client::{Client, GRACE, Verdict, Watch};
+use super::framing::Framed;
 use super::handle_from;
 use super::traffic::Count;
 use crate::container::{Container, Phase};
@@ -50,8 +50,12 @@ pub(crate) async fn serve_connection(container: Arc<Container>, stream: TcpStrea
                 client.http2.store(true, Relaxed);
             }
             let mut response = handle_from(&container, request, Some(&client)).await;
+            let refused = response.body().ends_connection();
+            if refused {
+                client.refuse();
+            }
             let leave = *container.phase.borrow() != Phase::Serving;
-            if !http2 && (leave || response.body().ends_connection()) {
+            if !http2 && (leave || refused) {
                 let close = HeaderValue::from_static("close");
                 response.headers_mut().insert(header::CONNECTION, close);
             }
@@ -67,6 +71,7 @@ pub(crate) async fn serve_connection(container: Arc<Container>, stream: TcpStrea
         .initial_connection_window_size(WINDOW.1)
         .max_send_buf_size(MOST_UNSENT)
         .max_pending_accept_reset_streams(MOST_RESET);
+    let stream = Framed::new(stream, client.clone());
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let mut watch = Watch::new();
     let mut phases = container.phase.subscribe();
@@ -104,12 +109,17 @@ where
         let mut phases = self.0.phase.subscribe();
         let timeout = self.0.timeout();
         tokio::spawn(metered(self.0.cpu.clone(), async move {
+            let late = async {
+                tokio::time::sleep(timeout + GRACE).await;
+                // Both may have fired in the same moment; see the connection's.
+                tokio::time::sleep(GRACE).await;
+            };
             tokio::select! {
                 biased;
                 () = stream => {}
                 _ = phases.wait_for(|phase| *phase == Phase::Killed) => {}
                 // The answer's own timer is first; this one is for a client that does not read.
-                () = tokio::time::sleep(timeout + std::time::Duration::from_millis(50)) => {}
+                () = late => {}
             }
         }));
     }

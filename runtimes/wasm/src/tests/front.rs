@@ -221,6 +221,88 @@ async fn odd_answers_harm_nobody() {
     host.end().await;
 }
 
+/// What two servers could read differently gets one answer, and nothing behind it is read at all.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_smuggled() {
+    let host = TestHost::start().await;
+    let address = host.serve("probe", example("probe-http")).await;
+    let long = "x".repeat(20 << 10);
+    let chunked = "transfer-encoding: chunked\r\n";
+    for (headers, body, expected) in [
+        (format!("content-length: 5\r\n{chunked}"), "0\r\n\r\n", "400"),
+        (format!("{chunked}Content-Length: 5\r\n"), "0\r\n\r\n", "400"),
+        (format!("{chunked}content-length: x\r\n"), "0\r\n\r\n", "400"),
+        ("content-length: 5\r\ncontent-length: 6\r\n".to_owned(), "hello", "400"),
+        ("content-length: 5, 6\r\n".to_owned(), "hello", "400"),
+        ("content-length: +5\r\n".to_owned(), "hello", "400"),
+        ("content-length: -5\r\n".to_owned(), "hello", "400"),
+        ("content-length: 5\r\n folded: 1\r\n".to_owned(), "hello", "400"),
+        ("content-length : 5\r\n".to_owned(), "hello", "400"),
+        ("x: a\rb\r\ncontent-length: 5\r\n".to_owned(), "hello", "400"),
+        ("x: a\0b\r\ncontent-length: 5\r\n".to_owned(), "hello", "400"),
+        ("transfer-encoding: gzip\r\n".to_owned(), "0\r\n\r\n", "400"),
+        ("transfer-encoding: chunked, gzip\r\n".to_owned(), "0\r\n\r\n", "400"),
+        ("transfer-encoding: gzip, chunked\r\n".to_owned(), "0\r\n\r\n", "501"),
+        (format!("{chunked}{chunked}"), "0\r\n\r\n", "501"),
+        // The guest may have begun to answer: then the answer is broken off.
+        (chunked.to_owned(), &*format!("5;{long}\r\nhello\r\n0\r\n\r\n"), "broken"),
+        (chunked.to_owned(), "5\nhello\n0\n\n", "broken"),
+        (chunked.to_owned(), "-5\r\nhello\r\n0\r\n\r\n", "broken"),
+        (chunked.to_owned(), "10000000000000005\r\nhello\r\n0\r\n\r\n", "broken"),
+    ] {
+        // Behind a request that is fine, on the same connection.
+        let before = "GET /count HTTP/1.1\r\nhost: a\r\n\r\n";
+        let behind = "GET /health HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+        let request = format!("POST /echo HTTP/1.1\r\nhost: a\r\n{headers}\r\n{body}{behind}");
+        for (text, first) in [(&request, expected), (&format!("{before}{request}"), "200")] {
+            let said = say(address, text.as_bytes()).await;
+            assert!(!said.contains("health\n"), "{headers}{said}");
+            if expected == "broken" {
+                assert!(said.contains("HTTP/1.1 400") || !said.ends_with("0\r\n\r\n"), "{said}");
+                continue;
+            }
+            assert_eq!(status(&said), first, "{headers}{said}");
+            assert!(said.contains(&format!("HTTP/1.1 {expected}")), "{headers}{said}");
+        }
+    }
+    // And what is fine is.
+    for (headers, body) in [
+        ("content-length: 5\r\ncontent-length: 5\r\n", "hello"),
+        ("transfer-encoding: Chunked\r\n", "5;x=1\r\nhello\r\n0\r\nx: 1\r\n\r\n"),
+    ] {
+        let close = "connection: close\r\n";
+        let request = format!("POST /echo HTTP/1.1\r\nhost: a\r\n{close}{headers}\r\n{body}");
+        let said = say(address, request.as_bytes()).await;
+        assert!(status(&said) == "200" && said.contains("hello"), "{headers}{said}");
+    }
+    host.end().await;
+}
+
+/// Guests that spin used to keep all threads for so long that a connection's timer was seen before its answer's; and
+/// whoever waited for CPU that was overdrawn waited beyond the end of the request.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_too_long_is_told_so() {
+    let host = TestHost::start().await;
+    for (name, limit) in [("free", None), ("limited", Some(100)), ("tight", Some(10))] {
+        let address = host
+            .serve_with(name, example("probe-http"), |app| {
+                app.http.timeout_seconds = Some(1);
+                app.cpu_limit = limit;
+            })
+            .await;
+        for path in ["/busy", "/fill?mib=32", "/busy"] {
+            let asked = (0..12).map(|_| async move {
+                Connection::open(address).await.get(path).await.map(|(status, ..)| status)
+            });
+            for answer in futures::future::join_all(asked).await {
+                let fine = matches!(answer, Ok(503 | 504));
+                assert!(fine, "{name}{path}: {answer:?}");
+            }
+        }
+    }
+    host.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn heads_without_bodies() {
     let host = TestHost::start().await;
