@@ -110,8 +110,11 @@ impl Cgroups {
         Ok(())
     }
 
-    /// Removes what there is for the cluster; every group must be gone.
+    /// Removes what there is for the cluster; every process must be gone.
     pub fn remove_all(&self) -> io::Result<()> {
+        for name in self.existing() {
+            self.remove(&name)?;
+        }
         for hierarchy in &self.hierarchies {
             remove(&hierarchy.folder(&self.cluster))?;
             // Other clusters of this machine have theirs in there.

@@ -80,6 +80,7 @@ pub async fn ensure(
         });
     }
     let mut child = child.spawn().map_err(spawn)?;
+    let pid = child.id();
     // Reaped when it ends, so that a killed host is no zombie while the agent lives.
     std::thread::Builder::new()
         .name("reap-host".to_owned())
@@ -89,6 +90,12 @@ pub async fn ensure(
     match client.wait_ready(START).await {
         Ok(info) => Ok((info, false)),
         Err(_) => {
+            // Nobody would find it later.
+            if let Ok(pid) = i32::try_from(pid)
+                && is_host(pid, client.socket())
+            {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
             Err(HostError::Silent { log: command.log.clone(), words: last_words(&command.log) })
         }
     }
@@ -96,17 +103,26 @@ pub async fn ensure(
 
 /// Ends a host and all that it runs; returns when its process is gone.
 pub async fn end(client: &Client) {
-    let Ok(info) = client.info().await else { return };
-    if let Err(error) = client.shutdown().await {
-        tracing::warn!(%error, "a sandbox host did not end");
-    }
-    let Ok(pid) = i32::try_from(info.pid) else { return };
+    let (pid, patience) = match client.info().await {
+        Ok(info) => {
+            if let Err(error) = client.shutdown().await {
+                tracing::warn!(%error, "a sandbox host did not end");
+            }
+            (i32::try_from(info.pid).ok(), END)
+        }
+        // Gone, or about to go; or it has only just been started, by somebody who did not come to wait for it.
+        Err(_) => (find(client.socket()), Duration::ZERO),
+    };
+    let Some(pid) = pid else { return };
     let started = Instant::now();
     while is_host(pid, client.socket()) {
-        if started.elapsed() > END {
+        if started.elapsed() > patience + END {
+            tracing::error!(pid, "a sandbox host cannot be killed");
+            break;
+        }
+        if started.elapsed() >= patience {
             tracing::warn!(pid, "killing a sandbox host that did not end");
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-            break;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -114,11 +130,19 @@ pub async fn end(client: &Client) {
     let _ = std::fs::remove_file(client.socket());
 }
 
+/// The process that is the host with this socket.
+fn find(socket: &Path) -> Option<i32> {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    numbers.find(|pid| is_host(*pid, socket))
+}
+
 /// Whether that process still is the host with this socket; numbers of processes come again.
 fn is_host(pid: i32, socket: &Path) -> bool {
     use std::os::unix::ffi::OsStrExt;
     let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    line.split(|byte| *byte == 0).any(|word| word == socket.as_os_str().as_bytes())
+    let mut words = line.split(|byte| *byte == 0).skip(1);
+    words.next() == Some(b"host") && words.any(|word| word == socket.as_os_str().as_bytes())
 }
 
 fn last_words(log: &Path) -> String {

@@ -1,26 +1,35 @@
-//! What a cluster leaves on a machine: processes, its namespace with the mount that names it, its nftables table.
+//! What a cluster leaves on a machine: processes, network namespaces with the mounts that name them, links, nftables tables,
+//! cgroups, mounts in its folder.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use coracle_network::linux::NetNs;
 use coracle_network::linux::nft::{Rules, RulesConfig, Scope};
 use coracle_network::{Cidr, ClusterRanges};
+use nix::mount::{MntFlags, umount2};
 use serde_json::Value;
 
 use crate::process;
 
+/// Where network namespaces have their names.
+const NAMESPACES: &str = "/run/netns";
+/// Where cgroups are.
+const CGROUPS: &str = "/sys/fs/cgroup";
+
 /// Where to look for what a cluster leaves.
 pub(crate) struct Leftovers {
     folder: PathBuf,
+    id: Option<String>,
     network: Option<RulesConfig>,
 }
 
 impl Leftovers {
     /// Of the cluster with this data folder. `root`: whether it administers the machine's network.
     pub(crate) fn of(folder: &Path, root: bool) -> Self {
-        let network = root.then(|| rules(folder)).flatten();
-        Self { folder: folder.to_owned(), network }
+        let found = network(folder);
+        let id = found.as_ref().map(|(id, _)| id.clone());
+        let network = found.filter(|_| root).map(|(_, rules)| rules);
+        Self { folder: folder.to_owned(), id, network }
     }
 
     /// What there is.
@@ -28,31 +37,53 @@ impl Leftovers {
         let processes = process::of_folder(&self.folder);
         let mut found: Vec<String> =
             processes.into_iter().map(|(pid, line)| format!("process {pid}: {line}")).collect();
-        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-        let mut words = vec![self.folder.to_string_lossy().into_owned()];
         if let Some(config) = &self.network {
-            if netns(config).exists() {
-                found.push(format!("network namespace {}", config.table));
-            }
             if Rules::open(config.clone()).and_then(|rules| rules.exists()).unwrap_or(false) {
                 found.push(format!("nftables table {}", config.table));
             }
-            // Isolation groups have networks whose names begin as the cluster's own.
-            let named = |folder: &str, name: &str| {
-                let all = fs::read_dir(folder).into_iter().flatten().flatten();
-                let names = all.filter_map(|entry| entry.file_name().into_string().ok());
-                names.filter(|found| found.starts_with(name)).collect::<Vec<_>>()
-            };
             for link in named("/sys/class/net", &config.link) {
                 found.push(format!("network link {link}"));
             }
-            for group in named("/run/netns", &format!("{}-", config.table)) {
-                found.push(format!("network namespace {group}"));
-            }
-            words.push(netns(config).to_string_lossy().into_owned());
+            found.extend(
+                self.namespaces()
+                    .iter()
+                    .map(|path| format!("network namespace {}", path.display())),
+            );
         }
-        let ours = mounts.lines().filter(|line| words.iter().any(|word| line.contains(word)));
-        found.extend(ours.map(|line| format!("mount {line}")));
+        found.extend(self.cgroups().iter().map(|path| format!("cgroup {}", path.display())));
+        found.extend(self.mounts().iter().map(|path| format!("mount {}", path.display())));
+        found
+    }
+
+    /// Names of the cluster's network namespaces, those of its isolation groups included.
+    fn namespaces(&self) -> Vec<PathBuf> {
+        let Some(config) = &self.network else { return Vec::new() };
+        let all = named(NAMESPACES, &config.table).into_iter();
+        all.map(|name| Path::new(NAMESPACES).join(name)).collect()
+    }
+
+    /// Its cgroups in all hierarchies, inner ones first.
+    fn cgroups(&self) -> Vec<PathBuf> {
+        let Some(id) = &self.id else { return Vec::new() };
+        let mut found = Vec::new();
+        for hierarchy in [CGROUPS.into()].into_iter().chain(folders(Path::new(CGROUPS))) {
+            let cluster = hierarchy.join("coracle").join(id);
+            if cluster.is_dir() {
+                found.extend(folders(&cluster));
+                found.push(cluster);
+            }
+        }
+        found
+    }
+
+    /// Mounts in its folder, and of its network namespaces; inner ones first.
+    fn mounts(&self) -> Vec<PathBuf> {
+        let table = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let points = table.lines().filter_map(|line| line.split(' ').nth(1)).map(PathBuf::from);
+        let names = self.namespaces();
+        let ours = points.filter(|path| path.starts_with(&self.folder) || names.contains(path));
+        let mut found: Vec<PathBuf> = ours.collect();
+        found.reverse();
         found
     }
 
@@ -70,30 +101,52 @@ impl Leftovers {
             if let Ok(mut rules) = Rules::open(config.clone()) {
                 let _ = rules.delete();
             }
-            if netns(config).exists()
-                && let Ok(namespace) = NetNs::ensure(&netns(config))
-            {
-                let _ = namespace.remove();
+            // Links go with the namespaces that their other ends are in.
+            for path in self.namespaces() {
+                let _ = umount2(&path, MntFlags::MNT_DETACH);
+                let _ = fs::remove_file(&path);
             }
+        }
+        for path in self.mounts() {
+            let _ = umount2(&path, MntFlags::MNT_DETACH);
+        }
+        // A process that was killed leaves its cgroup a moment later.
+        for _ in 0..50 {
+            let left = self.cgroups();
+            left.iter().for_each(|path| drop(fs::remove_dir(path)));
+            if left.is_empty() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
         }
     }
 }
 
-fn netns(config: &RulesConfig) -> PathBuf {
-    Path::new("/run/netns").join(&config.table)
+/// What in a folder has a name that begins so.
+fn named(folder: &str, name: &str) -> Vec<String> {
+    let all = fs::read_dir(folder).into_iter().flatten().flatten();
+    let names = all.filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter(|found| found.starts_with(name)).collect()
+}
+
+fn folders(of: &Path) -> Vec<PathBuf> {
+    let all = fs::read_dir(of).into_iter().flatten().flatten();
+    let all = all.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    all.map(|entry| entry.path()).collect()
 }
 
 /// The cluster's network, as its data folder remembers it.
-fn rules(folder: &Path) -> Option<RulesConfig> {
+fn network(folder: &Path) -> Option<(String, RulesConfig)> {
     let kept: Value = serde_json::from_slice(&fs::read(folder.join("network.json")).ok()?).ok()?;
     let id = kept["cluster_id"].as_str()?.to_owned();
     let ranges: ClusterRanges = serde_json::from_value(kept).ok()?;
     let (pods, services): (Cidr, Cidr) = (ranges.pods, ranges.services);
-    Some(RulesConfig {
+    let rules = RulesConfig {
         table: format!("coracle-{id}"),
         scope: Scope::Host,
         link: format!("cor-{id}"),
         pods,
         services,
-    })
+    };
+    Some((id, rules))
 }
