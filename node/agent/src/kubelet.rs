@@ -23,6 +23,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::logs::{self, LogOptions};
 use crate::metrics;
 use crate::pod::worker::Workers;
+use crate::streaming;
 
 /// How long a client may take over its handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -42,6 +43,7 @@ pub fn router(workers: Workers, node: String) -> Router {
         .route("/metrics/host", get(async |State(it): State<Workers>| metrics::of_hosts(&it).await))
         .route("/stats/summary", get(summary))
         .route("/pods", get(async |State(it): State<Workers>| metrics::pods(&it)))
+        .merge(streaming::router())
         .with_state(workers)
 }
 

@@ -20,6 +20,7 @@ pub mod node;
 pub mod objects;
 pub mod pod;
 pub mod services;
+mod streaming;
 pub mod sync;
 
 use std::net::{IpAddr, SocketAddr};

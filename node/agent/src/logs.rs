@@ -16,7 +16,7 @@ use tokio::io::{AsyncBufReadExt, AsyncSeekExt, BufReader};
 use tokio::sync::mpsc;
 
 /// How often a followed file is looked at for more.
-const FOLLOW_INTERVAL: Duration = Duration::from_millis(100);
+pub(crate) const FOLLOW_INTERVAL: Duration = Duration::from_millis(100);
 /// Longest record that is believed; hosts split lines at 16 KiB.
 const MAX_RECORD: usize = 64 << 10;
 
@@ -38,6 +38,8 @@ pub struct LogOptions {
     pub limit_bytes: Option<usize>,
     /// The attempt before.
     pub previous: bool,
+    /// Only what was written to `Stdout`, or only to `Stderr`; `All` is both.
+    pub stream: Option<String>,
 }
 
 /// Folder of a Pod's logs.
@@ -188,7 +190,11 @@ impl Sink<'_> {
     }
 
     async fn record(&mut self, record: &[u8]) -> bool {
-        let Some((time, partial, text)) = parse(record) else { return true };
+        let Some((time, stream, partial, text)) = parse(record) else { return true };
+        let wanted = self.options.stream.as_deref().filter(|wanted| *wanted != "All");
+        if wanted.is_some_and(|wanted| !wanted.as_bytes().eq_ignore_ascii_case(stream)) {
+            return true;
+        }
         if let Some(since) = self.since
             && std::str::from_utf8(time)
                 .ok()
@@ -229,11 +235,11 @@ async fn send(out: &mpsc::Sender<Bytes>, left: &mut usize, mut line: Bytes) -> b
     out.send(line).await.is_ok() && *left > 0
 }
 
-/// Time, whether the line goes on in the next record, and the text without its line end.
-fn parse(record: &[u8]) -> Option<(&[u8], bool, &[u8])> {
+/// Time, stream, whether the line goes on in the next record, and the text without its line end.
+fn parse(record: &[u8]) -> Option<(&[u8], &[u8], bool, &[u8])> {
     let mut parts = record.strip_suffix(b"\n")?.splitn(4, |b| *b == b' ');
-    let (time, _stream, tag, text) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    Some((time, tag.first() == Some(&b'P'), text))
+    let (time, stream, tag, text) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    Some((time, stream, tag.first() == Some(&b'P'), text))
 }
 
 /// A log's file, and how far it was read.
@@ -344,6 +350,8 @@ mod tests {
             lines(options).await,
             "2026-01-01T00:00:03.000000000Z \n2026-01-01T00:00:04.000000000Z last\n"
         );
+        let options = LogOptions { stream: Some("Stderr".into()), ..all.clone() };
+        assert_eq!(lines(options).await, "two and a half\n");
         assert_eq!(lines(LogOptions { limit_bytes: Some(6), ..all }).await, "one\ntw");
     }
 

@@ -42,6 +42,8 @@ pub struct Kind {
     pub prepare: fn(Prepare<'_>),
     /// Checks a whole new object.
     pub validate: fn(&Value) -> Vec<FieldError>,
+    /// Checks what only a new object must not have, beside `validate`.
+    pub validate_create: fn(&Value) -> Vec<FieldError>,
     /// Checks a change (`new`, `old`), after `validate(new)`.
     pub validate_update: fn(&Value, &Value) -> Vec<FieldError>,
     /// Columns for `kubectl get`.
@@ -73,6 +75,14 @@ pub enum Subresource {
     Binding,
     /// `/eviction`.
     Eviction,
+    /// `/exec`.
+    Exec,
+    /// `/attach`.
+    Attach,
+    /// `/portforward`.
+    PortForward,
+    /// `/ephemeralcontainers` of a Pod.
+    EphemeralContainers,
     /// `/finalize` of a Namespace.
     Finalize,
     /// `/token` of a ServiceAccount.
@@ -155,6 +165,7 @@ impl Kind {
         default: |_| {},
         prepare: |_| {},
         validate: |_| Vec::new(),
+        validate_create: |_| Vec::new(),
         validate_update: |_, _| Vec::new(),
         columns: &[],
         cells: |_, _| Vec::new(),
@@ -219,6 +230,11 @@ table! {
     cluster_role CLUSTER_ROLE;
     role_binding ROLE_BINDING;
     cluster_role_binding CLUSTER_ROLE_BINDING;
+}
+
+/// Checks a change (`new`, `old`) through `/ephemeralcontainers` of a Pod, after `validate(new)`.
+pub fn validate_ephemeral_update(new: &Value, old: &Value) -> Vec<FieldError> {
+    pod::ephemeral_update(new, old)
 }
 
 /// The kind of that group and plural.

@@ -84,6 +84,16 @@ fn of_kind(kind: &'static Kind) -> Served {
             Subresource::Log => ("log", own, vec!["get"]),
             Subresource::Binding => ("binding", ("", "v1", "Binding"), vec!["create"]),
             Subresource::Eviction => ("eviction", ("policy", "v1", "Eviction"), vec!["create"]),
+            Subresource::EphemeralContainers => {
+                ("ephemeralcontainers", own, vec!["get", "patch", "update"])
+            }
+            Subresource::Exec => ("exec", ("", "v1", "PodExecOptions"), vec!["create", "get"]),
+            Subresource::Attach => {
+                ("attach", ("", "v1", "PodAttachOptions"), vec!["create", "get"])
+            }
+            Subresource::PortForward => {
+                ("portforward", ("", "v1", "PodPortForwardOptions"), vec!["create", "get"])
+            }
             Subresource::Finalize => ("finalize", own, vec!["update"]),
             Subresource::Token => {
                 ("token", ("authentication.k8s.io", "v1", "TokenRequest"), vec!["create"])

@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::response::Response;
 use coracle_api::{ApiError, Object, kinds};
-use http::{Request, Uri};
+use http::{HeaderMap, Method, Request, Uri};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -22,7 +22,7 @@ use crate::registry::Registry;
 
 const CONNECT: Duration = Duration::from_secs(5);
 /// How much of an agent's error is passed on.
-const ERROR_LIMIT: usize = 64 << 10;
+pub(crate) const ERROR_LIMIT: usize = 64 << 10;
 /// Parameters that are the agent's business.
 const PASSED_ON: &[&str] = &[
     "follow",
@@ -108,10 +108,36 @@ pub(crate) async fn ask(
     node: &str,
     path: &str,
 ) -> Result<http::Response<Incoming>, ApiError> {
-    let (ip, port) = kubelet_address(registry, node)?;
+    let request = request(registry, node, Method::GET, path, HeaderMap::new())?;
+    send(registry, kubelets, node, request).await
+}
+
+/// A request to a path of a node's kubelet API.
+pub(crate) fn request(
+    registry: &Registry,
+    node: &str,
+    method: Method,
+    path: &str,
+    headers: HeaderMap,
+) -> Result<Request<Body>, ApiError> {
+    let (_, port) = kubelet_address(registry, node)?;
     let uri = format!("https://{node}:{port}{path}");
     let uri: Uri = uri.parse().map_err(ApiError::internal)?;
-    let request = Request::get(uri).body(Body::empty()).map_err(ApiError::internal)?;
+    let mut request = Request::new(Body::empty());
+    *request.method_mut() = method;
+    *request.uri_mut() = uri;
+    *request.headers_mut() = headers;
+    Ok(request)
+}
+
+/// A node's answer.
+pub(crate) async fn send(
+    registry: &Registry,
+    kubelets: &Kubelets,
+    node: &str,
+    request: Request<Body>,
+) -> Result<http::Response<Incoming>, ApiError> {
+    let (ip, port) = kubelet_address(registry, node)?;
     kubelets.client.request(request).await.map_err(|error| {
         ApiError::internal(format!(
             "the agent of node \"{node}\" at {ip}:{port} does not answer: {}",
@@ -133,7 +159,8 @@ fn refused(code: u16, said: &str) -> Result<Response, ApiError> {
     Err(ApiError::new(code, reason, message))
 }
 
-fn container(pod: &Object, asked: Option<&str>) -> Result<String, ApiError> {
+/// Which container of a Pod is meant: the one asked for, or the only one, or the one that is marked as the default.
+pub(crate) fn container(pod: &Object, asked: Option<&str>) -> Result<String, ApiError> {
     let tree = pod.value();
     let names = |field: &str| -> Vec<String> {
         let list = tree["spec"][field].as_array().into_iter().flatten();
@@ -204,20 +231,24 @@ fn kubelet_address(registry: &Registry, node: &str) -> Result<(IpAddr, u16), Api
     Ok((host, port))
 }
 
-fn passed_on(query: &Query) -> String {
+fn passed_on(asked: &Query) -> String {
+    let passed = PASSED_ON.iter().filter_map(|name| Some((*name, asked.get(name)?.to_owned())));
+    query(&passed.collect::<Vec<_>>())
+}
+
+/// A query, with its question mark.
+pub(crate) fn query(pairs: &[(&str, String)]) -> String {
     let mut out = String::new();
-    for name in PASSED_ON {
-        if let Some(value) = query.get(name) {
-            out.push(if out.is_empty() { '?' } else { '&' });
-            out.push_str(name);
-            out.push('=');
-            for byte in value.bytes() {
-                match byte {
-                    b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b':' => {
-                        out.push(char::from(byte));
-                    }
-                    other => out.push_str(&format!("%{other:02X}")),
+    for (name, value) in pairs {
+        out.push(if out.is_empty() { '?' } else { '&' });
+        out.push_str(name);
+        out.push('=');
+        for byte in value.bytes() {
+            match byte {
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b':' => {
+                    out.push(char::from(byte));
                 }
+                other => out.push_str(&format!("%{other:02X}")),
             }
         }
     }

@@ -6,6 +6,7 @@
 mod accept;
 mod answer;
 mod body;
+mod connect;
 mod delete;
 mod discovery;
 mod escalation;

@@ -32,6 +32,11 @@ impl Query {
         self.0.iter().find(|(k, v)| k == name && !v.is_empty()).map(|(_, v)| v.as_str())
     }
 
+    /// All values of a parameter, in their order.
+    pub(crate) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(move |(k, _)| k == name).map(|(_, v)| v.as_str())
+    }
+
     /// Go's idea of a true boolean parameter: present, and neither `0` nor `false`.
     pub(crate) fn flag(&self, name: &str) -> bool {
         self.0.iter().any(|(k, v)| k == name && !matches!(v.as_str(), "0" | "false" | "False"))

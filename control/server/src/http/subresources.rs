@@ -1,4 +1,4 @@
-//! Subresources that are actions rather than parts: scale, binding, eviction, log, token.
+//! Subresources that are actions rather than parts: scale, binding, eviction, log, token, exec, attach, portforward.
 
 use axum::body::Body;
 use coracle_api::kinds::{self, Subresource};
@@ -8,7 +8,7 @@ use http::request::Parts;
 use super::answer::{Answer, json_response};
 use super::body::{self, FieldValidation};
 use super::request::{RequestInfo, not_found_here};
-use super::{App, delete, logs, method_not_allowed, write};
+use super::{App, connect, delete, logs, method_not_allowed, write};
 use crate::auth::tokens::{Issue, SHORTEST};
 use crate::auth::{Identity, node};
 use crate::registry::{WriteOptions, seconds};
@@ -30,6 +30,9 @@ pub(crate) async fn serve(
         "eviction" => Subresource::Eviction,
         "log" => Subresource::Log,
         "token" => Subresource::Token,
+        "exec" => Subresource::Exec,
+        "attach" => Subresource::Attach,
+        "portforward" => Subresource::PortForward,
         _ => return Err(not_found_here().into()),
     };
     if !kind.has(wanted) {
@@ -43,6 +46,9 @@ pub(crate) async fn serve(
         (Subresource::Log, "get") => logs::get(&app.registry, &app.kubelets, info).await,
         (Subresource::Token, "create") => token(app, info, parts, body).await,
         (Subresource::Eviction, "create") => evict(app, info, parts, body).await,
+        (Subresource::Exec | Subresource::Attach | Subresource::PortForward, "get" | "create") => {
+            connect::connect(app, info, wanted, parts.extensions.get(), parts).await
+        }
         _ => Err(method_not_allowed().into()),
     }
 }

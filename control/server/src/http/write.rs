@@ -148,6 +148,9 @@ pub(crate) fn part_of(kind: &Kind, subresource: &str) -> Option<Part> {
     match subresource {
         "" => Some(Part::Main),
         "status" if kind.has(Subresource::Status) => Some(Part::Status),
+        "ephemeralcontainers" if kind.has(Subresource::EphemeralContainers) => {
+            Some(Part::EphemeralContainers)
+        }
         "finalize" if kind.has(Subresource::Finalize) => Some(Part::Finalize),
         _ => None,
     }

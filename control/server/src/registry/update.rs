@@ -17,6 +17,8 @@ pub(crate) enum Part {
     Main,
     /// Status, labels and annotations.
     Status,
+    /// `spec.ephemeralContainers` of a Pod.
+    EphemeralContainers,
     /// `spec.finalizers` of a Namespace.
     Finalize,
 }
@@ -116,18 +118,8 @@ impl Registry {
                 };
                 Value::Object(whole)
             }
-            Part::Finalize => {
-                let mut whole = before.clone();
-                if let Some(map) = whole["metadata"].as_object_mut() {
-                    map.remove("resourceVersion");
-                }
-                whole["spec"]["finalizers"] = asked
-                    .get("spec")
-                    .and_then(|s| s.get("finalizers"))
-                    .cloned()
-                    .unwrap_or_default();
-                whole
-            }
+            Part::EphemeralContainers => only_of_spec(before, &asked, "ephemeralContainers"),
+            Part::Finalize => only_of_spec(before, &asked, "finalizers"),
         };
         allocate::keep_allocated(kind, &mut new, before);
         (kind.default)(&mut new);
@@ -135,17 +127,42 @@ impl Registry {
         match part {
             Part::Main => (kind.prepare)(Prepare::Update { new: new_ref, old: old_ref }),
             Part::Status => (kind.prepare)(Prepare::Status { new: new_ref, old: old_ref }),
-            Part::Finalize => {}
+            Part::EphemeralContainers | Part::Finalize => {}
         }
-        if part == Part::Main && kind.generation == Generation::Spec && specified(&new, before) {
+        if matches!(part, Part::Main | Part::EphemeralContainers)
+            && kind.generation == Generation::Spec
+            && specified(&new, before)
+        {
             new["metadata"]["generation"] = (old.meta.generation + 1).into();
         }
-        if part != Part::Finalize {
-            validate::update(kind, &new, before)?;
+        match part {
+            Part::Finalize => {}
+            Part::EphemeralContainers => {
+                validate::changed(kind, &new, before, kinds::validate_ephemeral_update)?;
+            }
+            Part::Main | Part::Status => {
+                validate::changed(kind, &new, before, kind.validate_update)?;
+            }
         }
         let gone = completes_deletion(kind, old, &new);
         Ok((new, gone))
     }
+}
+
+/// The object as it was, but for one field of its spec.
+fn only_of_spec(before: &Value, asked: &Map<String, Value>, field: &str) -> Value {
+    let mut whole = before.clone();
+    if let Some(map) = whole["metadata"].as_object_mut() {
+        map.remove("resourceVersion");
+    }
+    let value = asked.get("spec").and_then(|spec| spec.get(field)).cloned().unwrap_or_default();
+    if let Some(spec) = whole["spec"].as_object_mut() {
+        match value {
+            Value::Null => spec.remove(field),
+            value => spec.insert(field.into(), value),
+        };
+    }
+    whole
 }
 
 /// Whether anything beside metadata and status differs.

@@ -10,11 +10,17 @@ use super::meta;
 pub(super) fn create(kind: &Kind, tree: &Value) -> Result<(), ApiError> {
     let mut errors = validate_meta(kind, tree);
     errors.extend((kind.validate)(tree));
+    errors.extend((kind.validate_create)(tree));
     refuse(kind, tree, &errors)
 }
 
-/// Checks a changed object.
-pub(super) fn update(kind: &Kind, new: &Value, old: &Value) -> Result<(), ApiError> {
+/// Checks a changed object; `change` says what may change.
+pub(super) fn changed(
+    kind: &Kind,
+    new: &Value,
+    old: &Value,
+    change: fn(&Value, &Value) -> Vec<FieldError>,
+) -> Result<(), ApiError> {
     let mut errors = validate_meta(kind, new);
     errors.extend(validate_meta_update(new, old));
     if let (Some(new), Some(old)) = (new["metadata"].as_object(), old["metadata"].as_object())
@@ -37,7 +43,7 @@ pub(super) fn update(kind: &Kind, new: &Value, old: &Value) -> Result<(), ApiErr
         }
     }
     errors.extend((kind.validate)(new));
-    errors.extend((kind.validate_update)(new, old));
+    errors.extend(change(new, old));
     refuse(kind, new, &errors)
 }
 

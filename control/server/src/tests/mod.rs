@@ -7,6 +7,7 @@ mod lists;
 mod logs;
 mod network;
 mod services;
+mod streams;
 mod watches;
 mod writes;
 

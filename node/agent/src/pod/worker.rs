@@ -12,6 +12,7 @@ mod recovery;
 mod report;
 mod seen;
 mod start;
+mod streams;
 mod successor;
 
 use std::cmp::Reverse;
@@ -44,6 +45,7 @@ use crate::services::Services;
 use exits::event_of;
 
 pub use seen::{Seen, SeenContainer};
+pub use streams::{Located, Presence};
 
 /// Status writes under way at once.
 const REPORTERS: usize = 16;

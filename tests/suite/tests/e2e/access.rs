@@ -8,7 +8,11 @@ use coracle_test_cluster::{Cluster, Output, eventually, tools};
 use crate::context::{Context, Outcome, SOON, expect};
 
 /// Runs kubectl with no credentials but `flags`.
-async fn as_stranger(cluster: &Cluster, flags: &[&str], args: &[&str]) -> anyhow::Result<Output> {
+pub(crate) async fn as_stranger(
+    cluster: &Cluster,
+    flags: &[&str],
+    args: &[&str],
+) -> anyhow::Result<Output> {
     let url = format!("https://{}", cluster.api());
     let all = [&["--server", &url, "--insecure-skip-tls-verify"][..], flags, args].concat();
     let mut command = cluster.kubectl_command(&tools::kubectl()?, &all);

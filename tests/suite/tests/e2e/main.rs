@@ -26,6 +26,7 @@ mod reading;
 mod rollout;
 mod sockets;
 mod starts;
+mod streams;
 mod survival;
 mod updates;
 mod volumes;
@@ -139,6 +140,13 @@ suite! {
     }
     access { can_i, a_service_account_may_what_its_role_says, who_shows_nothing_gets_nothing }
     bad_input { is_refused_with_the_field_named }
+    streams {
+        every_kubectl_forwards,
+        much_goes_through_a_forward,
+        a_forward_says_what_is_wrong,
+        exec_and_attach_to_wasm,
+        the_kube_crate_forwards_and_attaches,
+    }
     starts { two_clusters_side_by_side, wrong_starts_say_what_to_do }
     clients { the_kube_crate, a_watch_resumes }
     images {

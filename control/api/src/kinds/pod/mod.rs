@@ -21,7 +21,11 @@ pub static KIND: Kind = Kind {
     categories: &["all"],
     subresources: &[
         Subresource::Status,
+        Subresource::EphemeralContainers,
         Subresource::Log,
+        Subresource::Exec,
+        Subresource::Attach,
+        Subresource::PortForward,
         Subresource::Binding,
         Subresource::Eviction,
     ],
@@ -29,6 +33,7 @@ pub static KIND: Kind = Kind {
     default: defaults::pod,
     prepare,
     validate: validate::pod,
+    validate_create: validate::pod_create,
     validate_update: validate::pod_update,
     columns: &[
         common::NAME,
@@ -45,6 +50,8 @@ pub static KIND: Kind = Kind {
     fields: FIELDS,
     ..Kind::BASE
 };
+
+pub(super) use validate::ephemeral_update;
 
 static FIELDS: &[SelectableField] = &[
     SelectableField { path: "spec.nodeName", read: |o| o.node_name.as_deref().unwrap_or("").into() },

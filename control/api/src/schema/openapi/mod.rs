@@ -40,7 +40,7 @@ pub struct Resource<'a> {
 pub struct SubResource<'a> {
     /// Last part of the path: `status`.
     pub name: Str,
-    /// What is sent and answered; none for text (logs).
+    /// What is sent and answered; none for text (logs) and for other protocols (exec).
     pub schema: Option<Schema<'a>>,
     /// HTTP methods in lower case.
     pub methods: &'static [&'static str],
@@ -75,6 +75,12 @@ impl SubResource<'static> {
                 ("scale", other("autoscaling", "Scale"), &["get", "put", "patch"])
             }
             Subresource::Log => ("log", None, &["get"]),
+            Subresource::EphemeralContainers => {
+                ("ephemeralcontainers", Some(parent), &["get", "put", "patch"])
+            }
+            Subresource::Exec => ("exec", None, &["get", "post"]),
+            Subresource::Attach => ("attach", None, &["get", "post"]),
+            Subresource::PortForward => ("portforward", None, &["get", "post"]),
             Subresource::Binding => ("binding", other("", "Binding"), &["post"]),
             Subresource::Eviction => ("eviction", other("policy", "Eviction"), &["post"]),
             Subresource::Finalize => ("finalize", Some(parent), &["put"]),

@@ -78,7 +78,7 @@ async fn address(host: Option<&str>, pod: IpAddr) -> Result<IpAddr, String> {
 }
 
 /// Opens a connection; errors read as Go's do, since that is what people search for.
-pub(super) async fn connect(address: SocketAddr) -> Result<TcpStream, String> {
+pub(crate) async fn connect(address: SocketAddr) -> Result<TcpStream, String> {
     TcpStream::connect(address).await.map_err(|error| {
         let why = match error.kind() {
             io::ErrorKind::ConnectionRefused => "connect: connection refused".to_owned(),

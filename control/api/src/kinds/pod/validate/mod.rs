@@ -1,6 +1,7 @@
 //! Checks of Pods and Pod templates (`pkg/apis/core/validation` upstream), run after defaults.
 
 mod container;
+mod ephemeral;
 mod probe;
 mod scheduling;
 mod update;
@@ -18,6 +19,7 @@ use crate::path::Path;
 use crate::quantity::Quantity;
 use crate::status::FieldError;
 
+pub(in crate::kinds) use ephemeral::{on_create as pod_create, update as ephemeral_update};
 pub(in crate::kinds) use update::pod as pod_update;
 
 /// What is wrong so far. Checks add to it and go on, so that a user sees everything at once.
@@ -70,6 +72,7 @@ fn pod_spec(spec: &Value, at: &Path<'_>, errors: &mut Errors) {
             }
         }
     }
+    ephemeral::containers(spec, &mut seen, &context, at, errors);
     container::host_port_conflicts(containers, &at.child("containers"), errors);
 
     one_of(

@@ -221,6 +221,62 @@ fn affinity_between_pods_and_ids() {
 }
 
 #[test]
+fn ephemeral_containers() {
+    let debugger = json!({"name": "debugger", "image": "tools", "targetContainerName": "c"});
+    check_pod(json!({"ephemeralContainers": [debugger.clone()]}), &[]);
+    let with = |fields: Value, expected: &[&str]| {
+        let mut container = debugger.clone();
+        for (name, value) in fields.as_object().expect("fields") {
+            container[name] = value.clone();
+        }
+        let spec = json!({"ephemeralContainers": [container], "volumes": [{"name": "v"}]});
+        check_pod(spec, expected);
+    };
+    with(json!({"name": "c"}), &["spec.ephemeralContainers[0].name: Duplicate value: \"c\""]);
+    with(json!({"image": ""}), &["spec.ephemeralContainers[0].image: Required value"]);
+    with(
+        json!({"targetContainerName": "d"}),
+        &["spec.ephemeralContainers[0].targetContainerName: Not found: \"d\""],
+    );
+    with(json!({"stdin": true, "tty": true, "env": [{"name": "A", "value": "b"}]}), &[]);
+    for (field, value) in [
+        ("ports", json!([{"containerPort": 80}])),
+        ("lifecycle", json!({"preStop": {"sleep": {"seconds": 1}}})),
+        ("resources", json!({"limits": {"cpu": "1"}})),
+        ("livenessProbe", json!({"tcpSocket": {"port": 80}})),
+    ] {
+        let path = format!(
+            "spec.ephemeralContainers[0].{field}: Forbidden: cannot be set for an Ephemeral Container"
+        );
+        with(json!({field: value}), &[&path]);
+    }
+    with(
+        json!({"volumeMounts": [{"name": "v", "mountPath": "/v", "subPath": "x"}]}),
+        &["spec.ephemeralContainers[0].volumeMounts[0].subPath: Forbidden: cannot be set for an Ephemeral Container"],
+    );
+
+    let pod = |list: Value| json!({"spec": {"ephemeralContainers": list}});
+    let on_create: Vec<_> =
+        (KIND.validate_create)(&pod(json!([debugger]))).iter().map(ToString::to_string).collect();
+    assert_eq!(on_create, ["spec.ephemeralContainers: Forbidden: cannot be set on create"]);
+    assert_eq!((KIND.validate_create)(&json!({"spec": {}})), []);
+    let other = json!({"name": "other", "image": "tools"});
+    let mut changed = debugger.clone();
+    changed["image"] = "others".into();
+    for (new, expected) in [
+        (json!([debugger, other]), None),
+        (json!([other, debugger]), None),
+        (json!([other]), Some("may not be removed")),
+        (json!([changed]), Some("may not be changed")),
+    ] {
+        let errors = super::ephemeral_update(&pod(new), &pod(json!([debugger])));
+        let errors: Vec<_> = errors.iter().map(ToString::to_string).collect();
+        assert_eq!(errors.len(), usize::from(expected.is_some()), "{errors:?}");
+        assert!(errors.iter().all(|e| e.contains(expected.unwrap_or_default())), "{errors:?}");
+    }
+}
+
+#[test]
 fn updates() {
     let mut old = json!({"spec": {"containers": [{"name": "c", "image": "a:1"}], "activeDeadlineSeconds": 10}});
     (KIND.default)(&mut old);
