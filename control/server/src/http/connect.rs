@@ -86,10 +86,10 @@ fn may_create(
     identity: Option<&Identity>,
     parts: &Parts,
 ) -> Result<(), Failure> {
-    let Some(identity) = identity else { return Ok(()) };
     if parts.method != http::Method::GET || !is_upgrade(&parts.headers) {
         return Ok(());
     }
+    let identity = identity.ok_or_else(|| ApiError::internal("the request has no identity"))?;
     let mut attributes = info.attributes();
     attributes.verb = "create".to_owned();
     let cluster = app.registry.cache.read();

@@ -54,6 +54,7 @@ pub fn status(
         container_statuses: Some(main.into_iter().map(|(_, s)| s).collect()),
         init_container_statuses: (!init.is_empty())
             .then(|| init.into_iter().map(|(_, s)| s).collect()),
+        ephemeral_container_statuses: ephemeral(pod),
         host_ip: Some(host_ip.to_owned()),
         host_ips: Some(vec![HostIP { ip: host_ip.to_owned() }]),
         pod_ips: ip.clone().map(|ip| vec![PodIP { ip }]),
@@ -241,6 +242,24 @@ fn container(
         }),
         ..ContainerStatus::default()
     }
+}
+
+/// Ephemeral containers wait for ever: whoever waits for one, as `kubectl debug` does, is to know.
+fn ephemeral(pod: &Pod) -> Option<Vec<ContainerStatus>> {
+    let all = pod.spec.as_ref()?.ephemeral_containers.as_ref()?.iter();
+    let statuses = all.map(|it| ContainerStatus {
+        name: it.name.clone(),
+        image: it.image.clone().unwrap_or_default(),
+        state: Some(ContainerState {
+            waiting: Some(ContainerStateWaiting {
+                reason: Some("CreateContainerError".to_owned()),
+                message: Some("this node does not run ephemeral containers".to_owned()),
+            }),
+            ..ContainerState::default()
+        }),
+        ..ContainerStatus::default()
+    });
+    Some(statuses.collect::<Vec<_>>()).filter(|statuses| !statuses.is_empty())
 }
 
 /// The first `room` bytes, whole characters only.

@@ -22,7 +22,7 @@ use super::stream::{Connection, Incoming, Outgoing};
 const PAIRING: Duration = Duration::from_secs(30);
 /// How often it is seen whether the Pod is still there.
 const LOOK: Duration = Duration::from_secs(2);
-/// How long a Pod that has said everything may still be told something.
+/// How long a Pod that has said everything may still be told something, by a client who can end both ways apart.
 const LINGER: Duration = Duration::from_secs(10);
 /// As much is read from a Pod at once.
 const READ: usize = 32 << 10;
@@ -110,7 +110,7 @@ fn request_of(opened: &Opened) -> Option<(String, u16, bool)> {
 
 async fn pair(data: Opened, error: Opened, port: u16, target: Arc<dyn Target>) {
     match target.dial(port).await {
-        Ok(wire) => pump(wire, data.incoming, &data.outgoing).await,
+        Ok(wire) => pump(wire, data.incoming, &data.outgoing, LINGER).await,
         Err(why) => {
             let _ = error.outgoing.send(failure(port, &*target, &why)).await;
         }
@@ -165,7 +165,8 @@ pub(crate) async fn over_channels(
                 return;
             }
             match target.dial(port).await {
-                Ok(wire) => pump(wire, incoming, &data).await,
+                // The client sees that the Pod has ended by the end of the connection alone.
+                Ok(wire) => pump(wire, incoming, &data, Duration::ZERO).await,
                 Err(why) => {
                     let _ = error.send(failure(port, &*target, &why)).await;
                 }
@@ -189,7 +190,7 @@ pub(crate) async fn over_channels(
 }
 
 /// Copies both ways until the Pod has said everything, or the client wants no more of it.
-async fn pump(wire: Box<dyn Wire>, mut incoming: Incoming, outgoing: &Outgoing) {
+async fn pump(wire: Box<dyn Wire>, mut incoming: Incoming, outgoing: &Outgoing, linger: Duration) {
     let (mut reader, mut writer) = tokio::io::split(wire);
     let to_pod = async {
         loop {
@@ -231,7 +232,7 @@ async fn pump(wire: Box<dyn Wire>, mut incoming: Incoming, outgoing: &Outgoing) 
             () = &mut to_pod => false,
         };
         if said {
-            let _ = tokio::time::timeout(LINGER, to_pod).await;
+            let _ = tokio::time::timeout(linger, to_pod).await;
         } else {
             from_pod.await;
         }

@@ -56,6 +56,18 @@ fn condition<'a>(told: &'a Value, name: &str) -> &'a Value {
 }
 
 #[test]
+fn ephemeral_containers_are_told_to_wait() {
+    let debugger = json!([{"name": "debugger", "image": "tools"}]);
+    let pod =
+        pod(json!({"containers": [{"name": "a"}], "ephemeralContainers": debugger}), json!({}));
+    let told = told(&pod, &after(&pod, vec![ready()]));
+    let it = &told["ephemeralContainerStatuses"][0];
+    assert_eq!((&it["name"], &it["image"]), (&json!("debugger"), &json!("tools")));
+    assert_eq!(it["state"]["waiting"]["reason"], "CreateContainerError");
+    assert_eq!(told["containerStatuses"].as_array().map(Vec::len), Some(1));
+}
+
+#[test]
 fn phases_follow_the_containers() {
     let events = |lists: Vec<Vec<Event>>| lists.into_iter().flatten().collect::<Vec<_>>();
     let sidecar = json!({"restartPolicy": "Never",

@@ -1,4 +1,4 @@
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use futures::{SinkExt as _, StreamExt as _};
 use tokio::io::DuplexStream;
@@ -6,6 +6,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
+use super::super::spdy::tests::Client;
 use super::super::websocket::{self, Form};
 use super::*;
 
@@ -13,6 +14,8 @@ use super::*;
 #[derive(Default)]
 struct Echo {
     is_gone: AtomicBool,
+    /// How many connections it has.
+    open: Arc<AtomicUsize>,
 }
 
 impl Target for Echo {
@@ -30,11 +33,14 @@ impl Target for Echo {
                 return Err("connection refused".to_owned());
             }
             let (ours, pod) = tokio::io::duplex(1024);
+            let open = self.open.clone();
+            open.fetch_add(1, Ordering::SeqCst);
             tokio::spawn(async move {
                 let (mut reader, mut writer) = tokio::io::split(pod);
                 let _ = tokio::io::copy(&mut reader, &mut writer).await;
                 let _ = writer.write_all(b"!").await;
                 let _ = writer.shutdown().await;
+                open.fetch_sub(1, Ordering::SeqCst);
             });
             Ok(Box::new(ours) as Box<dyn Wire>)
         })
@@ -98,4 +104,91 @@ fn ports_are_numbers_above_zero() {
         assert!(of(wrong).is_err(), "{wrong:?}");
     }
     assert!(of(&[&vec!["80"; 65].join(",")]).is_err());
+}
+
+/// A client over SPDY, and the Pod that it forwards to.
+fn over() -> (Client, Arc<Echo>) {
+    let (client, connection, accepting) = Client::connect();
+    let target = Arc::new(Echo::default());
+    tokio::spawn(over_spdy(connection, accepting, target.clone()));
+    (client, target)
+}
+
+async fn eventually(open: &AtomicUsize, wanted: usize) {
+    let reached = async {
+        while open.load(Ordering::SeqCst) != wanted {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let reached = tokio::time::timeout(Duration::from_secs(20), reached).await;
+    assert!(reached.is_ok(), "{} connections instead of {wanted}", open.load(Ordering::SeqCst));
+}
+
+#[tokio::test]
+async fn two_streams_make_a_connection() {
+    for named in [true, false] {
+        let (mut client, target) = over();
+        let (requests, port) = (["7", "8"], ("port", "80"));
+        let mut streams = Vec::new();
+        for request in requests {
+            for kind in ["error", "data"] {
+                let headers = [("streamtype", kind), port, ("requestid", request)];
+                // Clients of old do not number their requests.
+                let stream = client.open(&headers[..if named { 3 } else { 2 }]).await;
+                client.replied(stream).await;
+                streams.push(stream);
+            }
+        }
+        eventually(&target.open, 2).await;
+        for data in [streams[1], streams[3]] {
+            client.data(data, true, b"hello").await;
+            assert_eq!(client.until_end(data).await, b"hello!");
+        }
+        eventually(&target.open, 0).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_is_gone_leaves_no_connection() {
+    let (mut client, target) = over();
+    for number in 0..20 {
+        let request = number.to_string();
+        for kind in ["error", "data"] {
+            let headers = [("streamtype", kind), ("port", "80"), ("requestid", &request)];
+            let stream = client.open(&headers).await;
+            client.replied(stream).await;
+        }
+    }
+    eventually(&target.open, 20).await;
+    drop(client);
+    eventually(&target.open, 0).await;
+}
+
+#[tokio::test]
+async fn what_a_refused_port_says_comes_on_the_stream_for_errors() {
+    let (mut client, _target) = over();
+    let error = client.open(&[("streamtype", "error"), ("port", "81"), ("requestid", "0")]).await;
+    client.replied(error).await;
+    let data = client.open(&[("streamtype", "data"), ("port", "81"), ("requestid", "0")]).await;
+    client.replied(data).await;
+    let said = client.until_end(error).await;
+    let refused = "error forwarding port 81 to pod echo, uid 1: connection refused";
+    assert_eq!(String::from_utf8(said).unwrap(), refused);
+    // What belongs to no connection is refused, and nothing else suffers.
+    for headers in [
+        &[("streamtype", "stdin"), ("port", "80")][..],
+        &[("streamtype", "data"), ("port", "0")],
+        &[("streamtype", "data"), ("port", "65536")],
+        &[("streamtype", "data")],
+        &[("port", "80")],
+        &[],
+    ] {
+        let stream = client.open(headers).await;
+        client.refused(stream).await;
+    }
+    let again = [("streamtype", "error"), ("port", "80"), ("requestid", "1")];
+    let stream = client.open(&again).await;
+    client.replied(stream).await;
+    let twice = client.open(&again).await;
+    client.refused(twice).await;
 }

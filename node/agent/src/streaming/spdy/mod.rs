@@ -257,4 +257,4 @@ fn encode(buffer: &mut BytesMut, encoder: &mut Encoder, out: Out, last: u32) -> 
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -54,7 +54,7 @@ fn data(stream: u32, fin: bool, bytes: &[u8]) -> Vec<u8> {
 }
 
 /// The client's end of a connection.
-struct Client {
+pub(crate) struct Client {
     io: DuplexStream,
     encoder: Encoder,
     decoder: Decoder,
@@ -64,7 +64,7 @@ struct Client {
 }
 
 impl Client {
-    fn connect() -> (Client, Connection, mpsc::Receiver<Opened>) {
+    pub(crate) fn connect() -> (Client, Connection, mpsc::Receiver<Opened>) {
         let (io, server) = tokio::io::duplex(16 << 10);
         let (reader, writer) = tokio::io::split(server);
         let (connection, accepting) = serve(reader, writer);
@@ -83,7 +83,7 @@ impl Client {
         self.io.write_all(bytes).await.unwrap();
     }
 
-    async fn open(&mut self, headers: &[(&str, &str)]) -> u32 {
+    pub(crate) async fn open(&mut self, headers: &[(&str, &str)]) -> u32 {
         let (stream, block) = (self.next, self.encoder.encode(headers));
         self.next += 2;
         self.send(&syn_stream(stream, 0, &block)).await;
@@ -104,13 +104,44 @@ impl Client {
         }
     }
 
-    async fn replied(&mut self, to: u32) {
+    pub(crate) async fn replied(&mut self, to: u32) {
         match self.frame().await {
             Some(Frame::Headers { stream, block, .. }) => {
                 assert_eq!(stream, to);
                 assert_eq!(self.decoder.decode(&block).unwrap(), Headers::default());
             }
             other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) async fn data(&mut self, stream: u32, fin: bool, bytes: &[u8]) {
+        self.send(&data(stream, fin, bytes)).await;
+    }
+
+    /// What comes on a stream until it ends; what comes on others is passed over.
+    pub(crate) async fn until_end(&mut self, wanted: u32) -> Vec<u8> {
+        let mut all = Vec::new();
+        loop {
+            match self.frame().await {
+                Some(Frame::Data { stream, fin, data }) if stream == wanted => {
+                    all.extend_from_slice(&data);
+                    if fin {
+                        return all;
+                    }
+                }
+                Some(Frame::Data { .. }) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    pub(crate) async fn refused(&mut self, wanted: u32) {
+        loop {
+            match self.frame().await {
+                Some(Frame::Reset { stream }) if stream == wanted => return,
+                Some(Frame::Data { .. }) => {}
+                other => panic!("{other:?}"),
+            }
         }
     }
 }
