@@ -270,16 +270,12 @@ impl Hosts {
         }
     }
 
-    /// Forgets Pods that have files here but are not among `pods`, as the API has them.
-    pub async fn keep_only(&self, pods: &HashSet<String>) {
-        let gone: Vec<String> = {
-            let known = self.inner.pods.read().unwrap_or_else(PoisonError::into_inner);
-            known.keys().filter(|uid| !pods.contains(*uid)).cloned().collect()
-        };
-        for uid in gone {
-            self.leave(&uid).await;
-            self.forget(&uid).await;
-        }
+    /// Pods that have files here but are not among `pods`, as the API has them.
+    pub fn strays(&self, pods: &HashSet<String>) -> Vec<String> {
+        let mut uids: HashSet<String> = self.inner.shared.folders.pods().into_iter().collect();
+        let known = self.inner.pods.read().unwrap_or_else(PoisonError::into_inner);
+        uids.extend(known.keys().cloned());
+        uids.into_iter().filter(|uid| !pods.contains(uid)).collect()
     }
 
     /// The host that a Pod was put in; the shared one where nothing is known of it.
@@ -381,6 +377,7 @@ impl Hosts {
         self.groups().remove(&host.group);
         let config = &self.inner.config;
         for folder in [config.data.join(host.name()), host.base(config)] {
+            crate::pod::volumes::unmount_below(&folder);
             if let Err(error) = std::fs::remove_dir_all(&folder)
                 && error.kind() != io::ErrorKind::NotFound
             {

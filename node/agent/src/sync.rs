@@ -48,7 +48,6 @@ pub async fn pods(
                     }
                 }
                 if std::mem::take(&mut first) {
-                    workers.listed();
                     // What happened between the agent's look at the hosts and this list was told of Pods not known yet.
                     if relisten {
                         for host in hosts.all() {
@@ -57,16 +56,19 @@ pub async fn pods(
                     }
                 }
                 // Nobody declares these any more.
+                let mut cleared: HashSet<String> = workers.uids().into_iter().collect();
                 for (id, sandbox) in found.drain() {
                     tracing::info!(sandbox = id, "ending a sandbox whose Pod is gone");
-                    let hosts = hosts.clone();
+                    cleared.insert(id.clone());
+                    let (hosts, workers) = (hosts.clone(), workers.clone());
                     tokio::spawn(async move {
                         let _ = hosts.of(&id).delete_sandbox(&sandbox.spec.id).await;
-                        hosts.leave(&id).await;
-                        hosts.forget(&id).await;
+                        workers.clear(&id).await;
                     });
                 }
-                hosts.keep_only(&listed).await;
+                for uid in hosts.strays(&listed).iter().filter(|uid| !cleared.contains(*uid)) {
+                    workers.clear(uid).await;
+                }
             }
             Ok(watcher::Event::Apply(pod)) => apply(&workers, pod, &mut found).await,
             Ok(watcher::Event::Delete(pod)) => {

@@ -61,6 +61,17 @@ impl Folders {
         of_logs.chain(names(&self.volumes)).collect()
     }
 
+    /// Removes the logs of a Pod of which nothing but the UID is known.
+    pub fn remove_logs(&self, uid: &str) -> io::Result<()> {
+        let ending = format!("_{uid}");
+        for entry in fs::read_dir(&self.logs)?.flatten() {
+            if entry.file_name().to_str().is_some_and(|name| name.ends_with(&ending)) {
+                fs::remove_dir_all(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
     /// User and group of the host, if they are its own: what its Pods write into has to be theirs.
     pub fn owner(&self) -> Option<(u32, u32)> {
         self.user.map(|number| (number, number))

@@ -224,15 +224,6 @@ impl Workers {
         self.post(&uid, event);
     }
 
-    /// All of this node's Pods were handed in once: what lies here of others can go.
-    pub fn listed(&self) {
-        let workers = self.clone();
-        tokio::spawn(async move {
-            let known = workers.clone();
-            workers.inner.parts.volumes.retain(move |uid| known.pod(uid).is_some()).await;
-        });
-    }
-
     /// The Pod is gone from the API.
     pub fn vanish(&self, uid: &str) {
         self.post(uid, Event::Vanish);
@@ -241,6 +232,19 @@ impl Workers {
     /// UIDs of all Pods here.
     pub fn uids(&self) -> Vec<String> {
         self.table().pods.keys().cloned().collect()
+    }
+
+    /// Removes what is left of a Pod that went while no agent ran.
+    pub async fn clear(&self, uid: &str) {
+        let parts = &self.inner.parts;
+        parts.hosts.leave(uid).await;
+        parts.volumes.forget(uid).await;
+        let (folders, of) = (parts.hosts.folders(uid), uid.to_owned());
+        let removed = tokio::task::spawn_blocking(move || folders.remove_logs(&of)).await;
+        if let Ok(Err(error)) = removed {
+            tracing::warn!(%error, pod = uid, "logs of a Pod that is gone were not removed");
+        }
+        parts.hosts.forget(uid).await;
     }
 
     /// A host's word on a container that runs on: people see it as an event.

@@ -105,6 +105,8 @@ suite! {
         changes_are_seen_by_running_guests,
         a_full_empty_dir_is_evicted,
         a_token_calls_the_api_while_its_pod_lives,
+        a_token_is_replaced_before_it_ends,
+        volumes_of_pods_that_went_meanwhile_go,
         a_pod_waits_for_what_it_mounts,
         paths_of_the_machine_where_allowed,
     }

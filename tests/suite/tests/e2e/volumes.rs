@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use coracle_test_cluster::{Cluster, eventually};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use coracle_test_cluster::{Cluster, Part, User, eventually};
 
 use crate::context::{ClusterExt as _, Context, Outcome, SOON, command_pod, expect};
 
@@ -272,4 +274,98 @@ pub(crate) async fn paths_of_the_machine_where_allowed(context: Arc<Context>) ->
         .await?;
     }
     Ok(())
+}
+
+/// As a token looks that was issued then, for so long. Whoever replaces it does not ask who signed it.
+fn aged_token(issued: i64, lifetime: i64) -> String {
+    let claims = format!(r#"{{"iat": {issued}, "exp": {}}}"#, issued + lifetime);
+    let encode = |text: &str| URL_SAFE_NO_PAD.encode(text);
+    format!("{}.{}.{}", encode(r#"{"alg": "none"}"#), encode(&claims), encode("nobody"))
+}
+
+pub(crate) async fn a_token_is_replaced_before_it_ends(context: Arc<Context>) -> Outcome {
+    let cluster = context.up().await?;
+    cluster.push_all(IMAGES).await?;
+    cluster.kubectl(&["create", "configmap", "m", "--from-literal=a=first"]).await?;
+    let mounts = "    - {name: tokens, mountPath: /tokens}\n";
+    let volumes = "  - name: tokens
+    projected:
+      sources:
+      - {serviceAccountToken: {path: vault, audience: vault, expirationSeconds: 600}}
+      - {configMap: {name: m}}
+";
+    let args = ["--follow", "/tokens/vault"];
+    cluster.apply(&pod("holder", &args, mounts, volumes)).await?;
+    let shown = async || {
+        let said = cluster.kubectl(&["logs", "holder"]).await?;
+        let tokens = said.lines().filter(|line| line.matches('.').count() == 2);
+        anyhow::Ok(tokens.map(str::to_owned).collect::<Vec<_>>())
+    };
+    eventually(SOON, "the guest shows its token", async || {
+        anyhow::ensure!(shown().await?.len() == 1);
+        Ok(())
+    })
+    .await?;
+    // 80 % of its ten minutes are over: in 8 seconds, and at once. The agent learns of it when it looks at the volume.
+    let uid = cluster.get(&["pod", "holder"]).await?["metadata"]["uid"].clone();
+    let volume = cluster.data().join("agent/volumes").join(uid.as_str().unwrap_or_default());
+    for (left, change) in [(8, "second"), (-20, "third")] {
+        let before = shown().await?;
+        let now = std::time::UNIX_EPOCH.elapsed()?.as_secs() as i64;
+        let aged = aged_token(now - 480 + left, 600);
+        std::fs::write(volume.join("tokens/..data/vault"), &aged)?;
+        let patch = format!(r#"{{"data": {{"a": "{change}"}}}}"#);
+        cluster.kubectl(&["patch", "configmap", "m", "-p", &patch]).await?;
+        eventually(SOON, "the guest shows another token", async || {
+            let tokens = shown().await?;
+            let last = tokens.last().map(String::as_str).unwrap_or_default();
+            let fresh = last != aged && !before.iter().any(|token| token == last);
+            anyhow::ensure!(fresh, "{tokens:?}");
+            Ok(())
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// Pods that go while there is no agent: told to end, or taken away by force.
+pub(crate) async fn volumes_of_pods_that_went_meanwhile_go(context: Arc<Context>) -> Outcome {
+    let cluster = context.split().await?;
+    cluster.push_all(IMAGES).await?;
+    let mounts = "    - {name: memory, mountPath: /memory}\n";
+    let volumes = "  - {name: memory, emptyDir: {medium: Memory}}\n";
+    let args = ["--write", "/memory/x=kept", "--read", "/memory/x", "--sleep", "600"];
+    for name in ["ended", "forced", "apart", "stays"] {
+        let mut manifest = pod(name, &args, mounts, volumes);
+        if name == "apart" {
+            manifest = manifest.replace(
+                "metadata: {name: apart,",
+                "metadata: {name: apart, annotations: {coracle.dev/isolation: pod},",
+            );
+        }
+        cluster.apply(&manifest).await?;
+        logs(&cluster, name, &["kept"]).await?;
+    }
+    let left = || {
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let data = cluster.data().display().to_string();
+        let mounts = mounts.lines().filter(|line| line.contains(&data)).count();
+        let volumes = std::fs::read_dir(cluster.data().join("agent/volumes")).into_iter();
+        let groups = std::fs::read_dir(cluster.data().join("agent/groups")).into_iter();
+        (mounts, volumes.flatten().count(), groups.flatten().count())
+    };
+    let in_memory = usize::from(cluster.user() == User::Root);
+    anyhow::ensure!(left() == (4 * in_memory, 3, 1), "{:?}", left());
+    cluster.kill9(Part::Agent).await?;
+    cluster.kubectl(&["delete", "pod", "ended", "--wait=false", "--grace-period=1"]).await?;
+    for name in ["forced", "apart"] {
+        cluster.kubectl(&["delete", "pod", name, "--force", "--grace-period=0"]).await?;
+    }
+    cluster.start(Part::Agent).await?;
+    eventually(SOON, "nothing of them is left", async || {
+        anyhow::ensure!(left() == (in_memory, 1, 0), "{:?}", left());
+        Ok(())
+    })
+    .await?;
+    phase(&cluster, "stays", "Running").await
 }

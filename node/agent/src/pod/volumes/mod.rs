@@ -326,19 +326,6 @@ impl Volumes {
         self.blocking(move || remove(&dir)).await;
     }
 
-    /// Removes volumes of Pods that are not `known`: of those that went while no agent ran.
-    pub async fn retain(&self, known: impl Fn(&str) -> bool + Send + 'static) {
-        let dir = self.inner.settings.data.join("volumes");
-        self.blocking(move || {
-            for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
-                if entry.file_name().to_str().is_some_and(|uid| !known(uid)) {
-                    remove(&entry.path());
-                }
-            }
-        })
-        .await;
-    }
-
     /// Takes volumes in memory away when all workloads have ended.
     pub fn unmount_all(&self) {
         empty_dir::unmount_all(&self.inner.settings.data);
@@ -347,6 +334,11 @@ impl Volumes {
     fn table(&self) -> MutexGuard<'_, Table> {
         self.inner.table.lock().unwrap_or_else(|e| e.into_inner())
     }
+}
+
+/// Takes volumes in memory below a folder away, which is to be removed.
+pub fn unmount_below(dir: &Path) {
+    empty_dir::unmount_all(dir);
 }
 
 fn remove(dir: &Path) {
