@@ -53,7 +53,8 @@ pub(crate) fn confine(job: &Job, size: u64, user: Option<u32>) -> anyhow::Result
     let set = |resource, most| setrlimit(resource, most, most);
     set(Resource::RLIMIT_DATA, limits.memory)?;
     set(Resource::RLIMIT_AS, limits.memory + (64 << 30))?;
-    set(Resource::RLIMIT_CPU, limits.seconds)?;
+    // At the first one comes a signal that says why; where both are the same, it is one that does not.
+    setrlimit(Resource::RLIMIT_CPU, limits.seconds, limits.seconds + 5)?;
     set(Resource::RLIMIT_FSIZE, limits.file)?;
     set(Resource::RLIMIT_CORE, 0)?;
     set(Resource::RLIMIT_NOFILE, 64)?;
