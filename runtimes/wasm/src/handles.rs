@@ -9,6 +9,7 @@ use coracle_sandbox::NoticeKind;
 use nix::sys::resource::{Resource, getrlimit};
 
 use crate::container::Container;
+use crate::memory::Lent;
 
 /// As many as a process on Linux has by default.
 const MOST: usize = 1024;
@@ -25,19 +26,26 @@ pub(crate) struct Handles(AtomicUsize);
 
 /// One of them, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Handle(Arc<Handles>);
+pub(crate) struct Handle {
+    all: Arc<Handles>,
+    /// What a socket's buffers cost; kept for its end.
+    cost: Option<Lent>,
+}
+
+/// Bytes that the kernel holds for a socket, as far as its buffers are usually filled.
+const SOCKET: u64 = 32 << 10;
 
 impl Handles {
     fn take(self: &Arc<Self>, limit: usize) -> Option<Handle> {
         let more = |open: usize| (open < limit).then_some(open + 1);
         self.0.fetch_update(Relaxed, Relaxed, more).ok()?;
-        Some(Handle(self.clone()))
+        Some(Handle { all: self.clone(), cost: None })
     }
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Relaxed);
+        self.all.0.fetch_sub(1, Relaxed);
     }
 }
 
@@ -54,6 +62,14 @@ impl Container {
             });
         }
         handle
+    }
+
+    /// Permission for one more socket, whose buffers are the container's memory.
+    pub(crate) fn socket(&self) -> Option<Handle> {
+        let cost = self.memory.lend(SOCKET)?;
+        let mut handle = self.handle()?;
+        handle.cost = Some(cost);
+        Some(handle)
     }
 }
 

@@ -74,6 +74,13 @@ impl Account {
         self.used.load(Relaxed)
     }
 
+    /// Charges what the host holds on its behalf, if that fits.
+    pub(crate) fn lend(self: &Arc<Self>, bytes: u64) -> Option<Lent> {
+        // Not an instance's: nothing is learned of it.
+        self.charge(bytes, 0).ok()?;
+        Some(Lent { account: self.clone(), bytes })
+    }
+
     fn is_limited(&self) -> bool {
         self.limit != u64::MAX || self.parent.as_ref().is_some_and(|pod| pod.is_limited())
     }
@@ -204,6 +211,19 @@ impl<'a> Waiting<'a> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, SeqCst);
+    }
+}
+
+/// Memory of the host's that is charged to a container, until it is dropped: buffers of connections and sockets.
+#[derive(Debug)]
+pub(crate) struct Lent {
+    account: Arc<Account>,
+    bytes: u64,
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        self.account.give_back(self.bytes);
     }
 }
 

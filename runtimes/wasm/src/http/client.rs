@@ -8,16 +8,21 @@
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
+
+use crate::memory::{Account, Lent};
 
 /// A new connection's first request must have come by then.
 const FIRST: Duration = Duration::from_secs(15);
 /// A connection on which nothing happened for this long may be closed, and is after twice as long.
 const IDLE: Duration = Duration::from_secs(60);
 
+/// Bytes that a connection's buffers take, as far as they are usually filled.
+const COST: u64 = 16 << 10;
 /// How long after an answer's deadline it may still be on its way.
 pub(super) const GRACE: Duration = Duration::from_millis(50);
 
@@ -37,6 +42,8 @@ pub(super) struct Client {
     /// When the present answer must be complete, in microseconds after `opened`. HTTP/2 has one for
     /// each stream, and keeps them elsewhere.
     deadline: AtomicU64,
+    /// What the connection costs its container; none where that did not fit yet.
+    cost: OnceLock<Lent>,
 }
 
 impl Client {
@@ -50,6 +57,7 @@ impl Client {
             requests: AtomicU32::new(0),
             ambiguous: AtomicU32::new(0),
             deadline: AtomicU64::new(0),
+            cost: OnceLock::new(),
         }
     }
 
@@ -57,6 +65,17 @@ impl Client {
         self.open.fetch_add(1, Relaxed);
         self.requests.fetch_add(1, Relaxed);
         self.deadline.store((deadline - self.opened).as_micros() as u64, Relaxed);
+    }
+
+    /// Charges the connection to its container, once; whether it fits.
+    pub(super) fn pay(&self, account: &Arc<Account>) -> bool {
+        if self.cost.get().is_some() {
+            return true;
+        }
+        let Some(lent) = account.lend(COST) else { return false };
+        // Another stream of the connection may have been first; one payment is enough.
+        let _ = self.cost.set(lent);
+        true
     }
 
     /// It is to send nothing more.

@@ -79,9 +79,12 @@ where
     let ambiguous = client.is_some_and(|client| client.is_ambiguous());
     let checked = if ambiguous { Err(Refusal::Ambiguous) } else { check(container, &mut request) };
     let answered = match checked.and_then(|()| {
+        if client.is_some_and(|client| !client.pay(&container.memory)) {
+            return Err(Refusal::Full);
+        }
         let (parts, body) = request.into_parts();
         let most = container.spec.http.max_request_bytes.unwrap_or(MOST_RECEIVED);
-        let body = Upload::new(body, most)?;
+        let body = Upload::new(body, most, &container.memory)?;
         record.upload = body.progress();
         Ok(Request::from_parts(parts, body))
     }) {

@@ -10,13 +10,18 @@ use hyper::body::{Body, Frame, SizeHint};
 use wasmtime_wasi_http::Error;
 
 use super::refusal::Refusal;
+use crate::memory::{Account, Lent};
 
 /// A body and how much of it may come. A request without one has no progress to watch.
 pub(super) struct Upload<B> {
     inner: B,
     most: u64,
     progress: Option<Arc<Progress>>,
+    _cost: Option<Lent>,
 }
+
+/// Bytes that are held of a body between its client and its guest.
+const COST: u64 = 64 << 10;
 
 /// What is known of a body by those who do not read it.
 #[derive(Default)]
@@ -44,12 +49,16 @@ impl Progress {
 }
 
 impl<B: Body> Upload<B> {
-    pub(super) fn new(inner: B, most: u64) -> Result<Upload<B>, Refusal> {
+    pub(super) fn new(inner: B, most: u64, account: &Arc<Account>) -> Result<Upload<B>, Refusal> {
         if inner.size_hint().lower() > most {
             return Err(Refusal::TooLarge);
         }
         let progress = (!inner.is_end_stream()).then(Arc::default);
-        Ok(Upload { inner, most, progress })
+        let cost = match progress {
+            Some(_) => Some(account.lend(COST).ok_or(Refusal::Full)?),
+            None => None,
+        };
+        Ok(Upload { inner, most, progress, _cost: cost })
     }
 
     pub(super) fn progress(&self) -> Option<Arc<Progress>> {

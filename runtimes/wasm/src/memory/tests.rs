@@ -88,3 +88,15 @@ async fn who_does_not_fit_yet_waits_for_another_to_end() {
     }
     assert_eq!((pod.reserved.load(SeqCst), two.waiting.load(SeqCst)), (0, 0));
 }
+
+#[test]
+fn what_is_lent_counts_until_it_is_given_back() {
+    let pod = Account::new(Some(100), None);
+    let account = Account::new(None, Some(pod.clone()));
+    let first = account.lend(60).expect("it fits");
+    assert!(account.lend(60).is_none(), "it does not fit into the Pod");
+    assert_eq!((account.used(), pod.used()), (60, 60));
+    drop(first);
+    assert_eq!((account.used(), pod.used()), (0, 0));
+    assert!(account.lend(60).is_some());
+}

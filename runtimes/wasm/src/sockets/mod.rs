@@ -55,7 +55,7 @@ pub(crate) async fn connect(
     container: &Arc<Container>,
     to: SocketAddr,
 ) -> io::Result<(TcpStream, Handle)> {
-    let handle = container.handle().ok_or(io::Error::from(nix::errno::Errno::EMFILE))?;
+    let handle = container.socket().ok_or(io::Error::from(nix::errno::Errno::EMFILE))?;
     let place = Place::of(container);
     let refused = |_| io::Error::from(io::ErrorKind::ConnectionRefused);
     let target = place.reach(Transport::Tcp, to).map_err(refused)?;
@@ -84,7 +84,7 @@ fn admit(container: &Container, v6: bool) -> Result<Handle, ErrorCode> {
     if !container.sandbox.spec.ips.iter().any(|ip| ip.is_ipv6() == v6) {
         return Err(ErrorCode::NotSupported);
     }
-    container.handle().ok_or_else(too_many)
+    container.socket().ok_or_else(too_many)
 }
 
 impl network::Host for State {

@@ -70,8 +70,43 @@ pub(super) fn crafted(host: &TestHost, name: &str, handler: &str) -> Image {
             (param $out i32) (local $body i32) (local $stream i32)
             {handler}))"#
     );
-    let mut module = wat::parse_str(&module).unwrap();
-    let model = std::fs::read(example("probe-http").path).unwrap();
+    encoded(host, name, &module, "probe-http")
+}
+
+/// A command that opens the first folder it mounts again and again, until it is told no; then it naps for so many milliseconds
+/// and ends well.
+pub(super) fn opener(host: &TestHost, name: &str, nap: u32) -> Image {
+    let module = format!(
+        r#"(module
+          (import "wasi:filesystem/preopens@0.2.12" "get-directories" (func $folders (param i32)))
+          (import "wasi:filesystem/types@0.2.12" "[method]descriptor.open-at"
+            (func $open (param i32 i32 i32 i32 i32 i32 i32)))
+          (import "wasi:clocks/monotonic-clock@0.2.12" "subscribe-duration"
+            (func $subscribe (param i64) (result i32)))
+          (import "wasi:io/poll@0.2.12" "[method]pollable.block" (func $block (param i32)))
+          (memory (export "memory") 2)
+          (data (i32.const 1024) ".")
+          (global $free (mut i32) (i32.const 4096))
+          (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
+            (global.get $free)
+            (global.set $free
+              (i32.and (i32.add (i32.add (global.get $free) (local.get 3)) (i32.const 15)) (i32.const -16))))
+          (func (export "wasi:cli/run@0.2.12#run") (result i32)
+            (call $folders (i32.const 64))
+            (loop $again
+              (call $open (i32.load (i32.load (i32.const 64))) (i32.const 0) (i32.const 1024)
+                (i32.const 1) (i32.const 2) (i32.const 1) (i32.const 80))
+              (br_if $again (i32.eqz (i32.load8_u (i32.const 80)))))
+            (call $block (call $subscribe (i64.const {nap}000000)))
+            (i32.const 0)))"#
+    );
+    encoded(host, name, &module, "probe-files")
+}
+
+/// A module as a component of the world of `model`.
+fn encoded(host: &TestHost, name: &str, module: &str, model: &str) -> Image {
+    let mut module = wat::parse_str(module).unwrap();
+    let model = std::fs::read(example(model).path).unwrap();
     let DecodedWasm::Component(resolve, world) = wit_component::decode(&model).unwrap() else {
         panic!("a component");
     };

@@ -2,6 +2,7 @@ use std::time::{Duration, Instant};
 
 use coracle_sandbox::*;
 
+use super::crafted::{crafted, opener};
 use super::fixture::*;
 
 const MIB: u64 = 1 << 20;
@@ -208,5 +209,113 @@ async fn too_many_requests_wait_and_are_answered() {
     for client in clients {
         assert_eq!(client.await.unwrap(), 200);
     }
+    host.end().await;
+}
+
+/// How many requests a neighbour is answered in half a second.
+async fn answered(neighbour: std::net::SocketAddr) -> u32 {
+    let begun = Instant::now();
+    let mut connection = Connection::open(neighbour).await;
+    let mut count = 0;
+    while begun.elapsed() < Duration::from_millis(500) {
+        assert_eq!(connection.get("/health").await.unwrap().0, 200);
+        count += 1;
+    }
+    count
+}
+
+/// Descriptors of this process that refer to a folder.
+fn descriptors(of: &std::path::Path) -> usize {
+    let all = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+    all.filter(|fd| std::fs::read_link(fd.path()).is_ok_and(|path| path == of)).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_are_counted_and_given_back() {
+    crate::confine::raise_files();
+    let host = TestHost::start().await;
+    let neighbour = host.serve("neighbour", example("hello-v1")).await;
+    let alone = answered(neighbour).await;
+    let volume = host.folder.path().join("volume");
+    std::fs::create_dir(&volume).unwrap();
+    let image = opener(&host, "opener", 2000);
+    for name in ["one", "two"] {
+        let sandbox = host.sandbox(name).await;
+        let mut app = host.app(&sandbox, image.clone());
+        app.ports = Vec::new();
+        app.mounts.push(Mount {
+            host_path: volume.clone(),
+            guest_path: "/data".into(),
+            ..Mount::default()
+        });
+        host.client.start_container(&sandbox.id, &app).await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let most = descriptors(&volume);
+    let beside = answered(neighbour).await;
+    assert!((32..=2 * 1024).contains(&most), "{most} files are open");
+    assert!(beside * 4 > alone, "{beside} requests beside them, {alone} alone");
+    for name in ["one", "two"] {
+        assert_eq!(host.exit(name).await.0, 0, "{}", host.log(name));
+    }
+    let end = Instant::now() + Duration::from_secs(10);
+    while descriptors(&volume) > 0 {
+        assert!(Instant::now() < end, "{} files are open still", descriptors(&volume));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    host.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_are_memory_too() {
+    let host = TestHost::start().await;
+    let neighbour = host.serve("neighbour", example("hello-v1")).await;
+    let alone = answered(neighbour).await;
+    // Instances that ask for a few thousand elements at a time, and keep them. Before the limit of one table's size comes
+    // that of memory.
+    let grow = "(loop $again (br_if $again (i32.ne (i32.const -1)
+        (table.grow $hoard (ref.null func) (i32.const 5000)))))
+        (call $nap (i64.const 300)) unreachable";
+    let module = format!("{grow}) (table $hoard 1 funcref) (func $unused");
+    let image = crafted(&host, "hoarder", &module);
+    let address = host.serve_with("hoarder", image, |app| app.memory_limit = Some(160 << 10)).await;
+    let asked = tokio::spawn(async move { Connection::open(address).await.get("/").await });
+    let beside = answered(neighbour).await;
+    // Its container ends with it.
+    let broken = asked.await.unwrap().map_or(0, |(status, ..)| status);
+    assert!([0, 500].contains(&broken), "{broken}");
+    let (code, reason, message) = host.exit("hoarder").await;
+    assert_eq!((code, reason), (137, ExitReason::OOMKilled), "{message}");
+    assert!(beside * 4 > alone, "{beside} requests beside it, {alone} alone");
+    assert!(answered(neighbour).await > 0);
+    host.end().await;
+}
+
+/// A log whose disk does not answer, here a pipe that nobody reads, holds up whoever writes to it, and nobody else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_stalls_harms_no_neighbour() {
+    let host = TestHost::start().await;
+    let neighbour = host.serve("neighbour", example("hello-v1")).await;
+    let alone = answered(neighbour).await;
+    let folder = host.folder.path().join("logs").join("flood");
+    std::fs::create_dir_all(&folder).unwrap();
+    nix::unistd::mkfifo(&folder.join("0.log"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let flood = host
+        .serve_with("flood", example("probe-http"), |app| app.http.timeout_seconds = Some(2))
+        .await;
+    // More guests than there are threads to block.
+    let floods: Vec<_> = (0..16)
+        .map(|_| tokio::spawn(async move { get(flood, "/flood?bytes=1000").await.0 }))
+        .collect();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let beside = answered(neighbour).await;
+    assert!(beside * 4 > alone, "{beside} requests beside it, {alone} alone");
+    for flood in floods {
+        assert_eq!(flood.await.unwrap(), 504);
+    }
+    // Somebody reads at last, so that the thread that writes can end.
+    let mut options = std::fs::File::options();
+    let _reader = options.read(true).write(true).open(folder.join("0.log")).unwrap();
+    host.client.stop_container("id-flood", "app", Stop { grace_seconds: 0 }).await.unwrap();
     host.end().await;
 }
