@@ -26,6 +26,40 @@ async fn a_pod_gets_its_grace_only_once_it_is_on_a_node() {
 }
 
 #[tokio::test]
+async fn an_evicted_pod_says_so() {
+    let it = Fixture::new().await;
+    let mut runs = pod("runs");
+    runs["spec"]["nodeName"] = "n".into();
+    let before = it.create(PODS, runs).await;
+    let path = &format!("{PODS}/runs");
+    let evict = async |options: serde_json::Value| {
+        let body = json!({
+            "apiVersion": "policy/v1", "kind": "Eviction",
+            "metadata": {"name": "runs"}, "deleteOptions": options,
+        });
+        it.call("POST", &format!("{path}/eviction"), "application/json", body.to_string()).await
+    };
+    let other = evict(json!({"preconditions": {"resourceVersion": "1"}})).await;
+    assert_eq!(other.code, 409, "{}", other.body);
+    let dry = evict(json!({"dryRun": ["All"]})).await;
+    assert_eq!(dry.code, 201, "{}", dry.body);
+    assert_eq!(it.get(path).await.body["status"], before["status"]);
+
+    let meta = &before["metadata"];
+    let same = json!({"uid": meta["uid"], "resourceVersion": meta["resourceVersion"]});
+    assert_eq!(evict(json!({"preconditions": same})).await.code, 201);
+    let ending = it.get(path).await.body;
+    assert!(ending["metadata"]["deletionTimestamp"].is_string(), "{ending}");
+    let conditions = ending["status"]["conditions"].as_array().unwrap();
+    let mark = conditions.iter().find(|c| c["type"] == "DisruptionTarget").unwrap();
+    assert_eq!(
+        (&mark["status"], &mark["reason"]),
+        (&"True".into(), &"EvictionByEvictionAPI".into())
+    );
+    assert_eq!(mark["message"], "Eviction API: evicting");
+}
+
+#[tokio::test]
 async fn finalizers_hold_an_object_until_the_last_is_gone() {
     let it = Fixture::new().await;
     let mut held = config_map("held");
