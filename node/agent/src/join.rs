@@ -14,16 +14,16 @@ use hyper_util::rt::TokioExecutor;
 use rcgen::{
     CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, KeyPair, SanType,
 };
+use rustls::RootCertStore;
 use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
+use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::images::hex;
+use crate::tls::{self, Presented};
 
 /// File in which the network's facts are kept.
 const NETWORK: &str = "network.json";
@@ -196,13 +196,9 @@ pub async fn join(
 
 async fn ask(server: &str, token: &Token, body: &JoinRequest) -> Result<JoinResponse, JoinError> {
     let unreachable = |why: String| JoinError::Unreachable { url: server.to_owned(), why };
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier = Arc::new(Pinned { ca_hash: token.ca_hash.clone(), provider: provider.clone() });
-    let tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
+    let ca_hash = token.ca_hash.clone();
+    let tls = tls::client(move |shown: &Presented<'_>| pinned(&ca_hash, shown))
         .map_err(|e| unreachable(e.to_string()))?
-        .dangerous()
-        .with_custom_certificate_verifier(verifier)
         .with_no_client_auth();
     let connector = hyper_rustls::HttpsConnectorBuilder::new()
         .with_tls_config(tls)
@@ -308,56 +304,17 @@ fn identity_error(path: &Path, why: impl std::fmt::Display) -> JoinError {
 }
 
 /// Trusts the chain that holds the pinned CA, and checks the server's certificate against that CA as usual.
-#[derive(Debug)]
-struct Pinned {
-    ca_hash: String,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for Pinned {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let ca = intermediates.iter().find(|c| hex(&Sha256::digest(c)) == self.ca_hash);
-        let ca = ca.ok_or_else(|| {
-            rustls::Error::General(
-                "the token belongs to another cluster than this server's".to_owned(),
-            )
-        })?;
-        let mut roots = RootCertStore::empty();
-        roots.add(ca.clone().into_owned())?;
-        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), self.provider.clone())
-            .build()
-            .map_err(|e| rustls::Error::General(e.to_string()))?
-            .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, cert, dss, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, cert, dss, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
+fn pinned(ca_hash: &str, shown: &Presented<'_>) -> Result<(), rustls::Error> {
+    let ca = shown.intermediates.iter().find(|c| hex(&Sha256::digest(c)) == ca_hash);
+    let ca = ca.ok_or_else(|| {
+        rustls::Error::General("the token belongs to another cluster than this server's".to_owned())
+    })?;
+    let mut roots = RootCertStore::empty();
+    roots.add(ca.clone().into_owned())?;
+    let Presented { end_entity, intermediates, name, ocsp_response, now, provider } = *shown;
+    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        .build()
+        .map_err(|e| rustls::Error::General(e.to_string()))?
+        .verify_server_cert(end_entity, intermediates, name, ocsp_response, now)
+        .map(drop)
 }

@@ -22,6 +22,7 @@ pub mod pod;
 pub mod services;
 mod streaming;
 pub mod sync;
+mod tls;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;

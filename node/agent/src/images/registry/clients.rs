@@ -13,13 +13,12 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
 
 use crate::images::settings::{Settings, Tls};
+use crate::tls::{self, Presented};
 
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -67,21 +66,22 @@ impl Clients {
     }
 }
 
-fn configure(tls: &Tls) -> Result<ClientConfig, String> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(|e| e.to_string())?;
-    let builder = if tls.insecure_skip_verify {
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(Unchecked(provider)))
+fn configure(settings: &Tls) -> Result<ClientConfig, String> {
+    let builder = if settings.insecure_skip_verify {
+        // Whoever answers is believed, as long as they hold the key of the certificate they show.
+        tls::client(|_: &Presented<'_>| Ok(())).map_err(|e| e.to_string())?
     } else {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|e| e.to_string())?;
         let mut roots = RootCertStore::empty();
         let found = rustls_native_certs::load_native_certs();
         for error in &found.errors {
             tracing::warn!(%error, "a certificate authority of the system is not readable");
         }
         roots.add_parsable_certificates(found.certs);
-        if let Some(path) = &tls.ca_file {
+        if let Some(path) = &settings.ca_file {
             let error = |e: &dyn std::fmt::Display| format!("ca_file {}: {e}", path.display());
             for certificate in CertificateDer::pem_file_iter(path).map_err(|e| error(&e))? {
                 let certificate = certificate.map_err(|e| error(&e))?;
@@ -90,7 +90,7 @@ fn configure(tls: &Tls) -> Result<ClientConfig, String> {
         }
         builder.with_root_certificates(roots)
     };
-    let (Some(certificate), Some(key)) = (&tls.cert_file, &tls.key_file) else {
+    let (Some(certificate), Some(key)) = (&settings.cert_file, &settings.key_file) else {
         return Ok(builder.with_no_client_auth());
     };
     let chain: Result<Vec<_>, _> =
@@ -99,45 +99,4 @@ fn configure(tls: &Tls) -> Result<ClientConfig, String> {
     let key = PrivateKeyDer::from_pem_file(key)
         .map_err(|e| format!("key_file {}: {e}", key.display()))?;
     builder.with_client_auth_cert(chain, key).map_err(|e| e.to_string())
-}
-
-/// `insecure_skip_verify`: whoever answers is believed, as long as they hold the key of the certificate they show.
-#[derive(Debug)]
-struct Unchecked(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Unchecked {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, certificate, signed, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signed, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }
