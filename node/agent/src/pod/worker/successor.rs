@@ -219,7 +219,14 @@ impl Workers {
         let pulled = pulled.map_err(|e| e.to_string())?;
         let limit = spec::limits(container).memory_limit;
         let ready = parts.compiler.ensure(&pulled.image, limit).await;
-        Ok((pulled.took, ready.map_err(|problem| problem.message)?.took))
+        let took = ready.map_err(|problem| problem.message)?.took;
+        // Most likely the next Pod comes to the same host: there the code is loaded, and its engine made, before it starts. A
+        // host that cannot does so then, or says why.
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        if let Err(error) = parts.hosts.of(uid).prepare_image(&pulled.image).await {
+            tracing::debug!(%error, image = wanted.name, "not loaded in advance");
+        }
+        Ok((pulled.took, took))
     }
 }
 
