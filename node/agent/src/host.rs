@@ -145,8 +145,76 @@ fn is_host(pid: i32, socket: &Path) -> bool {
     words.next() == Some(b"host") && words.any(|word| word == socket.as_os_str().as_bytes())
 }
 
+/// Whether that process runs another program than this one. No, where the system does not tell.
+pub async fn is_other_program(pid: u32) -> bool {
+    let other = PathBuf::from(format!("/proc/{pid}/exe"));
+    // Hundreds of megabytes may have to be read.
+    let compared = tokio::task::spawn_blocking(move || {
+        let own = File::open("/proc/self/exe")?;
+        same_content(own, File::open(other)?)
+    });
+    match compared.await {
+        Ok(Ok(same)) => !same,
+        Ok(Err(error)) => {
+            tracing::debug!(%error, pid, "not known which program a sandbox host runs");
+            false
+        }
+        Err(_) => false,
+    }
+}
+
+/// Whether two files are one, or alike: a program that was installed again is no other.
+fn same_content(one: File, other: File) -> std::io::Result<bool> {
+    use std::io::{BufRead, BufReader};
+    use std::os::unix::fs::MetadataExt;
+    let (a, b) = (one.metadata()?, other.metadata()?);
+    if (a.dev(), a.ino()) == (b.dev(), b.ino()) {
+        return Ok(true);
+    }
+    if a.len() != b.len() {
+        return Ok(false);
+    }
+    let mut one = BufReader::with_capacity(1 << 20, one);
+    let mut other = BufReader::with_capacity(1 << 20, other);
+    loop {
+        let (a, b) = (one.fill_buf()?, other.fill_buf()?);
+        let length = a.len().min(b.len());
+        if a[..length] != b[..length] {
+            return Ok(false);
+        }
+        if length == 0 {
+            return Ok(a.len() == b.len());
+        }
+        one.consume(length);
+        other.consume(length);
+    }
+}
+
 fn last_words(log: &Path) -> String {
     let text = std::fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<&str> = text.lines().rev().take(3).collect();
     lines.into_iter().rev().collect::<Vec<_>>().join(" / ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_told_apart_by_what_they_are() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = |name: &str, content: &[u8]| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, content).expect("written");
+            move || File::open(&path).expect("opened")
+        };
+        let long = vec![7; 3 << 20];
+        let mut other = long.clone();
+        other[(2 << 20) + 5] = 8;
+        let (a, b, c) = (file("a", &long), file("b", &long), file("c", &other));
+        let short = file("short", &long[1..]);
+        let same = |one, other| same_content(one, other).expect("read");
+        assert!(same(a(), a()) && same(a(), b()));
+        assert!(!same(a(), c()) && !same(a(), short()));
+    }
 }

@@ -6,8 +6,11 @@
 //!
 //! Everything that a group goes through happens under its own lock, so that a Pod that comes while the last one goes
 //! finds either the old host whole or a new one.
+//!
+//! Hosts of an older program, found after an upgrade, keep their Pods and get no others: see [`upgrade`].
 
 mod folders;
+mod upgrade;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::OsString;
@@ -15,6 +18,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use coracle_network::{Network, NetworkError, linux};
@@ -69,6 +73,8 @@ struct Inner {
     allocatable: (u64, u64),
     shared: Arc<Host>,
     groups: Mutex<HashMap<Group, Arc<Host>>>,
+    /// Hosts that new Pods of their groups do not come to: they are of an older program, or stood in for one that was.
+    older: Mutex<Vec<Arc<Host>>>,
     /// Pods that are not in the shared host.
     pods: RwLock<HashMap<String, Arc<Host>>>,
     /// Some host does not have the node's routes.
@@ -86,6 +92,8 @@ pub struct Host {
     client: Client,
     folders: Arc<Folders>,
     host_paths: Vec<PathBuf>,
+    /// Its process is of another program than the agent's.
+    outdated: AtomicBool,
     state: Arc<tokio::sync::Mutex<State>>,
 }
 
@@ -191,6 +199,7 @@ impl Hosts {
             cgroups,
             allocatable,
             groups: Mutex::default(),
+            older: Mutex::default(),
             pods: RwLock::default(),
             stale,
             started,
@@ -202,11 +211,11 @@ impl Hosts {
             let host =
                 Host::new(&hosts.inner.config, record.group, record.number, record.host_paths);
             let host = Arc::new(host);
-            hosts.groups().insert(host.group.clone(), host.clone());
             match hosts.find(&host).await {
                 Ok(found) => sandboxes.extend(found),
                 Err(error) => tracing::error!(%error, group = %host.group, "not taken over"),
             }
+            hosts.file(host);
         }
         hosts.settle().await;
         Ok((hosts, sandboxes, receiver))
@@ -216,6 +225,7 @@ impl Hosts {
     async fn find(&self, host: &Arc<Host>) -> Result<Vec<SandboxStatus>, PlaceError> {
         let mut state = host.state.lock().await;
         if host.is_shared() {
+            self.end_if_outdated_and_idle(host).await;
             let adopted = self.start(host, &mut state).await?;
             return Ok(if adopted {
                 host.client.sandboxes().await.unwrap_or_default()
@@ -252,8 +262,7 @@ impl Hosts {
     async fn settle(&self) {
         let mut addresses = BTreeSet::new();
         let mut running = HashSet::from([self.inner.shared.name()]);
-        let hosts: Vec<Arc<Host>> = self.groups().values().cloned().collect();
-        for host in hosts {
+        for host in self.all().into_iter().filter(|host| !host.is_shared()) {
             let state = host.state.lock().await;
             if state.running.is_some() {
                 running.insert(host.name());
@@ -308,11 +317,12 @@ impl Hosts {
         let uid = spec.id.as_str();
         let before = self.host(uid);
         let group = if before.is_shared() { group } else { before.group.clone() };
-        if group == Group::Shared {
+        if before.is_shared() && group == Group::Shared && !before.is_outdated() {
             return Ok(before.place(self.inner.network.pod_netns().map(Into::into)));
         }
+        let mut own = Some(before).filter(|before| !before.is_shared());
         let (host, mut state) = loop {
-            let host = self.group(&group, &host_paths)?;
+            let host = own.take().map_or_else(|| self.group(&group, &host_paths), Ok)?;
             let state = host.state.clone().lock_owned().await;
             if !state.retired {
                 break (host, state);
@@ -345,7 +355,7 @@ impl Hosts {
     pub async fn leave(&self, uid: &str) {
         let host = self.host(uid);
         if host.is_shared() {
-            return;
+            return self.replace_if_outdated_and_idle(&host).await;
         }
         let mut state = host.state.lock().await;
         if let Some(tenant) = state.tenants.remove(uid)
@@ -374,7 +384,7 @@ impl Hosts {
             return;
         }
         state.retired = true;
-        self.groups().remove(&host.group);
+        self.strike(&host);
         let config = &self.inner.config;
         for folder in [config.data.join(host.name()), host.base(config)] {
             crate::pod::volumes::unmount_below(&folder);
@@ -400,8 +410,9 @@ impl Hosts {
 
     /// The hosts of all groups, the shared one first. One whose Pods have all ended does not answer.
     pub fn all(&self) -> Vec<Arc<Host>> {
-        let groups = self.groups();
-        std::iter::once(&self.inner.shared).chain(groups.values()).cloned().collect()
+        let (groups, older) = (self.groups(), self.older());
+        let shared = std::iter::once(&self.inner.shared);
+        shared.chain(groups.values()).chain(older.iter()).cloned().collect()
     }
 
     /// Waits until some host lacks the node's routes.
@@ -450,7 +461,9 @@ impl Hosts {
         if let Some(host) = groups.get(group) {
             return Ok(host.clone());
         }
-        let taken: HashSet<u16> = groups.values().map(|host| host.number).collect();
+        let older = self.older();
+        let taken: HashSet<u16> = groups.values().chain(&*older).map(|host| host.number).collect();
+        drop(older);
         let number = (1..COMPILER).find(|number| !taken.contains(number));
         let number = number.ok_or(PlaceError::TooMany(taken.len()))?;
         let record = Record { group: group.clone(), number, host_paths: host_paths.to_vec() };
@@ -518,13 +531,16 @@ impl Hosts {
         }
         self.limit(host, state);
         let doors = state.cgroup.as_ref().and_then(|c| c.doors().ok()).unwrap_or_default();
-        Ok(host::ensure(&host.client, &host.command(config, netns), doors).await?)
+        let (info, adopted) =
+            host::ensure(&host.client, &host.command(config, netns), doors).await?;
+        host.outdated.store(adopted && host::is_other_program(info.pid).await, Relaxed);
+        Ok((info, adopted))
     }
 
     /// Sizes a host's cgroup by its Pods. The shared one may use what the node has.
     fn limit(&self, host: &Host, state: &mut State) {
         let (cpu, memory) = self.inner.allocatable;
-        let limits = if host.is_shared() {
+        let limits = if host.group == Group::Shared {
             Limits { memory, cpu: u32::try_from(cpu).unwrap_or(u32::MAX), tasks: TASKS }
         } else {
             let all: Option<u64> = state.tenants.values().map(|t| t.memory).sum();
@@ -589,6 +605,7 @@ impl Host {
             group,
             number,
             host_paths,
+            outdated: AtomicBool::new(false),
             state: Arc::default(),
         };
         host.client = Client::new(config.sockets.join(format!("{}.sock", host.name())));
@@ -608,8 +625,14 @@ impl Host {
         &self.group
     }
 
+    /// The one that is always there: it serves Services where the kernel does not, and needs no record.
     fn is_shared(&self) -> bool {
-        self.group == Group::Shared
+        self.number == 0
+    }
+
+    /// Whether its process is of another program than the agent's.
+    pub fn is_outdated(&self) -> bool {
+        self.outdated.load(Relaxed)
     }
 
     /// Short, and unlike any other's.

@@ -156,6 +156,9 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
     let services = services::Services::default();
     let namespaces = namespaces::Namespaces::new(client.clone());
     let recorder = events::Recorder::start(client.clone(), config.node_name.clone());
+    for message in hosts.older_hosts().await {
+        recorder.node(&config.node_name, false, "OlderHost", message);
+    }
     let objects = objects::Objects::new(client.clone());
     let settings = pod::volumes::Settings {
         data: config.data.clone(),

@@ -122,6 +122,8 @@ async fn host(started: Started, hosts: Hosts, workers: Workers, network: Network
     let mut events = host.client().events(0);
     loop {
         let event = tokio::select! {
+            // First: what is heard after a host's end may be of the next one.
+            biased;
             () = ended.cancelled() => return,
             Some(event) = events.next() => event,
             else => return,

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Mutex, MutexGuard, Once, PoisonError, RwLock};
 use std::time::Duration;
 use std::{env, fs};
 
@@ -20,6 +20,7 @@ use crate::command::{self, Output};
 use crate::leftovers::Leftovers;
 use crate::process::{self, Process};
 use crate::tools;
+use crate::upgrade;
 use crate::wait::{ensure, eventually};
 
 /// The ordinary user of clusters that root starts. Nobody has this number; a home folder is all that it needs.
@@ -87,7 +88,7 @@ pub struct Cluster {
     user: User,
     args: Vec<String>,
     folder: tempfile::TempDir,
-    binary: PathBuf,
+    binary: RwLock<PathBuf>,
     split: bool,
     state: Mutex<State>,
 }
@@ -144,6 +145,7 @@ impl Cluster {
         let built = tools::coracle()?;
         fs::hard_link(&built, &binary).or_else(|_| fs::copy(&built, &binary).map(drop))?;
         let Options { user, args } = options;
+        let binary = RwLock::new(binary);
         Ok(Self { user, args, folder, binary, split, state: Mutex::default() })
     }
 
@@ -190,9 +192,28 @@ impl Cluster {
         self.state().listen.expect("the cluster was started")
     }
 
+    /// The program that is started from now on.
+    pub fn binary(&self) -> PathBuf {
+        self.binary.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Installs another program, whose engine cannot use the code that the present one compiled; it is what is started from
+    /// now on. What runs stays as it is.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub async fn upgrade(&self) -> anyhow::Result<()> {
+        // By its own name: that is how processes are told apart from others of this machine.
+        let next = self.folder.path().join("bin/next/coracle");
+        fs::create_dir(self.folder.path().join("bin/next"))?;
+        upgrade::with_another_engine(&self.binary(), &next).await?;
+        *self.binary.write().unwrap_or_else(PoisonError::into_inner) = next;
+        Ok(())
+    }
+
     /// A `coracle` command of the cluster's user.
     pub fn coracle_command(&self) -> std::process::Command {
-        let mut command = std::process::Command::new(&self.binary);
+        let mut command = std::process::Command::new(self.binary());
         command
             .current_dir(self.home())
             .env("HOME", self.home())
@@ -426,7 +447,7 @@ impl Cluster {
     /// # Errors
     /// With what `coracle push` said.
     pub async fn push(&self, file: &Path, image: &str) -> anyhow::Result<()> {
-        let mut command = std::process::Command::new(&self.binary);
+        let mut command = std::process::Command::new(self.binary());
         command.env("KUBECONFIG", self.kubeconfig()).arg("push").arg(file).arg(image);
         command::run(command.into(), b"").await?.ok().map(drop)
     }

@@ -15,6 +15,7 @@ mod leftovers;
 pub mod load;
 mod process;
 pub mod tools;
+mod upgrade;
 mod wait;
 
 pub use cluster::{Cluster, HostProcess, Options, Part, User};

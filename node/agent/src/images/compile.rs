@@ -25,6 +25,7 @@ use coracle_sandbox::{CompiledImage, Image, Problem, ProblemCode};
 use tokio::sync::Semaphore;
 
 use self::process::Work;
+pub use self::renewal::Foreign;
 
 /// Refusals that are remembered, so that a Pod which is tried again and again costs no compiling.
 const REFUSALS: usize = 1024;
@@ -129,8 +130,8 @@ impl Compiler {
             .await
     }
 
-    /// Makes code that a host asked for ([`ProblemCode::NotCompiled`]), though there may be some. `program` is the host's, where
-    /// that is not this one: then what it can use is not what this one makes.
+    /// Makes code that a host asked for ([`ProblemCode::NotCompiled`]), though there may be some. `foreign` is the host's
+    /// program, where that is not this one: then what it can use is not what this one makes, nor what this one knows of.
     ///
     /// # Errors
     /// As [`Compiler::ensure`].
@@ -138,15 +139,19 @@ impl Compiler {
         &self,
         image: &Image,
         class: Option<&str>,
-        program: Option<PathBuf>,
+        foreign: Option<Foreign>,
     ) -> Result<Ready, Problem> {
         let before = self.known(&image.digest);
         // Whoever waited meanwhile for the same finds it made.
         let made = || {
+            if let Some(foreign) = &foreign {
+                return foreign.made(&self.inner.dir, image, class);
+            }
             let now = self.known(&image.digest)?;
             let newer = before.as_ref().is_none_or(|before| !Arc::ptr_eq(before, &now));
             (newer && class.is_none_or(|class| now.code.contains_key(class))).then_some(now)
         };
+        let program = foreign.as_ref().map(|foreign| foreign.program.clone());
         let class = class.map(str::to_owned);
         self.once(image, program, made, |work| Work { class, ..work }).await
     }
@@ -223,6 +228,7 @@ impl Compiler {
                 return Err(problem);
             }
             let _permit = inner.permits.acquire().await;
+            let foreign = program.is_some();
             let started = Instant::now();
             let work = change(Work {
                 number: inner.counter.fetch_add(1, Relaxed),
@@ -234,7 +240,11 @@ impl Compiler {
             });
             let made = process::run(&inner.dir, &inner.command, work).await;
             match made {
-                Ok(made) => Ok(Ready { image: self.keep(made), took: Some(started.elapsed()) }),
+                Ok(made) => {
+                    // What only an older program's hosts can use is not remembered: it would stand in the way of our own.
+                    let image = if foreign { Arc::new(made) } else { self.keep(made) };
+                    Ok(Ready { image, took: Some(started.elapsed()) })
+                }
                 Err(problem) => {
                     self.refuse(&image.digest, &problem);
                     Err(problem)

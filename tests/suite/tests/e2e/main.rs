@@ -59,7 +59,11 @@ suite! {
     }
     manifests { nginx_deployment, my_app_is_updated_under_load }
     rollout { history_undo_restart_and_pause, a_bad_image_keeps_the_old_pods, recreate }
-    updates { new_code_is_compiled_before_the_old_pod_stops, an_update_without_surge_drops_nothing }
+    updates {
+        new_code_is_compiled_before_the_old_pod_stops,
+        an_update_without_surge_drops_nothing,
+        the_program_is_upgraded_under_load,
+    }
     survival {
         the_agent_is_killed_under_load,
         up_is_killed_under_load,

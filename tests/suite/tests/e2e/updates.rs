@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use coracle_test_cluster::load::Load;
-use coracle_test_cluster::{Cluster, eventually, http};
+use coracle_test_cluster::{Cluster, Part, User, eventually, http};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::context::{ClusterExt as _, Context, Outcome, SOON, expect, hello};
@@ -127,4 +128,114 @@ pub(crate) async fn an_update_without_surge_drops_nothing(context: Arc<Context>)
     let events = cluster.kubectl(&["get", "events", "--no-headers"]).await?;
     anyhow::ensure!(!events.contains("NotPrepared"), "{events}");
     Ok(())
+}
+
+/// Names of compiled code on the node.
+fn compiled(cluster: &Cluster) -> Vec<String> {
+    let files = std::fs::read_dir(cluster.data().join("agent/compiled")).into_iter().flatten();
+    let names = files.flatten().map(|file| file.file_name().to_string_lossy().into_owned());
+    let mut names: Vec<String> = names.filter(|name| name.ends_with(".cwasm")).collect();
+    names.sort();
+    names
+}
+
+/// Processes of the hosts that Pods without a wish of their own are in.
+fn shared_hosts(cluster: &Cluster) -> Vec<i32> {
+    let hosts = cluster.hosts().into_iter().filter(|host| host.group == "shared");
+    let mut pids: Vec<i32> = hosts.map(|host| host.pid).collect();
+    pids.sort_unstable();
+    pids
+}
+
+async fn no_restarts(cluster: &Cluster, app: &str) -> Outcome {
+    let pods = cluster.get(&["pods", "-l", &format!("app={app}")]).await?;
+    for pod in pods["items"].as_array().into_iter().flatten() {
+        let status = &pod["status"]["containerStatuses"][0];
+        anyhow::ensure!(status["restartCount"] == 0 && status["ready"] == true, "{status}");
+    }
+    Ok(())
+}
+
+/// Both processes come back as another version, whose engine can use nothing that was compiled. Pods stay where they are and
+/// serve; code is made anew in the background; new Pods come to a host of the new version; the old one ends with its Pods.
+pub(crate) async fn the_program_is_upgraded_under_load(context: Arc<Context>) -> Outcome {
+    let cluster = context.split().await?;
+    cluster.push_all(&[("hello-v1", "hello:v1"), ("hello-v2", "hello:v2")]).await?;
+    cluster.deploy_hello("web", "hello:v1", 3).await?;
+    let alone = hello("alone", "hello:v1", 1).replace(
+        "metadata: {labels: {app: alone}}",
+        "metadata: {labels: {app: alone}, annotations: {coracle.dev/isolation: namespace}}",
+    );
+    cluster.apply(&alone).await?;
+    cluster.rolled_out("alone").await?;
+    let before = compiled(&cluster);
+    let old = shared_hosts(&cluster);
+    anyhow::ensure!(old.len() == 1 && before.len() == 1, "{old:?} {before:?}");
+    let (old, isolated) = (old[0], cluster.hosts().len());
+    anyhow::ensure!(isolated == 2, "{:?}", cluster.hosts());
+    let address = cluster.service("default", "web").await?;
+    let load = Load::start(address, "/version", 3);
+
+    cluster.end(Part::Agent, Signal::SIGTERM).await?;
+    cluster.end(Part::Server, Signal::SIGINT).await?;
+    cluster.upgrade().await?;
+    cluster.start(Part::Server).await?;
+    cluster.start(Part::Agent).await?;
+    // Killed while it compiles anew, or just after: what is missing is made by the next one.
+    cluster.kill9(Part::Agent).await?;
+    cluster.start(Part::Agent).await?;
+    eventually(SOON, "the image in use is compiled for the new engine", async || {
+        let now = compiled(&cluster);
+        let all = before.iter().all(|name| now.contains(name));
+        anyhow::ensure!(now.len() == 2 && all, "{before:?} {now:?}");
+        Ok(())
+    })
+    .await?;
+    no_restarts(&cluster, "web").await?;
+    anyhow::ensure!(shared_hosts(&cluster) == [old], "{:?}", cluster.hosts());
+    eventually(SOON, "the node says which Pods stay in the older program", async || {
+        let node = cluster.get(&["nodes"]).await?;
+        let node = node["items"][0]["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let events = told(&cluster, &node).await?;
+        expect(&first(&events, "OlderHost")?.2, &["3 Pods", "kubectl rollout restart"])
+    })
+    .await?;
+
+    // New Pods are in a host of the new program, beside those of the old one.
+    cluster.kubectl(&["scale", "deployment/web", "deployment/alone", "--replicas=4"]).await?;
+    cluster.rolled_out("web").await?;
+    cluster.rolled_out("alone").await?;
+    let both = shared_hosts(&cluster);
+    anyhow::ensure!(both.len() == 2 && both.contains(&old), "{both:?}");
+    let new = both.into_iter().find(|pid| *pid != old).context("a new host")?;
+    let program = std::fs::read_link(format!("/proc/{new}/exe"))?;
+    anyhow::ensure!(program == cluster.binary(), "{}", program.display());
+    anyhow::ensure!(cluster.hosts().len() == 4, "{:?}", cluster.hosts());
+    anyhow::ensure!(compiled(&cluster).len() == 2, "nothing was compiled for Pods that came");
+    no_restarts(&cluster, "web").await?;
+    // An agent that returns finds both.
+    cluster.kill9(Part::Agent).await?;
+    cluster.start(Part::Agent).await?;
+    for app in ["web", "alone"] {
+        cluster.kubectl(&["logs", "-l", &format!("app={app}")]).await?;
+        no_restarts(&cluster, app).await?;
+    }
+
+    cluster.kubectl(&["rollout", "restart", "deployment/alone"]).await?;
+    cluster.kubectl(&["set", "image", "deployment/web", "app=hello:v2"]).await?;
+    cluster.rolled_out("web").await?;
+    cluster.rolled_out("alone").await?;
+    let address = cluster.service("default", "alone").await?;
+    expect(&http::get(address, "/version").await?.body, &["v1"])?;
+    eventually(SOON, "hosts of the old program end with their Pods", async || {
+        for host in cluster.hosts() {
+            let program = std::fs::read_link(format!("/proc/{}/exe", host.pid))?;
+            // An ordinary user's Services have their sockets in the shared host, which stays for them.
+            let keeps_sockets = context.user == User::Ordinary && host.pid == old;
+            anyhow::ensure!(program == cluster.binary() || keeps_sockets, "{host:?}");
+        }
+        Ok(())
+    })
+    .await?;
+    load.stop().await.nothing_dropped()
 }

@@ -29,7 +29,7 @@ while [ $# -gt 0 ]; do
     shift
 done
 answer() {{
-    echo '{{}}' > "$OUT/$HEX.info"
+    echo '{{"kind":"Http"}}' > "$OUT/$HEX.info"
     echo code > "$OUT/$HEX-$CLASS-1.cwasm"
     echo "{{\"digest\":\"sha256:$HEX\",\"info\":{{\"kind\":\"Http\",\"imports\":[\"wasi:cli/stdout@0.2.0\"]}},\"code\":{{\"$CLASS\":\"$HEX-$CLASS-1.cwasm\"}},\"bytes\":5}}"
 }}
@@ -136,6 +136,68 @@ async fn code_of_another_engine_is_made_anew_and_then_removed() {
     compiler.remove_dead().await;
     let code: Vec<String> = setup.files().into_iter().filter(|f| f.ends_with(".cwasm")).collect();
     assert_eq!(code, [format!("{HEX}-small-2.cwasm")]);
+}
+
+/// Others want the cores too: one image at a time, at the lowest priority; what an agent that was killed had done is not done
+/// again.
+#[tokio::test]
+async fn code_is_renewed_one_by_one_and_gone_on_with_after_a_kill() {
+    let setup = Setup::new(
+        r#"exec 9>>"$0.lock"
+flock -n 9 || touch "$0.overlapped"
+sleep 0.3 9>&-
+nice >> "$0.nice"
+answer"#,
+    );
+    let dir = setup.folder.path().join("compiled");
+    let digests = ["a", "b", "c"].map(|digit| format!("sha256:{}", digit.repeat(64)));
+    let record = |digest: &str| dir.join(format!("{}.json", &digest["sha256:".len()..]));
+    for digest in &digests {
+        let code = format!("{}-small-0.cwasm", &digest["sha256:".len()..]);
+        let old = serde_json::json!({"digest": digest, "info": {"kind": "Http"}, "code": {"small": code}});
+        std::fs::write(record(digest), old.to_string()).expect("written");
+    }
+    let file = |digest: &str| Some(Image { digest: digest.to_owned(), ..setup.image() });
+    let first = setup.compiler();
+    tokio::select! {
+        () = first.renew(&digests[2..], file) => panic!("not killed"),
+        () = async {
+            // Until the second has begun, and what the first made is on disk.
+            let written = || std::fs::read_to_string(record(&digests[2])).expect("a record");
+            while setup.runs() < 2 || !written().contains("small-1") {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        } => {}
+    }
+    drop(first);
+    let next = setup.compiler();
+    assert!(next.known(&digests[2]).is_some(), "what is in use comes first");
+    assert!(next.known(&digests[0]).is_none() && next.known(&digests[1]).is_none());
+    next.renew(&[], file).await;
+    assert!(digests.iter().all(|digest| next.known(digest).is_some()));
+    assert_eq!(setup.runs(), 4, "one each, and the one that was killed");
+    let beside = |ending: &str| setup.folder.path().join(format!("compiler.{ending}"));
+    assert!(!beside("overlapped").exists());
+    let nice = std::fs::read_to_string(beside("nice")).expect("told");
+    assert!(nice.lines().count() >= 3 && nice.lines().all(|line| line == "19"), "{nice}");
+}
+
+/// What a host of an older program needs is made by that program, once, and is not taken for code of this one's.
+#[tokio::test]
+async fn an_older_programs_host_gets_code_of_its_own() {
+    let setup = Setup::new("answer");
+    let (image, compiler) = (setup.image(), setup.compiler());
+    let names = BTreeMap::from([("small".to_owned(), "small-1".to_owned())]);
+    let foreign = Foreign { program: setup.command.program.clone(), names };
+    for took in [true, false] {
+        let made = compiler.again(&image, None, Some(foreign.clone())).await.expect("ready");
+        assert_eq!(made.took.is_some(), took);
+        assert_eq!(made.image.code["small"], format!("{HEX}-small-1.cwasm"));
+    }
+    assert_eq!(setup.runs(), 1);
+    assert!(compiler.known(&image.digest).is_none());
+    compiler.again(&image, Some("large"), Some(foreign)).await.expect("ready");
+    assert_eq!(setup.runs(), 2, "there is none of that class");
 }
 
 /// However a run ends, there is an answer in words, nothing is left behind, and the next image is none the worse.
