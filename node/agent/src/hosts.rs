@@ -10,15 +10,15 @@
 //! Hosts of an older program, found after an upgrade, keep their Pods and get no others: see [`upgrade`].
 
 mod folders;
+mod member;
 mod upgrade;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::ffi::OsString;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use coracle_network::{Network, NetworkError, linux};
@@ -28,9 +28,11 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 pub use folders::Folders;
+pub use member::Host;
 
-use crate::cgroup::{Cgroup, Cgroups, Limits};
-use crate::host::{self, HostCommand, HostError};
+use self::member::{State, Tenant};
+use crate::cgroup::{Cgroups, Limits};
+use crate::host::{self, HostError};
 use crate::isolation::Group;
 use crate::services;
 
@@ -83,38 +85,6 @@ struct Inner {
     started: mpsc::UnboundedSender<Started>,
     /// No host is started any more.
     closed: CancellationToken,
-}
-
-/// The host of one isolation group.
-pub struct Host {
-    group: Group,
-    number: u16,
-    client: Client,
-    folders: Arc<Folders>,
-    host_paths: Vec<PathBuf>,
-    /// Its process is of another program than the agent's.
-    outdated: AtomicBool,
-    state: Arc<tokio::sync::Mutex<State>>,
-}
-
-#[derive(Default)]
-struct State {
-    /// Those that it runs, or is about to.
-    tenants: HashMap<String, Tenant>,
-    /// Those that have files in its folders.
-    known: HashSet<String>,
-    /// Present while its process is to be there; cancelled at its end.
-    running: Option<CancellationToken>,
-    cgroup: Option<Cgroup>,
-    /// Forgotten: whoever waited for the lock has to look for the group again.
-    retired: bool,
-}
-
-/// A Pod as far as its host's size is concerned.
-struct Tenant {
-    address: Option<Ipv4Addr>,
-    memory: Option<u64>,
-    cpu: u32,
 }
 
 /// A host that is there from now on.
@@ -593,99 +563,6 @@ impl Hosts {
 
     fn pods_mut(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<String, Arc<Host>>> {
         self.inner.pods.write().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Host {
-    fn new(config: &HostsConfig, group: Group, number: u16, host_paths: Vec<PathBuf>) -> Self {
-        let user = config.users.map(|first| first + u32::from(number));
-        let mut host = Self {
-            client: Client::new(""),
-            folders: Arc::new(Folders::new(&config.agent_data, user)),
-            group,
-            number,
-            host_paths,
-            outdated: AtomicBool::new(false),
-            state: Arc::default(),
-        };
-        host.client = Client::new(config.sockets.join(format!("{}.sock", host.name())));
-        if !host.is_shared() {
-            host.folders = Arc::new(Folders::new(&host.base(config), user));
-        }
-        host
-    }
-
-    /// How to reach it.
-    pub fn client(&self) -> &Client {
-        &self.client
-    }
-
-    /// Whose it is.
-    pub fn group(&self) -> &Group {
-        &self.group
-    }
-
-    /// The one that is always there: it serves Services where the kernel does not, and needs no record.
-    fn is_shared(&self) -> bool {
-        self.number == 0
-    }
-
-    /// Whether its process is of another program than the agent's.
-    pub fn is_outdated(&self) -> bool {
-        self.outdated.load(Relaxed)
-    }
-
-    /// Short, and unlike any other's.
-    fn name(&self) -> String {
-        if self.is_shared() { "shared".to_owned() } else { format!("{:03x}", self.number) }
-    }
-
-    /// Where a group's Pods have their files.
-    fn base(&self, config: &HostsConfig) -> PathBuf {
-        config.agent_data.join("groups").join(self.name())
-    }
-
-    fn make_folders(&self, config: &HostsConfig) -> io::Result<()> {
-        let user = self.folders.user;
-        folders::closed(&config.data.join(self.name()), user, user)?;
-        self.folders.make()
-    }
-
-    fn command(&self, config: &HostsConfig, netns: Option<PathBuf>) -> HostCommand {
-        let data = config.data.join(self.name());
-        let mut args: Vec<OsString> = vec!["host".into(), "wasm".into()];
-        let mut add = |name: &str, value: OsString| args.extend([name.into(), value]);
-        add("--group", self.group.to_string().into());
-        add("--socket", self.client.socket().into());
-        add("--data", data.clone().into());
-        add("--compiled", config.agent_data.join("compiled").into());
-        add("--logs", self.folders.logs.clone().into());
-        add("--volumes", self.folders.volumes.clone().into());
-        for path in &self.host_paths {
-            add("--host-path", path.into());
-        }
-        if let Some(netns) = netns {
-            add("--netns", netns.into());
-        }
-        if let Some(user) = self.folders.user {
-            add("--user", user.to_string().into());
-        }
-        let log = config.data.join(format!("{}.log", self.name()));
-        HostCommand { program: config.program.clone(), args, log }
-    }
-
-    fn place(&self, netns: Option<PathBuf>) -> Place {
-        Place { client: self.client.clone(), netns, folders: self.folders.clone() }
-    }
-}
-
-impl Tenant {
-    fn of(spec: &SandboxSpec) -> Self {
-        let address = spec.ips.iter().find_map(|ip| match ip {
-            IpAddr::V4(ip) => Some(*ip),
-            IpAddr::V6(_) => None,
-        });
-        Self { address, memory: spec.memory_limit, cpu: spec.cpu_weight }
     }
 }
 

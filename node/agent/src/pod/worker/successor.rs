@@ -45,11 +45,13 @@ pub(super) enum Leave {
 /// Who made a Pod: namespace, kind and name.
 type Maker = (String, String, String);
 type Template = Option<Arc<PodTemplateSpec>>;
+/// The last answer, and when it was asked for; locked while it is asked for.
+type Answer = tokio::sync::Mutex<Option<(Instant, Template)>>;
 
 /// What makers of Pods were seen to make, and when they were asked.
 #[derive(Default)]
 pub(super) struct Makers {
-    known: Mutex<HashMap<Maker, Arc<tokio::sync::Mutex<Option<(Instant, Template)>>>>>,
+    known: Mutex<HashMap<Maker, Arc<Answer>>>,
 }
 
 impl Makers {
