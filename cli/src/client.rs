@@ -34,10 +34,45 @@ impl Connection {
                 path.display()
             );
         }
-        let kubeconfig = Kubeconfig::read_from(&path)
-            .with_context(|| format!("{} is not a usable kubeconfig", path.display()))?;
-        from_kubeconfig(kubeconfig).await
+        let unusable = || format!("{} is not a usable kubeconfig", path.display());
+        if let Err(error) = std::fs::File::open(&path) {
+            bail!(
+                "cannot read {}: {error}; run as its owner, or name another kubeconfig with --kubeconfig",
+                path.display()
+            );
+        }
+        let kubeconfig = Kubeconfig::read_from(&path).with_context(unusable)?;
+        let config =
+            kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+                .await
+                .with_context(unusable)?;
+        let url = config.cluster_url.clone();
+        let client = kube::Client::try_from(config).with_context(unusable)?;
+        // Before anything is begun: what says no here says it to every request.
+        match client.apiserver_version().await {
+            Ok(_) => Ok(client),
+            Err(kube::Error::Api(status)) if status.code == 401 => bail!(
+                "the cluster at {url} does not know the credentials in {}; is that another cluster's kubeconfig? Name this one's with --kubeconfig",
+                path.display()
+            ),
+            // It answers; what is wrong, if anything, the request itself will tell.
+            Err(kube::Error::Api(_)) => Ok(client),
+            Err(error) => bail!(
+                "the cluster at {url}, of {}, does not answer: {}; is `coracle up` running? Start it, or name another cluster's kubeconfig with --kubeconfig",
+                path.display(),
+                root_cause(&error)
+            ),
+        }
     }
+}
+
+/// What lies at the bottom of an error: what the system said, without the layers above.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
 }
 
 /// A client from a kubeconfig's current context.

@@ -14,7 +14,7 @@ use coracle_wasm::{Form, Inspection, meaning};
 use serde_json::json;
 
 use crate::client::Connection;
-use crate::{println, status};
+use crate::{println, push, status};
 
 /// Arguments of `coracle inspect`.
 #[derive(clap::Args)]
@@ -32,17 +32,24 @@ pub(crate) struct Args {
 /// Prints it.
 pub(crate) async fn main(args: Args) -> anyhow::Result<()> {
     let path = Path::new(&args.what);
-    let (wasm, digest) = if path.is_file() {
-        let read = std::fs::read(path);
-        (read.with_context(|| format!("cannot read {}", path.display()))?, None)
+    let (wasm, digest) = if path.is_dir() {
+        bail!("{} is a folder; name the .wasm file in it", args.what);
+    } else if path.exists() {
+        let read = std::fs::read(path).with_context(|| {
+            let file = path.display();
+            format!("cannot read {file}; make it readable for this user, or run as its owner")
+        });
+        (read?, None)
     } else if args.what.ends_with(".wasm") || args.what.starts_with(['.', '/']) {
-        bail!("there is no file {}", args.what);
+        return push::exists(path);
     } else {
         let (wasm, digest) = pull(&args).await?;
         (wasm, Some(digest))
     };
     let found = coracle_wasm::inspect(&wasm);
-    let found = found.map_err(|problem| anyhow::anyhow!("{}: {}", args.what, problem.message))?;
+    let found = found.map_err(|problem| {
+        anyhow::anyhow!("{}: {}; it cannot be inspected, nor run", args.what, problem.message)
+    })?;
     match args.output.as_str() {
         "json" => {
             let mut value = json!(found);

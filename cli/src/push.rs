@@ -24,6 +24,9 @@ pub(crate) struct Args {
 
 /// Pushes, and prints the digest.
 pub(crate) async fn main(args: Args) -> anyhow::Result<()> {
+    // All that can be wrong here is told before anybody is asked.
+    parse(&args.name)?;
+    exists(&args.file)?;
     if let Some(layout) = Layout::open(&args.file)? {
         let client = args.connection.client().await?;
         let digest = push_layout(client, &layout, &args.name).await?;
@@ -50,10 +53,25 @@ async fn push_layout(client: kube::Client, layout: &Layout, name: &str) -> anyho
     result.map_err(|why| anyhow::anyhow!("cannot push {name}: {why}"))
 }
 
+/// Says what is wrong with a path that leads to nothing.
+pub(crate) fn exists(path: &Path) -> anyhow::Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    bail!("there is no file {}; check the path, and whether it was built", path.display())
+}
+
 /// A file that holds a component, or what is wrong with it.
 pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     let file = path.display();
+    if path.is_dir() {
+        bail!(
+            "{file} is a folder without index.json, so it is no OCI layout; name the .wasm file in it, or a layout"
+        );
+    }
+    let bytes = std::fs::read(path).with_context(|| {
+        format!("cannot read {file}; make it readable for this user, or run as its owner")
+    })?;
     match bytes.get(..8) {
         Some(b"\0asm\x0d\0\x01\0") => Ok(bytes),
         // A program of WASI preview 1 becomes a component on the node.
@@ -66,7 +84,10 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
                 bail!("{file} is a core module, and no node can run it: {}", problem.message)
             }
         },
-        _ => bail!("{file} is no Wasm file, and no OCI layout"),
+        None if bytes.is_empty() => bail!("{file} is empty; build it again"),
+        _ => bail!(
+            "{file} is no Wasm file (those begin with \\0asm), and no OCI layout; build a component, for instance with `cargo build --target wasm32-wasip2`, and name that"
+        ),
     }
 }
 
@@ -99,11 +120,13 @@ fn parse(name: &str) -> anyhow::Result<ImageName> {
     match ImageName::parse(name) {
         Ok(ImageName { host: Some(host), .. }) => {
             bail!(
-                "\"{name}\" names the registry {host}; the cluster's own registry takes names without a host"
+                "\"{name}\" names the registry {host}; the cluster's own registry takes names without a host, such as app:v1; `skopeo copy` or `oras` push to others"
             )
         }
-        Ok(ImageName { digest: Some(_), .. }) => bail!("\"{name}\" has a digest; push to a tag"),
+        Ok(ImageName { digest: Some(_), .. }) => {
+            bail!("\"{name}\" has a digest; push to a tag, such as app:v1")
+        }
         Ok(parsed) => Ok(parsed),
-        Err(why) => bail!("\"{name}\" is no image name: {why}"),
+        Err(why) => bail!("\"{name}\" is no image name: {why}; give one such as app:v1"),
     }
 }

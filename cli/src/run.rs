@@ -51,7 +51,6 @@ pub(crate) struct Exited {
 
 /// Runs it.
 pub(crate) async fn main(args: Args) -> anyhow::Result<()> {
-    let client = args.connection.client().await?;
     let path = PathBuf::from(&args.what);
     let name = match &args.name {
         Some(name) => name.clone(),
@@ -67,7 +66,8 @@ pub(crate) async fn main(args: Args) -> anyhow::Result<()> {
         };
         env.push(json!({"name": name, "value": value}));
     }
-    let (image, command) = if path.is_file() {
+    let client;
+    let (image, command) = if path.exists() {
         let component = push::read(&path)?;
         let found = coracle_wasm::inspect(&component);
         let found =
@@ -76,11 +76,13 @@ pub(crate) async fn main(args: Args) -> anyhow::Result<()> {
         // A tag of its own per content, so that running a changed file again rolls it out.
         let seed = coracle_network::ranges::seed(&component);
         let image = format!("{name}:{seed:016x}");
+        client = args.connection.client().await?;
         push::push(client.clone(), component, &image).await?;
         (image, command)
     } else if args.what.ends_with(".wasm") || args.what.starts_with(['.', '/']) {
-        bail!("there is no file {}", args.what);
+        return push::exists(&path);
     } else {
+        client = args.connection.client().await?;
         (args.what.clone(), false)
     };
     let namespace = &args.connection.namespace;

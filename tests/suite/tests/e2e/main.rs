@@ -153,7 +153,7 @@ suite! {
         exec_and_attach_to_wasm,
         the_kube_crate_forwards_and_attaches,
     }
-    starts { two_clusters_side_by_side, wrong_starts_say_what_to_do }
+    starts { two_clusters_side_by_side, wrong_starts_say_what_to_do, wrong_commands_say_what_to_do }
     clients { the_kube_crate, a_watch_resumes }
     images {
         every_media_type_runs,

@@ -4,6 +4,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use coracle_test_cluster::{Cluster, Part, User, http};
 use nix::sys::signal::Signal;
 
@@ -77,4 +78,58 @@ pub(crate) async fn wrong_starts_say_what_to_do(context: Arc<Context>) -> Outcom
     cluster.hand_over(&folder.join("store.redb"))?;
     let spoilt = folder.to_string_lossy().into_owned();
     start(&["up", "--data", &spoilt, "--listen", "127.0.0.1:0"], &["store.redb"]).await
+}
+
+/// What a person gets wrong with the commands that work on a cluster: a line that names it and says what to do.
+pub(crate) async fn wrong_commands_say_what_to_do(context: Arc<Context>) -> Outcome {
+    let cluster = context.up().await?;
+    let path = |path: std::path::PathBuf| path.to_string_lossy().into_owned();
+    let text = path(cluster.file("text.wasm", b"this is text")?);
+    let empty = path(cluster.file("empty.wasm", b"")?);
+    let folder = path(cluster.home());
+    // Where nobody listens: the port was just given back.
+    let away = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let known = std::fs::read_to_string(cluster.kubeconfig())?;
+    let kubeconfig = known.replace(&cluster.api().to_string(), &away.to_string());
+    let dead = path(cluster.file("dead.kubeconfig", kubeconfig.as_bytes())?);
+    let mut user = kube::config::Kubeconfig::read_from(cluster.kubeconfig())?;
+    for user in user.auth_infos.iter_mut().filter_map(|named| named.auth_info.as_mut()) {
+        (user.client_certificate_data, user.client_key_data) = (None, None);
+        user.token = Some("of-another-cluster".to_owned().into());
+    }
+    let user = serde_json::to_string(&user)?;
+    let stranger = path(cluster.file("stranger.kubeconfig", user.as_bytes())?);
+    let hello = path(coracle_test_cluster::tools::component("hello-v1"));
+    let taken = "cannot be a name";
+    let cases: &[(&[&str], &[&str])] = &[
+        (&["inspect", "missing.wasm"], &["there is no file missing.wasm", "check the path"]),
+        (&["inspect", &text], &[&text, "not WebAssembly"]),
+        (&["inspect", &folder], &["is a folder", "name the .wasm file"]),
+        (&["inspect", "missing:v1"], &["missing:v1", "coracle push"]),
+        (&["push", "missing.wasm", "app:v1"], &["there is no file missing.wasm", "check the path"]),
+        (&["push", &text, "app:v1"], &["no Wasm file", "wasm32-wasip2"]),
+        (&["push", &empty, "app:v1"], &["is empty", "build it again"]),
+        (&["push", &folder, "app:v1"], &["is a folder", "index.json"]),
+        (&["push", &hello, "App:v1"], &["\"App:v1\"", "such as app:v1"]),
+        (&["push", &hello, "ghcr.io/app:v1"], &["ghcr.io", "without a host"]),
+        (&["run", "missing.wasm"], &["there is no file missing.wasm", "check the path"]),
+        (&["run", &text], &["no Wasm file", "wasm32-wasip2"]),
+        (&["run", &folder, "--name", "a"], &["is a folder", ".wasm"]),
+        (&["run", &hello, "--name", "A"], &["\"A\"", taken, "--name"]),
+        (&["run", &hello, "--env", "A"], &["--env A", "NAME=VALUE"]),
+        (&["status", "--kubeconfig", "none"], &["there is no none", "coracle up"]),
+        (&["status", "--kubeconfig", &text], &[&text, "not a usable kubeconfig"]),
+        (&["status", "--kubeconfig", &dead], &[&away.to_string(), "refused", "coracle up"]),
+        (&["push", &hello, "app:v1", "--kubeconfig", &dead], &["does not answer", "coracle up"]),
+        (&["run", &hello, "--kubeconfig", &dead], &["does not answer", "coracle up"]),
+        (&["status", "--kubeconfig", &stranger], &["credentials", "--kubeconfig"]),
+    ];
+    for (args, wanted) in cases {
+        let output = cluster.coracle(args).await?;
+        let said = output.clone().refused()?;
+        expect(&said, wanted).with_context(|| format!("{args:?}"))?;
+        let lines = said.lines().filter(|line| line.starts_with("coracle:")).count();
+        anyhow::ensure!(lines == 1 && !said.contains("panicked"), "not one line: {output}");
+    }
+    Ok(())
 }
