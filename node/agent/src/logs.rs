@@ -190,7 +190,7 @@ impl Sink<'_> {
     }
 
     async fn record(&mut self, record: &[u8]) -> bool {
-        let Some((time, stream, partial, text)) = parse(record) else { return true };
+        let Some(Record { time, stream, partial, text }) = parse(record) else { return true };
         let wanted = self.options.stream.as_deref().filter(|wanted| *wanted != "All");
         if wanted.is_some_and(|wanted| !wanted.as_bytes().eq_ignore_ascii_case(stream)) {
             return true;
@@ -235,11 +235,21 @@ async fn send(out: &mpsc::Sender<Bytes>, left: &mut usize, mut line: Bytes) -> b
     out.send(line).await.is_ok() && *left > 0
 }
 
-/// Time, stream, whether the line goes on in the next record, and the text without its line end.
-fn parse(record: &[u8]) -> Option<(&[u8], &[u8], bool, &[u8])> {
+/// A record of a log.
+struct Record<'a> {
+    time: &'a [u8],
+    /// `stdout` or `stderr`.
+    stream: &'a [u8],
+    /// Whether the line goes on in the next record.
+    partial: bool,
+    /// Without its line end.
+    text: &'a [u8],
+}
+
+fn parse(record: &[u8]) -> Option<Record<'_>> {
     let mut parts = record.strip_suffix(b"\n")?.splitn(4, |b| *b == b' ');
     let (time, stream, tag, text) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    Some((time, stream, tag.first() == Some(&b'P'), text))
+    Some(Record { time, stream, partial: tag.first() == Some(&b'P'), text })
 }
 
 /// A log's file, and how far it was read.

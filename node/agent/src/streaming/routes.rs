@@ -96,7 +96,7 @@ fn serve_command(request: Request, wanted: Wanted, command: Box<dyn RemoteComman
     let (websocket, spdy) = (remote_command::WEBSOCKET, remote_command::SPDY);
     let agreed = match upgrade::agree(request.headers(), websocket, spdy) {
         Ok(agreed) => agreed,
-        Err(refusal) => return refusal,
+        Err(refusal) => return *refusal,
     };
     let Agreed { protocol, websocket } = agreed.0;
     switch(request, agreed.1, move |upgraded| async move {
@@ -124,7 +124,7 @@ async fn forward(
     };
     let agreed = match upgrade::agree(request.headers(), CHANNELS, &[PORT_FORWARD]) {
         Ok(agreed) => agreed,
-        Err(refusal) => return refusal,
+        Err(refusal) => return *refusal,
     };
     let Agreed { protocol, websocket } = agreed.0;
     // Only plain WebSocket says beforehand what it wants.

@@ -31,9 +31,9 @@ pub(crate) fn agree(
     headers: &HeaderMap,
     websocket: &[&'static str],
     spdy: &[&'static str],
-) -> Result<(Agreed, Response), Response> {
+) -> Result<(Agreed, Response), Box<Response>> {
     let asked = list(headers, &UPGRADE);
-    let refuse = |code: StatusCode, why: String| Err((code, why).into_response());
+    let refuse = |code: StatusCode, why: String| Err(Box::new((code, why).into_response()));
     if !list(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade")) {
         return refuse(StatusCode::BAD_REQUEST, "Upgrade request required".into());
     }
@@ -81,7 +81,7 @@ pub(crate) fn agree(
         for name in spdy {
             refusal.headers_mut().append(ACCEPTED, HeaderValue::from_static(name));
         }
-        return Err(refusal);
+        return Err(Box::new(refusal));
     };
     out.insert(UPGRADE, HeaderValue::from_static("SPDY/3.1"));
     out.insert(STREAM_PROTOCOL, HeaderValue::from_static(protocol));

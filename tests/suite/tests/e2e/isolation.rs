@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use crate::context::{ClusterExt as _, Context, Outcome, SOON, command_pod, expect, hello};
 
 /// The same deployment, in the given isolation.
-fn isolated(name: &str, image: &str, replicas: u32, isolation: &str) -> String {
+pub(crate) fn isolated(name: &str, image: &str, replicas: u32, isolation: &str) -> String {
     let annotated = format!(
         "    metadata: {{labels: {{app: {name}}}, annotations: {{coracle.dev/isolation: {isolation}}}}}"
     );

@@ -150,6 +150,8 @@ suite! {
         every_kubectl_forwards,
         much_goes_through_a_forward,
         a_forward_says_what_is_wrong,
+        forwards_reach_pods_apart_and_end_with_the_agent,
+        debug_adds_containers_that_wait,
         exec_and_attach_to_wasm,
         the_kube_crate_forwards_and_attaches,
     }

@@ -10,7 +10,7 @@ use coracle_test_cluster::{Cluster, User, eventually};
 use crate::context::{ClusterExt as _, Context, Outcome, SOON, expect};
 
 /// A Pod of `probe-net` with these arguments, and a Service `NAME` for a server's port.
-fn pod(name: &str, args: &str, more: &str) -> String {
+pub(crate) fn pod(name: &str, args: &str, more: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: {name}}}}}\n\
          spec:\n  restartPolicy: Never\n  containers:\n  - name: main\n    image: net:v1\n    \
@@ -26,7 +26,7 @@ fn service(name: &str, protocol: &str, port: u16) -> String {
     )
 }
 
-const READY: &str = "    readinessProbe: {tcpSocket: {port: 7007}, periodSeconds: 1}\n";
+pub(crate) const READY: &str = "    readinessProbe: {tcpSocket: {port: 7007}, periodSeconds: 1}\n";
 
 async fn ip(cluster: &Cluster, pod: &str) -> anyhow::Result<IpAddr> {
     let pod = cluster.get(&["pod", pod]).await?;
@@ -43,7 +43,7 @@ async fn finished(cluster: &Cluster, pod: &str) -> anyhow::Result<String> {
     cluster.kubectl(&["logs", pod]).await
 }
 
-fn echo(address: SocketAddr, text: &str) -> anyhow::Result<String> {
+pub(crate) fn echo(address: SocketAddr, text: &str) -> anyhow::Result<String> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(SOON))?;
     stream.write_all(text.as_bytes())?;

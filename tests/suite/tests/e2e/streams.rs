@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
-use coracle_test_cluster::{Cluster, eventually, http, tools};
+use coracle_test_cluster::{Cluster, Part, eventually, http, tools};
 use futures::StreamExt as _;
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
@@ -23,6 +23,8 @@ use tokio::process::Child;
 
 use crate::access::as_stranger;
 use crate::context::{ClusterExt as _, Context, Outcome, SOON, command_pod, expect, skip};
+use crate::isolation::isolated;
+use crate::sockets;
 
 /// As much as goes through a forward at once.
 const MUCH: usize = 50 << 20;
@@ -98,7 +100,10 @@ pub(crate) async fn every_kubectl_forwards(context: Arc<Context>) -> Outcome {
     cluster.kubectl(&["delete", "deployment/web", "--wait=false"]).await?;
     let status = tokio::time::timeout(SOON, forward.child.wait()).await??;
     anyhow::ensure!(!status.success(), "{status}");
-    expect(&forward.said(), &["lost connection to pod"])
+    eventually(SOON, "kubectl says so", async || {
+        expect(&forward.said(), &["lost connection to pod"])
+    })
+    .await
 }
 
 /// Random bytes both ways at once, over both protocols.
@@ -111,11 +116,8 @@ pub(crate) async fn much_goes_through_a_forward(context: Arc<Context>) -> Outcom
     for kubectl in [kubectls.first(), kubectls.last()].into_iter().flatten() {
         let forward =
             Forward::start(&cluster, &kubectl.path, &["deployment/probe", ":8080"]).await?;
-        let start = std::time::Instant::now();
         let (sent, received) = echo(forward.address, MUCH).await?;
-        let took = start.elapsed();
         anyhow::ensure!(sent == received, "kubectl 1.{:?} changed something", kubectl.minor);
-        println!("kubectl 1.{:?}: {MUCH} bytes there and back in {took:?}", kubectl.minor);
         // Several at once, none of which stands in another's way.
         let several = (0..6).map(async |_| echo(forward.address, 1 << 20).await);
         for echoed in futures::future::join_all(several).await {
@@ -220,6 +222,92 @@ pub(crate) async fn a_forward_says_what_is_wrong(context: Arc<Context>) -> Outco
         let refused = as_reader(args).await?.refused()?;
         expect(&refused, &["orbidden", &format!("cannot create resource \"pods/{what}\"")])?;
     }
+    Ok(())
+}
+
+/// Pods in hosts of their own, and servers with sockets of their own; by an agent that is a process of its own.
+pub(crate) async fn forwards_reach_pods_apart_and_end_with_the_agent(
+    context: Arc<Context>,
+) -> Outcome {
+    let cluster = context.split().await?;
+    cluster.push_all(&[("hello-v1", "hello:v1"), ("probe-net", "net:v1")]).await?;
+    cluster.apply(&isolated("alone", "hello:v1", 1, "pod")).await?;
+    cluster.apply(&sockets::pod("echo", "tcp-echo, '0.0.0.0:7007'", sockets::READY)).await?;
+    cluster.rolled_out("alone").await?;
+    cluster.kubectl(&["wait", "--for=condition=Ready", "pod/echo", "--timeout=60s"]).await?;
+    let newest = tools::kubectl()?;
+    let alone = Forward::start(&cluster, &newest, &["deployment/alone", ":8080"]).await?;
+    let reply = http::get(alone.address, "/version").await?;
+    anyhow::ensure!(reply.body == "v1\n", "{reply:?}");
+    // That the client has sent everything reaches the Pod, which then ends.
+    for kubectl in [tools::kubectls().first(), tools::kubectls().last()].into_iter().flatten() {
+        let forward = Forward::start(&cluster, &kubectl.path, &["pod/echo", ":7007"]).await?;
+        let address = forward.address;
+        let text = "and back ".repeat(20_000);
+        let sent = text.clone();
+        let back = tokio::task::spawn_blocking(move || sockets::echo(address, &sent)).await??;
+        anyhow::ensure!(back == text, "{} bytes came back", back.len());
+    }
+
+    let mut alone = alone;
+    cluster.kill9(Part::Agent).await?;
+    let status = tokio::time::timeout(SOON, alone.child.wait()).await??;
+    anyhow::ensure!(!status.success(), "{status}");
+    eventually(SOON, "kubectl says so", async || {
+        expect(&alone.said(), &["lost connection to pod"])
+    })
+    .await?;
+    cluster.start(Part::Agent).await?;
+    eventually(SOON, "the same Pod is reached again", async || {
+        let again = Forward::start(&cluster, &newest, &["deployment/alone", ":8080"]).await?;
+        let reply = http::get(again.address, "/version").await?;
+        anyhow::ensure!(reply.body == "v1\n", "{reply:?}");
+        Ok(())
+    })
+    .await
+}
+
+/// What `kubectl debug` asks of the API; those who wait for the container are told why.
+pub(crate) async fn debug_adds_containers_that_wait(context: Arc<Context>) -> Outcome {
+    let cluster = context.up().await?;
+    cluster.push_all(&[("hello-v1", "hello:v1")]).await?;
+    cluster.deploy_hello("web", "hello:v1", 1).await?;
+    let pod = cluster.kubectl(&["get", "pods", "-l", "app=web", "-o", "name"]).await?;
+    let pod = pod.trim();
+    let mut wanted = Vec::new();
+    for kubectl in tools::kubectls() {
+        let name = format!("by-{}", kubectl.minor.unwrap_or_default());
+        let args = ["debug", pod, "--image=tools:v1", "-c", &name, "--target=app", "--", "sh"];
+        let mut command =
+            tokio::process::Command::from(cluster.kubectl_command(&kubectl.path, &args));
+        let output = tokio::time::timeout(SOON, command.kill_on_drop(true).output()).await??;
+        let said = String::from_utf8_lossy(&output.stderr);
+        anyhow::ensure!(output.status.success(), "{name}: {said}");
+        wanted.push(name);
+    }
+    let names = "jsonpath={.spec.ephemeralContainers[*].name}";
+    let found = cluster.kubectl(&["get", pod, "-o", names]).await?;
+    anyhow::ensure!(found.split(' ').eq(wanted.iter()), "{found}");
+    eventually(SOON, "each says that it waits", async || {
+        let message = "jsonpath={.status.ephemeralContainerStatuses[*].state.waiting.message}";
+        let told = cluster.kubectl(&["get", pod, "-o", message]).await?;
+        let count = told.matches("this node does not run ephemeral containers").count();
+        anyhow::ensure!(count == wanted.len(), "{told}");
+        Ok(())
+    })
+    .await?;
+    expect(&cluster.kubectl(&["describe", pod]).await?, &["Ephemeral Containers:", "tools:v1"])?;
+    // The Pod itself is none the worse.
+    cluster.kubectl(&["wait", "--for=condition=Ready", pod, "--timeout=10s"]).await?;
+    let replace = serde_json::json!([{"op": "remove", "path": "/spec/ephemeralContainers/0"}]);
+    let args = ["patch", pod, "--subresource=ephemeralcontainers", "--type=json", "-p"];
+    let patch = replace.to_string();
+    let refused = cluster.kubectl_with(&[&args[..], &[&patch]].concat(), "").await?.refused()?;
+    // Not every kubectl knows that subresource.
+    anyhow::ensure!(
+        refused.contains("may not be removed") || refused.contains("subresource"),
+        "{refused}"
+    );
     Ok(())
 }
 

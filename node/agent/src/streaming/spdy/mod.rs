@@ -144,7 +144,7 @@ impl Table {
     }
 
     async fn open(&mut self, stream: u32, fin: bool, headers: Headers) -> Result<(), Broken> {
-        if stream % 2 == 0 || stream <= self.last {
+        if stream.is_multiple_of(2) || stream <= self.last {
             return Err(Broken::Protocol("streams are not numbered as a client's"));
         }
         self.last = stream;

@@ -12,7 +12,7 @@ fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
 fn check(lines: &[(&'static str, &'static str)], expected: Result<&str, u16>) -> HeaderMap {
     let (found, answer) = match agree(&headers(lines), WEBSOCKET, SPDY) {
         Ok((agreed, answer)) => (Ok(agreed.protocol), answer),
-        Err(refusal) => (Err(refusal.status().as_u16()), refusal),
+        Err(refusal) => (Err(refusal.status().as_u16()), *refusal),
     };
     assert_eq!(found, expected, "{lines:?}");
     answer.headers().clone()
