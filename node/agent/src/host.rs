@@ -67,6 +67,11 @@ pub async fn ensure(
     let mut child = Command::new(&command.program);
     child
         .args(&command.args)
+        .env_clear()
+        .envs(
+            std::env::vars_os()
+                .filter(|(name, _)| name.to_str().is_some_and(|n| PASSED_ON.contains(&n))),
+        )
         .stdin(Stdio::null())
         .stdout(log.try_clone().map_err(spawn)?)
         .stderr(log);
@@ -100,6 +105,10 @@ pub async fn ensure(
         }
     }
 }
+
+/// What a host is told of the agent's environment. The rest is none of its business, and may hold secrets.
+const PASSED_ON: [&str; 7] =
+    ["LANG", "PATH", "RUST_BACKTRACE", "RUST_LOG", "SSL_CERT_DIR", "SSL_CERT_FILE", "TZ"];
 
 /// Ends a host and all that it runs; returns when its process is gone.
 pub async fn end(client: &Client) {

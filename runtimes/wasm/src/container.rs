@@ -130,7 +130,7 @@ pub(crate) struct Container {
     pub(crate) spec: ContainerSpec,
     pub(crate) image: Arc<Image>,
     pub(crate) compiled: Arc<Compiled>,
-    pub(crate) env: Vec<(String, String)>,
+    pub(crate) env: Arc<[(String, String)]>,
     pub(crate) log: Arc<Log>,
     pub(crate) handles: Arc<Handles>,
     pub(crate) folders: Arc<Folders>,
@@ -165,7 +165,7 @@ impl Container {
     ) -> Arc<Container> {
         let started_at = Timestamp::now();
         Arc::new(Container {
-            env: environment(&sandbox.spec, &spec),
+            env: environment(&sandbox.spec, &spec).into(),
             log: Log::new(spec.log_path.clone(), spec.log_limit),
             handles: Arc::default(),
             folders,

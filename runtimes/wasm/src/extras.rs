@@ -35,7 +35,7 @@ impl store::Host for State {
     }
 
     fn get_all(&mut self) -> wasmtime::Result<Result<Vec<(String, String)>, store::Error>> {
-        Ok(Ok(self.container.env.clone()))
+        Ok(Ok(self.container.env.to_vec()))
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use wasmtime::component::{HasSelf, Linker, Resource, ResourceTable};
 use wasmtime::{Engine, Store};
 use wasmtime_wasi::p2::DynOutputStream;
-use wasmtime_wasi::p2::bindings::cli::{environment, stderr, stdout};
+use wasmtime_wasi::p2::bindings::cli::{stderr, stdout};
 use wasmtime_wasi::random::WasiRandomCtx;
 use wasmtime_wasi::{HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
@@ -31,6 +31,8 @@ use crate::sockets::{self, Known};
 
 /// Things of the host's (streams, sockets, files, pollables, header fields, …) that one instance may have.
 const MOST_RESOURCES: usize = 16 << 10;
+/// The interface of WASI 0.2 that is not wasmtime-wasi's here; the version is the one that it has there.
+const ENVIRONMENT: &str = "wasi:cli/environment@0.2.12";
 /// Bytes that one call may pass from the guest to the host: nothing can interrupt the copying.
 const MOST_PER_CALL: usize = 32 << 20;
 
@@ -127,7 +129,7 @@ fn context(container: &Arc<Container>) -> WasiCtx {
     }
     if concurrent {
         // Those of WASI 0.3 are wasmtime-wasi's own.
-        builder.envs(&container.env).args(&container.spec.args);
+        builder.envs(&container.env[..]).args(&container.spec.args);
         if let Some(folder) = &container.spec.working_dir {
             builder.initial_cwd(folder.to_string_lossy());
         }
@@ -175,19 +177,17 @@ impl WasiHttpView for State {
     }
 }
 
-impl environment::Host for State {
-    fn get_environment(&mut self) -> wasmtime::Result<Vec<(String, String)>> {
-        Ok(self.container.env.clone())
-    }
-
-    fn get_arguments(&mut self) -> wasmtime::Result<Vec<String>> {
-        Ok(self.container.spec.args.clone())
-    }
-
-    fn initial_cwd(&mut self) -> wasmtime::Result<Option<String>> {
-        let folder = self.container.spec.working_dir.as_ref();
-        Ok(folder.map(|folder| folder.to_string_lossy().into_owned()))
-    }
+/// `wasi:cli/environment`, without a copy: services ask for it with each request, and it names each Service of the namespace.
+fn add_environment(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    let mut interface = linker.instance(ENVIRONMENT)?;
+    interface
+        .func_wrap("get-environment", |store, ()| Ok((store.data().container.env.clone(),)))?;
+    interface
+        .func_wrap("get-arguments", |store, ()| Ok((store.data().container.spec.args.clone(),)))?;
+    interface.func_wrap("initial-cwd", |store, ()| {
+        let folder = store.data().container.spec.working_dir.as_ref();
+        Ok((folder.map(|folder| folder.to_string_lossy().into_owned()),))
+    })
 }
 
 impl stdout::Host for State {
@@ -209,7 +209,7 @@ pub(crate) fn linker(engine: &Engine, concurrency: bool) -> wasmtime::Result<Lin
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
     linker.allow_shadowing(true);
-    environment::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state)?;
+    add_environment(&mut linker)?;
     stdout::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state)?;
     stderr::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state)?;
     random::add_to_linker(&mut linker)?;

@@ -45,16 +45,17 @@ impl Guest for Hello {
 }
 
 fn greeting() -> String {
-    let greeting = variable("GREETING").unwrap_or_else(|| "Hello from Coracle".to_string());
+    // Asked for once: each call copies all of it into this component.
+    let environment = get_environment();
+    let variable = |name: &str| {
+        let found = environment.iter().find(|(key, _)| key == name);
+        found.map(|(_, value)| value.as_str())
+    };
+    let greeting = variable("GREETING").unwrap_or("Hello from Coracle");
     match variable("POD_NAME").or_else(|| variable("HOSTNAME")) {
         Some(pod) => format!("{greeting} ({VERSION}, {pod})\n"),
         None => format!("{greeting} ({VERSION})\n"),
     }
-}
-
-fn variable(name: &str) -> Option<String> {
-    let found = get_environment().into_iter().find(|(key, _)| key == name);
-    found.map(|(_, value)| value)
 }
 
 fn environment_json() -> String {
