@@ -369,26 +369,29 @@ impl Workers {
         }
     }
 
+    /// Each kind of work is boxed apart: as one future, all would be as large as the largest, and copied and freed as such.
     async fn perform(&self, uid: &str, action: Action) {
         let Some(pod) = self.pod(uid) else { return };
         let parts = &self.inner.parts;
         match action {
             Action::CreateSandbox => {
-                let event = match self.create_sandbox(uid, &pod).await {
+                let event = match Box::pin(self.create_sandbox(uid, &pod)).await {
                     Ok(ip) => Event::SandboxReady(ip),
                     Err(message) => Event::SandboxFailed(message),
                 };
                 self.post(uid, event);
             }
             Action::Pull { container } => {
-                let event = match self.pull(&pod, &container).await {
+                let event = match Box::pin(self.pull(&pod, &container)).await {
                     Ok(digest) => Event::Pulled { container, digest },
                     Err((reason, message)) => Event::Failed { container, reason, message },
                 };
                 self.post(uid, event);
             }
             Action::Start { container, attempt } => {
-                let event = match self.start_container(uid, &pod, &container, attempt).await {
+                let event = match Box::pin(self.start_container(uid, &pod, &container, attempt))
+                    .await
+                {
                     Ok(status) => {
                         let started = format!("Container started: {container}");
                         parts.recorder.pod(&pod, Some(&container), false, "Started", started);
@@ -413,12 +416,12 @@ impl Workers {
                 }
             }
             Action::Probe { container, attempt, kind } => {
-                let result = self.probe(uid, &pod, &container, kind).await;
+                let result = Box::pin(self.probe(uid, &pod, &container, kind)).await;
                 self.inner.metrics.probed(kind, result.is_ok());
                 self.post(uid, Event::Probed { container, attempt, kind, result });
             }
             Action::Hook { container, attempt, kind } => {
-                let result = self.hook(uid, &pod, &container, kind).await;
+                let result = Box::pin(self.hook(uid, &pod, &container, kind)).await;
                 self.post(uid, Event::Hooked { container, attempt, kind, result });
             }
             Action::RemoveSandbox => {
@@ -441,7 +444,7 @@ impl Workers {
             Action::Report { container, warning, reason, message } => {
                 self.tell(uid, container.as_deref(), warning, reason, message);
             }
-            Action::Finish => self.finish(uid, &pod).await,
+            Action::Finish => Box::pin(self.finish(uid, &pod)).await,
         }
     }
 

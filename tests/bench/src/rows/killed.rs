@@ -13,6 +13,8 @@ use crate::report::Measured;
 
 const COUNT: usize = 10_000;
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Clients wait a moment before they ask again.
+const AGAIN: Duration = Duration::from_millis(20);
 
 pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Measured> {
     let cluster = Cluster::start(bench, &["up", "--max-pods", "11000"]).await?;
@@ -35,6 +37,7 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Measured> {
             still.extend(part.iter().zip(asked).filter(|(_, ok)| !ok).map(|(a, _)| *a));
         }
         silent = still;
+        tokio::time::sleep(AGAIN).await;
         if half.is_none() && silent.len() * 2 <= COUNT {
             half = Some(begun.elapsed());
         }

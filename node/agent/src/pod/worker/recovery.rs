@@ -14,6 +14,9 @@ use crate::pod::lifecycle::{Event, Phase, PodState, Sandbox};
 /// How long the API may wait for news at most.
 const MOST: Duration = Duration::from_secs(5);
 
+/// What their clients, who all ask again at once, have before the API is told.
+const HEAD_START: Duration = Duration::from_secs(1);
+
 /// Pods of lost hosts that do not run again yet.
 #[derive(Default)]
 pub(super) struct Recovery {
@@ -57,7 +60,11 @@ impl Workers {
         let was_last = !is_on_its_way && waiting.remove(uid) && waiting.is_empty();
         drop(waiting);
         if was_last {
-            self.tell_all();
+            let workers = self.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(HEAD_START).await;
+                workers.tell_all();
+            });
         }
     }
 
