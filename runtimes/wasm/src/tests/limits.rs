@@ -313,9 +313,10 @@ async fn a_disk_that_stalls_harms_no_neighbour() {
     for flood in floods {
         assert_eq!(flood.await.unwrap(), 504);
     }
-    // Somebody reads at last, so that the thread that writes can end.
+    // Somebody reads at last, so that the thread that writes comes to its end, and makes no file when the folder is gone.
     let mut options = std::fs::File::options();
-    let _reader = options.read(true).write(true).open(folder.join("0.log")).unwrap();
+    let mut pipe = options.read(true).write(true).open(folder.join("0.log")).unwrap();
+    std::thread::spawn(move || std::io::copy(&mut pipe, &mut std::io::sink()));
     host.client.stop_container("id-flood", "app", Stop { grace_seconds: 0 }).await.unwrap();
     host.end().await;
 }
