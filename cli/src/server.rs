@@ -1,6 +1,6 @@
 //! `coracle server`: a control plane.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -40,9 +40,18 @@ pub(crate) async fn start(
     config.service_network = (services.base(), services.prefix());
     config.pod_range = network.pod_range;
     config.cluster_id = network.cluster_id;
+    config.gateway = gateway(&config.pod_range, services)?;
     config.scheduler = !args.no_scheduler;
     config.controllers = !args.no_controllers;
     Ok(coracle_server::start(config).await?)
+}
+
+/// Where Pods reach this machine: none where they have its loopback addresses.
+fn gateway(pods: &str, services: coracle_network::Cidr) -> anyhow::Result<Option<Ipv4Addr>> {
+    if services.base().is_loopback() {
+        return Ok(None);
+    }
+    Ok(pods.parse::<coracle_network::Cidr>()?.nth(1))
 }
 
 /// Runs until it is told to end.

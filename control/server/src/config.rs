@@ -19,6 +19,9 @@ pub struct Config {
     pub pod_range: String,
     /// Tells clusters on one machine apart; told to nodes that join.
     pub cluster_id: String,
+    /// This machine's address towards Pods, where they have a network of their own: the API is served to them there, and
+    /// to nobody else, on the same port. It need not exist yet.
+    pub gateway: Option<Ipv4Addr>,
     /// More addresses under which the server is reached, for its certificate.
     pub addresses: Vec<IpAddr>,
     /// Ports of NodePort Services.
@@ -40,6 +43,7 @@ impl Config {
             service_network: (Ipv4Addr::new(10, 96, 0, 0), 16),
             pod_range: "10.244.0.0/16".to_owned(),
             cluster_id: "coracle".to_owned(),
+            gateway: None,
             addresses: Vec::new(),
             node_ports: 30000..=32767,
             controllers: true,

@@ -1,6 +1,6 @@
 //! The API server: everything between a client's bytes and the store.
 //!
-//! Read in this order: [`serve`] accepts connections; [`http`] turns requests into calls; [`registry`] is the one path by
+//! Read in this order: [`serve`] accepts connections, [`pods`] those of Pods; [`http`] turns requests into calls; [`registry`] is the one path by
 //! which anything is written; [`cache`] holds the cluster in memory and feeds watches; [`driver`] and [`scheduling`] run
 //! the controllers and the scheduler; [`auth`] says who may do what. [`distribution`] is the image registry that is served
 //! beside the API.
@@ -14,6 +14,7 @@ mod driver;
 mod events;
 mod http;
 mod keys;
+mod pods;
 mod recorder;
 mod registry;
 mod scheduling;

@@ -25,6 +25,7 @@ use crate::cache::Cache;
 use crate::config::{Config, StartError};
 use crate::distribution;
 use crate::http::{App, Kubelets, Metrics, router};
+use crate::pods::{self, Pods};
 use crate::registry::{Registry, ServiceRanges};
 use crate::{bootstrap, driver, events, recorder, scheduling, tls};
 
@@ -56,6 +57,10 @@ pub async fn start(config: Config) -> Result<Server, StartError> {
     let addr = listener
         .local_addr()
         .map_err(|source| StartError::Listen { address: config.listen, source })?;
+    let pods = match config.gateway {
+        Some(gateway) => Pods::listen(gateway, &config.pod_range, addr)?,
+        None => None,
+    };
     let path = config.data.join("store.redb");
     let options = config.store.clone();
     let opening = tokio::task::spawn_blocking(move || Store::open(path, options));
@@ -87,9 +92,11 @@ pub async fn start(config: Config) -> Result<Server, StartError> {
         shutdown: stopping.clone(),
     };
     let acceptor = TlsAcceptor::from(tls::server(auth.pki())?);
-    let accepting = tokio::spawn(accept(listener, acceptor, router(app.clone()), stopping.clone()));
+    let router = router(app.clone());
+    let accepting = tokio::spawn(accept(listener, pods, acceptor, router, stopping.clone()));
 
-    bootstrap::bootstrap(&registry, reachable(addr)).await.map_err(StartError::Bootstrap)?;
+    let advertised = pods::advertised(addr, config.gateway);
+    bootstrap::bootstrap(&registry, advertised).await.map_err(StartError::Bootstrap)?;
     tasks.spawn(events::expire(registry.clone()));
     let kubeconfig = auth.pki().kubeconfig(&format!("https://{}", reachable(addr)))?;
     pki::write(&config.data.join("admin.kubeconfig"), &kubeconfig)?;
@@ -143,7 +150,7 @@ impl Server {
     }
 }
 
-/// The address in certificates and kubeconfigs: loopback for one that means all.
+/// The address in kubeconfigs: loopback for one that means all.
 fn reachable(addr: SocketAddr) -> SocketAddr {
     match addr.ip() {
         ip if ip.is_unspecified() => SocketAddr::from(([127, 0, 0, 1], addr.port())),
@@ -160,7 +167,9 @@ fn names(addr: SocketAddr, config: &Config, service: Ipv4Addr) -> ServingNames {
         "kubernetes.default.svc.cluster.local",
     ];
     let mut ips = vec![IpAddr::from([127, 0, 0, 1]), service.into()];
-    for ip in [addr.ip()].into_iter().chain(config.addresses.iter().copied()) {
+    let gateway = config.gateway.map(IpAddr::from);
+    let more = [addr.ip()].into_iter().chain(gateway);
+    for ip in more.chain(config.addresses.iter().copied()) {
         if !ip.is_unspecified() && !ips.contains(&ip) {
             ips.push(ip);
         }
@@ -170,6 +179,7 @@ fn names(addr: SocketAddr, config: &Config, service: Ipv4Addr) -> ServingNames {
 
 async fn accept(
     listener: TcpListener,
+    pods: Option<Pods>,
     acceptor: TlsAcceptor,
     router: Router,
     mut stopping: watch::Receiver<bool>,
@@ -177,8 +187,14 @@ async fn accept(
     let mut connections = JoinSet::new();
     let closing = stopping.clone();
     loop {
+        let accepted = async {
+            tokio::select! {
+                accepted = listener.accept() => accepted,
+                accepted = pods::accept(pods.as_ref()) => accepted,
+            }
+        };
         tokio::select! {
-            accepted = listener.accept() => match accepted {
+            accepted = accepted => match accepted {
                 Ok((stream, _)) => {
                     connections.spawn(connection(
                         stream,
@@ -199,7 +215,7 @@ async fn accept(
             () = stopped(&mut stopping) => break,
         }
     }
-    drop(listener);
+    drop((listener, pods));
     let drained = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(DRAIN, drained).await.is_err() {
         connections.shutdown().await;
