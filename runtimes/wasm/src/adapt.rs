@@ -2,6 +2,9 @@
 //!
 //! The adapter is itself a small module, which offers preview 1 and imports WASI 0.2. Which one depends on how the module is
 //! entered: a program has `_start`; a module that was built with bindings for a world brings that world along.
+//!
+//! The adapter knows exit codes as success and failure only. So a program's `proc_exit` is led past it, to `exit-with-code`
+//! of `wasi:cli/exit`, which looks the same to the module: one number, and no return.
 
 use coracle_sandbox::{Problem, ProblemCode};
 use wasi_preview1_component_adapter_provider::{
@@ -9,12 +12,16 @@ use wasi_preview1_component_adapter_provider::{
     WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
 };
 use wasmparser::{Parser, Payload};
-use wit_component::ComponentEncoder;
+use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
+use wit_parser::Resolve;
 
 /// The module from which preview 1 is imported.
 pub(crate) const MODULE: &str = WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME;
 /// A program's entry point.
 pub(crate) const ENTRY: &str = "_start";
+
+/// To be raised with what becomes of core modules: compiled code of older revisions is then made anew.
+pub(crate) const REVISION: u32 = 2;
 
 /// The component that a core module becomes.
 ///
@@ -42,9 +49,10 @@ pub(crate) fn adapt(module: &[u8]) -> Result<Vec<u8>, Problem> {
         true => WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER,
         false => WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
     };
+    let with_codes = if shape.starts { keep_exit_codes(module) } else { None };
     let encode = || {
         ComponentEncoder::default()
-            .module(module)
+            .module(with_codes.as_deref().unwrap_or(module))
             .and_then(|encoder| encoder.adapter(MODULE, adapter))
             .and_then(|mut encoder| encoder.encode())
     };
@@ -55,6 +63,48 @@ pub(crate) fn adapt(module: &[u8]) -> Result<Vec<u8>, Problem> {
             let message = format!("this core module cannot be made into a component: {e:#}");
             Problem::new(ProblemCode::NotAComponent, message)
         })
+}
+
+/// A module that exits with a code which is kept; None if it does not exit that way, or is beyond understanding.
+fn keep_exit_codes(module: &[u8]) -> Option<Vec<u8>> {
+    const OLD: &[u8] = b"\x16wasi_snapshot_preview1\x09proc_exit\x00";
+    const NEW: &[u8] = b"\x14wasi:cli/exit@0.2.12\x0eexit-with-code\x00";
+    const WIT: &str = "package wasi:cli@0.2.12;
+        interface exit { exit-with-code: func(status-code: u8); }
+        world program { import exit; }";
+    // Behind the module's magic number and version, sections follow each other.
+    let mut begin = 8;
+    for payload in Parser::new(0).parse_all(module) {
+        let payload = payload.ok()?;
+        let Payload::ImportSection(imports) = &payload else {
+            begin = payload.as_section().map_or(begin, |(_, range)| range.end);
+            continue;
+        };
+        let range = imports.range();
+        let imports = module.get(range.clone())?;
+        let at = imports.windows(OLD.len()).position(|bytes| bytes == OLD)?;
+        let size = imports.len() - OLD.len() + NEW.len();
+        let mut changed = module.get(..begin)?.to_vec();
+        changed.push(*module.get(begin)?);
+        leb128(size, &mut changed);
+        for part in [&imports[..at], NEW, &imports[at + OLD.len()..], module.get(range.end..)?] {
+            changed.extend_from_slice(part);
+        }
+        let mut resolve = Resolve::default();
+        let package = resolve.push_source("exit.wit", WIT).ok()?;
+        let world = resolve.select_world(&[package], None).ok()?;
+        embed_component_metadata(&mut changed, &resolve, world, StringEncoding::UTF8).ok()?;
+        return Some(changed);
+    }
+    None
+}
+
+fn leb128(mut number: usize, out: &mut Vec<u8>) {
+    while number >= 0x80 {
+        out.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
 }
 
 #[derive(Default)]

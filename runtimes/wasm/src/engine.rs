@@ -211,6 +211,7 @@ pub(crate) fn hash(kind: ClassKind) -> &'static str {
     static HASHES: [OnceLock<String>; 3] = [const { OnceLock::new() }; 3];
     HASHES[kind as usize].get_or_init(|| {
         let mut hasher = std::collections::hash_map::DefaultHasher::new();
+        crate::adapt::REVISION.hash(&mut hasher);
         match Engine::new(&config(kind.slot())) {
             Ok(engine) => engine.precompile_compatibility_hash().hash(&mut hasher),
             // Then no class can be made either, which is where it is told.

@@ -34,6 +34,33 @@ async fn commands_run_and_exit() {
     host.end().await;
 }
 
+/// Adapters of preview 1 make every exit code that is not 0 a 1.
+#[tokio::test(flavor = "multi_thread")]
+async fn core_modules_keep_their_exit_codes() {
+    let host = TestHost::start().await;
+    for (name, call, expected) in [
+        ("ends", "", 0),
+        ("fine", "(call $exit (i32.const 0))", 0),
+        ("seven", "(call $exit (i32.const 7))", 7),
+        ("most", "(call $exit (i32.const 255))", 255),
+    ] {
+        let text = format!(
+            r#"(module
+              (import "wasi_snapshot_preview1" "fd_close" (func (param i32) (result i32)))
+              (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+              (memory (export "memory") 1)
+              (func (export "_start") {call}))"#
+        );
+        let file = host.folder.path().join(format!("{name}.wasm"));
+        std::fs::write(&file, wat::parse_str(text).unwrap()).unwrap();
+        let sandbox = host.sandbox(name).await;
+        let app = ContainerSpec { ports: Vec::new(), ..host.app(&sandbox, image(file)) };
+        host.client.start_container(&sandbox.id, &app).await.unwrap();
+        assert_eq!(host.exit(name).await.0, expected, "{name}: {}", host.log(name));
+    }
+    host.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn volumes_are_seen() {
     let host = TestHost::start().await;

@@ -161,8 +161,7 @@ pub(crate) async fn core_modules_run(context: Arc<Context>) -> Outcome {
     eventually(SOON, "it ran to its end", async || {
         let pod = cluster.get(&["pod", "core"]).await?;
         let ended = &pod["status"]["containerStatuses"][0]["state"]["terminated"];
-        // WASI 0.2 tells success from failure, and no more.
-        anyhow::ensure!(ended["exitCode"] == 1, "{:#}", pod["status"]);
+        anyhow::ensure!(ended["exitCode"] == 7, "{:#}", pod["status"]);
         // What it may do at most is there to be read.
         let imports = pod["metadata"]["annotations"]["coracle.dev/imports"].as_str();
         expect(imports.unwrap_or_default(), &["wasi:cli/exit", "wasi:cli/stdout"])
