@@ -48,26 +48,30 @@ unpack_debian_rust() {
 # Paths of this machine do not belong into a component.
 flags="-Clink-arg=-zstack-size=65536 --remap-path-prefix=$PWD/components=components --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=cargo"
 
-# build_rust CRATE NAME [VARIABLE=VALUE…]: builds CRATE as prebuilt/NAME.wasm.
+# build_rust CRATE[=NAME]…: builds each as prebuilt/NAME.wasm, all with one call of cargo. What is
+# in its environment (HELLO_VERSION) may be baked in.
 build_rust() {
-    local crate="$1" name="$2" target=wasm32-wasip2
-    shift 2
+    local target=wasm32-wasip2 crates=() item
+    for item in "$@"; do crates+=(-p "${item%%=*}"); done
     if [ -d "$sysroot/lib/rustlib/wasm32-wasip2" ]; then
-        (cd components && env "$@" RUSTFLAGS="$flags" \
-            cargo build --quiet --locked --release --target $target -p "$crate")
+        (cd components && RUSTFLAGS="$flags" \
+            cargo build --quiet --locked --release --target $target "${crates[@]}")
     else
         unpack_debian_rust
         target=wasm32-unknown-unknown
-        (cd components && env "$@" \
+        (cd components && env \
             RUSTC="$debian/usr/bin/rustc" RUSTC_BOOTSTRAP=1 \
             LD_LIBRARY_PATH="$debian/usr/lib/$(uname -m)-linux-gnu" \
             PATH="$tools/gcc-ld:$PATH" \
             CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER="$tools/wasm-component-ld" \
             RUSTFLAGS="$flags -Zlocation-detail=none -Zunstable-options -Cpanic=immediate-abort" \
-            cargo build --quiet --locked --release --target $target -p "$crate" \
+            cargo build --quiet --locked --release --target $target "${crates[@]}" \
             -Zbuild-std=std,panic_abort -Zbuild-std-features=optimize_for_size)
     fi
-    cp "$CARGO_TARGET_DIR/$target/release/${crate//-/_}.wasm" "$prebuilt/$name.wasm"
+    for item in "$@"; do
+        local crate="${item%%=*}"
+        cp "$CARGO_TARGET_DIR/$target/release/${crate//-/_}.wasm" "$prebuilt/${item#*=}.wasm"
+    done
 }
 
 # build_c NAME WORLD FOLDER: links components/FOLDER/*.c and the bindings of WORLD.
@@ -107,16 +111,10 @@ build_c() {
 for language in "$@"; do
     case $language in
     rust)
-        build_rust hello-http hello-v1 HELLO_VERSION=v1
-        build_rust hello-http hello-v2 HELLO_VERSION=v2
-        build_rust hello-command hello-command
-        build_rust probe-grpc probe-grpc
-        build_rust probe-files probe-files
-        build_rust probe-grpc probe-grpc
-        build_rust probe-http probe-http
-        build_rust probe-net probe-net
-        build_rust async-http async-http
-        build_rust async-command async-command
+        HELLO_VERSION=v1 build_rust hello-http=hello-v1
+        HELLO_VERSION=v2 build_rust hello-http=hello-v2
+        build_rust hello-command hello-config probe-files probe-grpc probe-http probe-net \
+            async-http async-command
         ;;
     c) build_c hello-c http-service hello-c ;;
     *) die "$language: not one of rust, c" ;;

@@ -5,7 +5,12 @@
 //! | path                                | what it does                                              |
 //! |-------------------------------------|-----------------------------------------------------------|
 //! | `/health`                           | status `$HEALTH_STATUS`, 200 if unset                     |
-//! | `/echo`                             | streams the request body back as it comes                 |
+//! | `/echo`                             | streams the request body back as it comes, and then its   |
+//! |                                     | trailers                                                  |
+//! | `/drink?ms=N`                       | reads the body, 64 KiB at a time and N ms apart; how many |
+//! |                                     | bytes there were                                          |
+//! | `/pour?mib=N`                       | N MiB, as fast as the client takes them                   |
+//! | `/file?path=PATH`                   | a file of a mounted volume                                |
 //! | `/status/NNN`                       | that status                                               |
 //! | `/count`                            | how many requests this instance has served, this included |
 //! | `/sleep?ms=N`                       | answers after N ms, using no CPU                          |
@@ -23,7 +28,10 @@
 //! | `/resources?count=N`                | the same with things of the host's: pollables             |
 //! | `/stream?chunks=N&ms=M`             | N lines, M ms apart                                       |
 //! | `/fetch?url=URL`                    | GETs URL (the rest of the query, not encoded); its status, |
-//! |                                     | then its body; 502 and the error if it could not be had   |
+//! |                                     | then its body; 502 and the error if it could not be had.  |
+//! |                                     | Before `url`, limits in ms may be given: `connect=N`,     |
+//! |                                     | `first=N` and `between=N`; and the file of a token to     |
+//! |                                     | show, `token=PATH`                                        |
 
 use std::fmt::Debug;
 use std::hint::black_box;
@@ -35,8 +43,8 @@ use wasip2::clocks::monotonic_clock;
 use wasip2::exports::http::incoming_handler::Guest;
 use wasip2::http::outgoing_handler;
 use wasip2::http::types::{
-    Fields, IncomingRequest, OutgoingBody, OutgoingRequest, OutgoingResponse, ResponseOutparam,
-    Scheme,
+    Fields, IncomingBody, IncomingRequest, OutgoingBody, OutgoingRequest, OutgoingResponse,
+    RequestOptions, ResponseOutparam, Scheme, Trailers,
 };
 use wasip2::io::streams::{OutputStream, StreamError};
 use wasip2::random::random;
@@ -87,12 +95,30 @@ impl Guest for Probe {
             "/fill" => fill(number("mib")),
             "/sockets" => text(200, sockets(number("count"))),
             "/resources" => {
-                let pollables = (0..number("count")).map(|n| monotonic_clock::subscribe_duration(n));
+                let pollables =
+                    (0..number("count")).map(|n| monotonic_clock::subscribe_duration(n));
                 let kept: Vec<_> = pollables.collect();
                 text(200, format!("{}\n", kept.len()))
             }
-            "/fetch" => fetch(query.strip_prefix("url=").unwrap_or_default()),
+            "/fetch" => fetch(query),
+            "/file" => match steps::files::read(query.strip_prefix("path=").unwrap_or_default()) {
+                Ok(content) => text(200, content),
+                Err(error) => text(404, error),
+            },
+            "/drink" => match drink(&request, number("ms")) {
+                Some(bytes) => text(200, format!("{bytes}\n")),
+                None => text(400, "the body broke off\n".into()),
+            },
             "/echo" => return respond(out, 200, |stream| echo(&request, stream)),
+            "/pour" => {
+                return respond(out, 200, |stream| {
+                    let part = vec![b'x'; 64 << 10];
+                    for _ in 0..number("mib") * 16 {
+                        stream.write_all(&part).ok()?;
+                    }
+                    Some(None)
+                });
+            }
             "/stream" => {
                 return respond(out, 200, |stream| {
                     for n in 1..=number("chunks") {
@@ -100,7 +126,7 @@ impl Guest for Probe {
                         stream.blocking_flush().ok()?;
                         sleep(number("ms"));
                     }
-                    Some(())
+                    Some(None)
                 });
             }
             _ => match path.strip_prefix("/status/").map(str::parse) {
@@ -108,16 +134,16 @@ impl Guest for Probe {
                 _ => text(404, format!("no such path: {path}\n")),
             },
         };
-        respond(out, status, |stream| stream.write_all(body.as_bytes()).ok());
+        respond(out, status, |stream| stream.write_all(body.as_bytes()).ok().map(|()| None));
     }
 }
 
-/// Sends what `write` writes. Where it fails (None), the body is left unfinished, which the
-/// client sees as a broken answer.
+/// Sends what `write` writes, and the trailers that it returns. Where it fails (None), the body is
+/// left unfinished, which the client sees as a broken answer.
 fn respond(
     out: ResponseOutparam,
     status: u16,
-    write: impl FnOnce(&mut OutputStream) -> Option<()>,
+    write: impl FnOnce(&mut OutputStream) -> Option<Option<Trailers>>,
 ) {
     let response = OutgoingResponse::new(Fields::new());
     if response.set_status_code(status).is_err() {
@@ -126,10 +152,11 @@ fn respond(
     let body = response.body().expect("taken once");
     ResponseOutparam::set(out, Ok(response));
     let mut stream = body.write().expect("taken once");
-    let written = write(&mut stream).and_then(|()| stream.blocking_flush().ok());
+    let written = write(&mut stream);
+    let flushed = stream.blocking_flush().is_ok();
     drop(stream);
-    if written.is_some() {
-        let _ = OutgoingBody::finish(body, None);
+    if let Some(trailers) = written.filter(|_| flushed) {
+        let _ = OutgoingBody::finish(body, trailers);
     }
 }
 
@@ -223,26 +250,59 @@ fn sockets(count: u64) -> String {
     format!("{}\n", kept.len())
 }
 
-fn echo(request: &IncomingRequest, out: &mut OutputStream) -> Option<()> {
+fn echo(request: &IncomingRequest, out: &mut OutputStream) -> Option<Option<Trailers>> {
     let body = request.consume().ok()?;
     let input = body.stream().ok()?;
     loop {
         match out.blocking_splice(&input, 64 << 10) {
             Ok(_) => out.blocking_flush().ok()?,
-            Err(StreamError::Closed) => return Some(()),
+            Err(StreamError::Closed) => break,
+            Err(StreamError::LastOperationFailed(_)) => return None,
+        }
+    }
+    drop(input);
+    let trailers = IncomingBody::finish(body);
+    trailers.subscribe().block();
+    // Copied: those of a request are not for sending.
+    Some(match trailers.get()?.ok()?.ok()? {
+        Some(trailers) => Some(Fields::from_list(&trailers.entries()).ok()?),
+        None => None,
+    })
+}
+
+/// Reads it all; how much that was.
+fn drink(request: &IncomingRequest, ms: u64) -> Option<u64> {
+    let body = request.consume().ok()?;
+    let input = body.stream().ok()?;
+    let mut bytes = 0;
+    loop {
+        sleep(ms);
+        match input.blocking_read(64 << 10) {
+            Ok(part) => bytes += part.len() as u64,
+            Err(StreamError::Closed) => return Some(bytes),
             Err(StreamError::LastOperationFailed(_)) => return None,
         }
     }
 }
 
-fn fetch(url: &str) -> (u16, String) {
-    match try_fetch(url) {
+fn fetch(query: &str) -> (u16, String) {
+    let (options, url) = query.split_once("url=").unwrap_or((query, ""));
+    match try_fetch(options, url) {
         Ok((status, body)) => (200, format!("{status}\n{body}")),
         Err(error) => (502, format!("{url}: {error}\n")),
     }
 }
 
-fn try_fetch(url: &str) -> Result<(u16, String), String> {
+fn limits(options: &str) -> Option<RequestOptions> {
+    let limits = RequestOptions::new();
+    let limit = |name| parameter(options, name).map(|ms| ms * 1_000_000);
+    limits.set_connect_timeout(limit("connect")).ok()?;
+    limits.set_first_byte_timeout(limit("first")).ok()?;
+    limits.set_between_bytes_timeout(limit("between")).ok()?;
+    Some(limits)
+}
+
+fn try_fetch(options: &str, url: &str) -> Result<(u16, String), String> {
     fn text(error: impl Debug) -> String {
         format!("{error:?}")
     }
@@ -253,13 +313,19 @@ fn try_fetch(url: &str) -> Result<(u16, String), String> {
         "https" => Scheme::Https,
         other => Scheme::Other(other.to_string()),
     };
-    let request = OutgoingRequest::new(Fields::new());
+    let headers = Fields::new();
+    let mut options_given = options.split('&').filter_map(|pair| pair.split_once('='));
+    if let Some((_, path)) = options_given.find(|(name, _)| *name == "token") {
+        let value = format!("Bearer {}", steps::files::read(path)?.trim());
+        headers.append("authorization", value.as_bytes()).map_err(text)?;
+    }
+    let request = OutgoingRequest::new(headers);
     let refused = |()| "the URL is malformed";
     request.set_scheme(Some(&scheme)).map_err(refused)?;
     request.set_authority(Some(authority)).map_err(refused)?;
     request.set_path_with_query(Some(if path.is_empty() { "/" } else { path })).map_err(refused)?;
 
-    let pending = outgoing_handler::handle(request, None).map_err(text)?;
+    let pending = outgoing_handler::handle(request, limits(options)).map_err(text)?;
     pending.subscribe().block();
     let response = pending.get().ok_or("no answer")?.map_err(text)?.map_err(text)?;
     let body = response.consume().map_err(|()| "the body was taken")?;

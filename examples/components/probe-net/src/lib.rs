@@ -85,9 +85,11 @@ fn shown(address: IpSocketAddress) -> String {
         IpSocketAddress::Ipv4(Ipv4SocketAddress { port, address: (a, b, c, d) }) => {
             SocketAddr::from(([a, b, c, d], port)).to_string()
         }
-        IpSocketAddress::Ipv6(Ipv6SocketAddress { port, address: (a, b, c, d, e, f, g, h), .. }) => {
-            SocketAddr::from(([a, b, c, d, e, f, g, h], port)).to_string()
-        }
+        IpSocketAddress::Ipv6(Ipv6SocketAddress {
+            port,
+            address: (a, b, c, d, e, f, g, h),
+            ..
+        }) => SocketAddr::from(([a, b, c, d, e, f, g, h], port)).to_string(),
     }
 }
 
@@ -165,12 +167,17 @@ fn udp_echo(at: &str) -> Result<(), ErrorCode> {
             input.subscribe().block();
         }
         for datagram in came {
-            let answer =
-                OutgoingDatagram { data: datagram.data, remote_address: Some(datagram.remote_address) };
-            wait(|| output.subscribe(), || match output.check_send()? {
-                0 => Err(ErrorCode::WouldBlock),
-                _ => Ok(()),
-            })?;
+            let answer = OutgoingDatagram {
+                data: datagram.data,
+                remote_address: Some(datagram.remote_address),
+            };
+            wait(
+                || output.subscribe(),
+                || match output.check_send()? {
+                    0 => Err(ErrorCode::WouldBlock),
+                    _ => Ok(()),
+                },
+            )?;
             if let Err(code) = output.send(&[answer]) {
                 print(&format!("cannot answer: {}", code.name()));
             }
@@ -183,10 +190,13 @@ fn udp_call(to: &str, text: &str) -> Result<(), ErrorCode> {
     let any = if address_is_v6(&family) { "[::]:0" } else { "0.0.0.0:0" };
     let socket = bound(parsed(any)?.0, family)?;
     let (input, output) = socket.stream(Some(address))?;
-    wait(|| output.subscribe(), || match output.check_send()? {
-        0 => Err(ErrorCode::WouldBlock),
-        _ => Ok(()),
-    })?;
+    wait(
+        || output.subscribe(),
+        || match output.check_send()? {
+            0 => Err(ErrorCode::WouldBlock),
+            _ => Ok(()),
+        },
+    )?;
     output.send(&[OutgoingDatagram { data: text.into(), remote_address: None }])?;
     let patience = monotonic_clock::subscribe_duration(5_000_000_000);
     loop {
