@@ -29,6 +29,7 @@ use crate::images::{Compiled, Image};
 use crate::logs::{Log, Stream};
 use crate::memory::Account;
 use crate::notices::Notices;
+use crate::outgoing::Trust;
 use crate::program::Program;
 use crate::slots::Held;
 
@@ -141,6 +142,8 @@ pub(crate) struct Container {
     pub(crate) reuse: Option<Reuse>,
     pub(crate) notices: Notices,
     pub(crate) denials: Denials,
+    /// Whom its requests believe over TLS.
+    pub(crate) trust: Trust,
     pub(crate) phase: watch::Sender<Phase>,
     /// When a stop's grace ends; None before a stop.
     pub(crate) stop: watch::Sender<Option<Instant>>,
@@ -175,6 +178,7 @@ impl Container {
             reuse: spec.http.reuse.filter(|_| crate::http::may_reuse(&compiled)),
             notices: Notices::default(),
             denials: Denials::default(),
+            trust: Trust::default(),
             phase: watch::Sender::new(Phase::Serving),
             stop: watch::Sender::new(None),
             ending: AtomicBool::new(false),

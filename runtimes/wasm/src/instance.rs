@@ -230,11 +230,13 @@ pub(crate) fn linker(engine: &Engine, concurrency: bool) -> wasmtime::Result<Lin
 /// Whether [`linker`] has an interface, for some class of guests.
 pub(crate) fn offers(import: &str) -> bool {
     let (name, version) = import.split_once('@').unwrap_or((import, ""));
-    match version.get(..4) {
-        Some("0.2.") => OFFERED.contains(&name),
-        Some("0.3.") => ASYNC_OFFERED.contains(&name),
-        _ => EXTRAS.contains(&import),
-    }
+    // Their versions may look like those of WASI.
+    EXTRAS.contains(&import)
+        || match version.get(..4) {
+            Some("0.2.") => OFFERED.contains(&name),
+            Some("0.3.") => ASYNC_OFFERED.contains(&name),
+            _ => false,
+        }
 }
 
 /// The interfaces of WASI 0.2 behind [`linker`], for messages about components that want others.

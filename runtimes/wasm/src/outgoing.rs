@@ -2,19 +2,23 @@
 //!
 //! Names and ClusterIPs of Services are resolved here, in the agent's table; a backend in this very
 //! host is called without a socket. Everything else is looked up and connected to as usual, from
-//! within the Pods' namespace.
+//! within the Pods' namespace. [`trust`] says which TLS servers are believed, [`exchange`] speaks
+//! HTTP.
 
+mod exchange;
+mod trust;
+
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use http::uri::Scheme;
-use http::{HeaderName, Request, Response, Uri};
+use http::{HeaderName, Request, Response};
 use http_body_util::BodyExt;
-use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use wasmtime_wasi_http::{
     DEFAULT_FORBIDDEN_HEADERS, Error, ForbiddenHeaderFilter, RequestOptions, WasiBody,
@@ -26,7 +30,11 @@ use crate::cpu::metered;
 use crate::denied::Import;
 use crate::handles::Handle;
 use crate::http::handle;
+use crate::logs::Stream;
 use crate::sockets;
+use exchange::{Connection, Paced, exchange};
+
+pub(crate) use trust::Trust;
 
 const CONNECT: Duration = Duration::from_secs(30);
 /// Bytes of a body that are held between a guest and its reader, twice.
@@ -82,9 +90,30 @@ impl WasiHttpHooks for Outgoing {
     }
 }
 
+/// How long the parts of a request may take; what the guest says, or else the host.
+struct Limits {
+    /// When looking up, connecting and TLS must be done.
+    connected: Instant,
+    first_byte: Duration,
+    /// No limit of its own unless the guest wants one: answers may be watched for hours.
+    between_bytes: Option<Duration>,
+}
+
+impl Limits {
+    fn new(options: RequestOptions) -> Limits {
+        Limits {
+            connected: Instant::now() + options.connect_timeout.unwrap_or(CONNECT),
+            first_byte: options.first_byte_timeout.unwrap_or(FIRST_BYTE),
+            between_bytes: options.between_bytes_timeout,
+        }
+    }
+}
+
 /// Where a request is to go.
 enum Target {
     Here(Arc<Container>),
+    /// The Kubernetes API of this cluster.
+    Api(Vec<SocketAddr>),
     Addresses(Vec<SocketAddr>),
 }
 
@@ -97,26 +126,27 @@ async fn send(
     let tls = request.uri().scheme() == Some(&Scheme::HTTPS);
     let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
     let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-    let target = resolve(container, &host, port, tls).await?;
-    let first_byte = options.first_byte_timeout.unwrap_or(FIRST_BYTE);
-    let addresses = match target {
-        Target::Here(backend) => {
-            let answer = metered(backend.cpu.clone(), handle(&backend, request));
-            let answer = tokio::time::timeout(first_byte, answer).await;
-            let response = answer.map_err(|_| Error::ConnectionReadTimeout)?;
-            return Ok((response.map(BodyExt::boxed_unsync), Box::new(async { Ok(()) })));
-        }
-        Target::Addresses(addresses) => addresses,
-    };
-    let connecting = options.connect_timeout.unwrap_or(CONNECT);
-    let stream = tokio::time::timeout(connecting, async {
-        let (stream, handle) = connect(container, &addresses).await?;
-        let stream: Box<dyn Stream> =
-            if tls { secure(stream, &host).await? } else { Box::new(stream) };
-        Ok::<_, Error>((stream, handle))
+    let limits = Limits::new(options);
+    let target = tokio::time::timeout_at(limits.connected, resolve(container, &host, port, tls));
+    let target = target.await.map_err(|_| Error::DnsTimeout)??;
+    if let Target::Here(backend) = target {
+        let answer = metered(backend.cpu.clone(), handle(&backend, request));
+        let answer = tokio::time::timeout(limits.first_byte, answer).await;
+        let response = answer.map_err(|_| Error::ConnectionReadTimeout)?;
+        let body = |body| Paced::new(body, limits.between_bytes).boxed_unsync();
+        return Ok((response.map(body), Box::new(async { Ok(()) })));
+    }
+    let connection = tokio::time::timeout_at(limits.connected, async {
+        let api = matches!(target, Target::Api(_));
+        let (stream, handle) = connect(container, &target).await?;
+        let connection = match tls {
+            true => secure(container, stream, &host, api).await?,
+            false => Connection::Plain(stream),
+        };
+        Ok::<_, Error>((connection, handle))
     });
-    let (stream, handle) = stream.await.map_err(|_| Error::ConnectionTimeout)??;
-    exchange(stream, handle, request, first_byte).await
+    let (connection, handle) = connection.await.map_err(|_| Error::ConnectionTimeout)??;
+    exchange(connection, handle, request, &limits).await
 }
 
 async fn resolve(container: &Container, host: &str, port: u16, tls: bool) -> Result<Target, Error> {
@@ -127,7 +157,7 @@ async fn resolve(container: &Container, host: &str, port: u16, tls: bool) -> Res
         None if container.aliases(host).is_some() => None,
         None => node.routes.by_name(&container.sandbox.namespace, host, port),
     };
-    let addresses: Vec<SocketAddr> = match (service, ip) {
+    let addresses: Vec<SocketAddr> = match (&service, ip) {
         (Some(backends), _) => backends.in_turn().collect(),
         (None, Some(ip)) => vec![SocketAddr::new(ip, port)],
         (None, None) => {
@@ -138,6 +168,12 @@ async fn resolve(container: &Container, host: &str, port: u16, tls: bool) -> Res
             found.into_iter().map(|ip| SocketAddr::new(ip, port)).collect()
         }
     };
+    if addresses.is_empty() {
+        return Err(Error::ConnectionRefused);
+    }
+    if service.is_some_and(|backends| backends.is_api()) {
+        return Ok(Target::Api(addresses));
+    }
     if !tls {
         let here = addresses.iter().filter_map(|address| node.listeners.at(*address));
         let mut here: Vec<_> = here.collect();
@@ -149,19 +185,26 @@ async fn resolve(container: &Container, host: &str, port: u16, tls: bool) -> Res
             return Ok(Target::Here(backend));
         }
     }
-    if addresses.is_empty() {
-        return Err(Error::ConnectionRefused);
-    }
     Ok(Target::Addresses(addresses))
 }
 
 async fn connect(
     container: &Arc<Container>,
-    addresses: &[SocketAddr],
+    target: &Target,
 ) -> Result<(TcpStream, Handle), Error> {
+    let (addresses, api) = match target {
+        Target::Here(_) => (&[][..], false),
+        Target::Api(addresses) => (&addresses[..], true),
+        Target::Addresses(addresses) => (&addresses[..], false),
+    };
     let mut last = Error::ConnectionRefused;
     for address in addresses {
-        match sockets::connect(container, *address).await {
+        let connected = match api {
+            // It may be on the machine's own loopback address, which guests reach in no other way.
+            true => sockets::connect_directly(container, *address).await,
+            false => sockets::connect(container, *address).await,
+        };
+        match connected {
             Ok((stream, handle)) => {
                 let _ = stream.set_nodelay(true);
                 return Ok((stream, handle));
@@ -169,74 +212,49 @@ async fn connect(
             Err(e) if e.raw_os_error() == Some(libc::EMFILE) => {
                 return Err(Error::ConnectionLimitReached);
             }
-            Err(e) => last = Error::Connect(e),
+            Err(e) => {
+                last = match e.kind() {
+                    io::ErrorKind::TimedOut => Error::ConnectionTimeout,
+                    io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+                        Error::DestinationIpUnroutable
+                    }
+                    _ => Error::Connect(e),
+                }
+            }
         }
     }
     Err(last)
 }
 
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
-
-async fn secure(stream: TcpStream, host: &str) -> Result<Box<dyn Stream>, Error> {
-    static CONNECTOR: LazyLock<TlsConnector> = LazyLock::new(|| {
-        let mut roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-        // And whom the machine believes besides: SSL_CERT_FILE, SSL_CERT_DIR or its own store.
-        let own = rustls_native_certs::load_native_certs();
-        for error in own.errors {
-            tracing::warn!(%error, "a certificate of the machine's store is passed over");
-        }
-        roots.add_parsable_certificates(own.certs);
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("ring supports the default versions")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        TlsConnector::from(Arc::new(config))
-    });
+async fn secure(
+    container: &Arc<Container>,
+    stream: TcpStream,
+    host: &str,
+    api: bool,
+) -> Result<Connection, Error> {
+    let connector = TlsConnector::from(trust::config(container, api).await);
     let name = ServerName::try_from(host.to_owned())?;
-    let stream = CONNECTOR.connect(name, stream).await.map_err(Error::Tls)?;
-    Ok(Box::new(stream))
-}
-
-async fn exchange(
-    stream: Box<dyn Stream>,
-    handle: Handle,
-    mut request: Request<WasiBody>,
-    first_byte: Duration,
-) -> Sent {
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake::<_, WasiBody>(TokioIo::new(stream)).await?;
-    // A request to the server itself names no scheme and no authority; Host is a header.
-    let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
-    *request.uri_mut() = Uri::try_from(path).map_err(|_| Error::HttpRequestUriInvalid)?;
-    let driver = tokio::spawn(async move {
-        // As long as there is the socket.
-        let _handle = handle;
-        connection.await
-    });
-    let aborter = AbortOnDrop(driver.abort_handle());
-    let answer = tokio::time::timeout(first_byte, sender.send_request(request)).await;
-    let response = answer.map_err(|_| Error::ConnectionReadTimeout)??;
-    let response = response.map(|body| body.map_err(Error::from).boxed_unsync());
-    let io = async move {
-        let _aborter = aborter;
-        let _sender = sender;
-        match driver.await {
-            Ok(result) => result.map_err(Error::from),
-            Err(_) => Ok(()),
+    match connector.connect(name, stream).await {
+        Ok(stream) => Ok(Connection::Tls(Box::new(stream))),
+        Err(error) => {
+            // The code that the guest gets does not say what is wrong with a certificate.
+            container.log.write(Stream::Err, &format!("TLS to {host}: {error}"));
+            Err(tls_error(&error).unwrap_or(Error::ConnectionTerminated))
         }
-    };
-    Ok((response, Box::new(io)))
+    }
 }
 
-/// Ends the connection's task when nobody wants its answer any more.
-struct AbortOnDrop(tokio::task::AbortHandle);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+/// What guests are told of a failure of TLS; None if it is one of the connection.
+fn tls_error(error: &io::Error) -> Option<Error> {
+    let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    Some(match error {
+        rustls::Error::InvalidCertificate(_)
+        | rustls::Error::NoCertificatesPresented
+        | rustls::Error::UnsupportedNameType => Error::TlsCertificateError,
+        rustls::Error::AlertReceived(alert) => Error::TlsAlertReceived {
+            alert_id: Some(u8::from(*alert)),
+            alert_message: Some(format!("{alert:?}")),
+        },
+        _ => Error::TlsProtocolError,
+    })
 }

@@ -25,10 +25,16 @@ const CONNECT: Duration = Duration::from_secs(3);
 /// One port of a Service.
 pub(crate) struct Backends {
     addresses: Vec<SocketAddr>,
+    api: bool,
     next: AtomicUsize,
 }
 
 impl Backends {
+    /// Whether this is the Kubernetes API of the cluster, by its Service `default/kubernetes`.
+    pub(crate) fn is_api(&self) -> bool {
+        self.api
+    }
+
     /// All of them, each time beginning with the next one.
     pub(crate) fn in_turn(&self) -> impl Iterator<Item = SocketAddr> + '_ {
         let first = self.next.fetch_add(1, Relaxed);
@@ -153,11 +159,12 @@ impl Routes {
 fn table(routes: &sandbox::Routes) -> Table {
     let mut table = Table::default();
     for service in &routes.services {
+        let api = (&*service.namespace, &*service.name) == ("default", "kubernetes");
         let tcp = service.ports.iter().filter(|port| port.protocol == Protocol::Tcp);
         let ports = tcp.map(|port| {
             let addresses = port.backends.clone();
             table.backends.extend(&addresses);
-            (port.port, Arc::new(Backends { addresses, next: AtomicUsize::new(0) }))
+            (port.port, Arc::new(Backends { addresses, api, next: AtomicUsize::new(0) }))
         });
         let ports: Arc<Ports> = Arc::new(ports.collect());
         if let Some(vip) = service.vip {

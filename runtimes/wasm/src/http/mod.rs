@@ -76,6 +76,8 @@ where
     B::Error: Into<Error>,
 {
     let mut record = Record::begin(container, client, &request);
+    let lingers = client.is_some_and(|client| !client.http2.load(Relaxed))
+        && !request.headers().contains_key(header::EXPECT);
     let ambiguous = client.is_some_and(|client| client.is_ambiguous());
     let checked = if ambiguous { Err(Refusal::Ambiguous) } else { check(container, &mut request) };
     let answered = match checked.and_then(|()| {
@@ -84,7 +86,10 @@ where
         }
         let (parts, body) = request.into_parts();
         let most = container.spec.http.max_request_bytes.unwrap_or(MOST_RECEIVED);
-        let body = Upload::new(body, most, &container.memory)?;
+        let mut body = Upload::new(body, most, &container.memory)?;
+        if lingers {
+            body = body.read_to_the_end();
+        }
         record.upload = body.progress();
         Ok(Request::from_parts(parts, body))
     }) {

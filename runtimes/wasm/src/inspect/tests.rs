@@ -52,6 +52,16 @@ fn what_is_not_offered_is_named() {
     assert_eq!((found.imports.len(), found.kind), (2, None));
 }
 
+/// Their versions look like those of WASI 0.2, and they were once refused for that.
+#[test]
+fn what_is_offered_beyond_wasi_is_known() {
+    let config = inspect(&example("hello-config")).expect("a component");
+    for name in crate::instance::EXTRAS {
+        assert!(config.imports.iter().any(|import| import == name), "{name}: {config:?}");
+    }
+    assert!(config.missing.is_empty(), "{config:?}");
+}
+
 #[test]
 fn asynchronous_components_are_told_apart() {
     let text = r#"(component

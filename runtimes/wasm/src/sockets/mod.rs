@@ -55,12 +55,19 @@ pub(crate) async fn connect(
     container: &Arc<Container>,
     to: SocketAddr,
 ) -> io::Result<(TcpStream, Handle)> {
-    let handle = container.socket().ok_or(io::Error::from(nix::errno::Errno::EMFILE))?;
-    let place = Place::of(container);
     let refused = |_| io::Error::from(io::ErrorKind::ConnectionRefused);
-    let target = place.reach(Transport::Tcp, to).map_err(refused)?;
+    let target = Place::of(container).reach(Transport::Tcp, to).map_err(refused)?;
+    connect_directly(container, target).await
+}
+
+/// The same, to an address that is not a guest's word: the rules for those are not applied.
+pub(crate) async fn connect_directly(
+    container: &Arc<Container>,
+    target: SocketAddr,
+) -> io::Result<(TcpStream, Handle)> {
+    let handle = container.socket().ok_or(io::Error::from(nix::errno::Errno::EMFILE))?;
     let socket = if target.is_ipv6() { TcpSocket::new_v6()? } else { TcpSocket::new_v4()? };
-    if let Some(source) = place.source(target) {
+    if let Some(source) = Place::of(container).source(target) {
         // The port is chosen when connecting: there are only so many per address.
         setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
         socket.bind(source)?;
