@@ -118,8 +118,12 @@ fn named(name: &str, backend: SocketAddr, port: u16) -> ServiceRoute {
 
 /// Serves the probe with certificates at `/own`, and with more in its environment.
 async fn caller(host: &TestHost, name: &str, folder: &Path, env: &[(&str, &str)]) -> SocketAddr {
-    let own =
-        |guest: &str| Mount { host_path: folder.into(), guest_path: guest.into(), read_only: true };
+    let own = |guest: &str| Mount {
+        host_path: folder.into(),
+        guest_path: guest.into(),
+        read_only: true,
+        ..Default::default()
+    };
     host.serve_with(name, example("probe-http"), |app| {
         app.mounts = vec![own("/own"), own("/var/run/secrets/kubernetes.io/serviceaccount")];
         app.env = env.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use coracle_test_cluster::guests::{Guest, Missing};
 use coracle_test_cluster::{Cluster, eventually, http};
 
-use crate::context::{ClusterExt as _, Context, Outcome, SOON, expect, hello, skip};
+use crate::context::{ClusterExt as _, Context, Outcome, PATIENCE, SOON, expect, hello, skip};
 
 /// Builds a guest and pushes it; false where it cannot be built here.
 async fn pushed(cluster: &Cluster, guest: Guest, image: &str) -> anyhow::Result<bool> {
@@ -49,6 +49,79 @@ pub(crate) async fn javascript_serves(context: Arc<Context>) -> Outcome {
 
 pub(crate) async fn python_serves(context: Arc<Context>) -> Outcome {
     serves(context, Guest::Python, "Hello from Python").await
+}
+
+pub(crate) async fn go_runs(context: Arc<Context>) -> Outcome {
+    let cluster = context.up().await?;
+    if !pushed(&cluster, Guest::Go, "guest:v1").await? {
+        return Ok(());
+    }
+    cluster.kubectl(&["create", "configmap", "m", "--from-literal=a=from-map"]).await?;
+    let pod = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: gopher}
+spec:
+  restartPolicy: Never
+  containers:
+  - name: main
+    image: guest:v1
+    command: [hello-go]
+    args: ["--read", "/map/a", "--sleep", "1", "--exit", "3"]
+    resources: {limits: {memory: 256Mi}}
+    volumeMounts: [{name: map, mountPath: /map}]
+  volumes: [{name: map, configMap: {name: m}}]
+"#;
+    cluster.apply(pod).await?;
+    cluster
+        .kubectl(&["wait", "--for=jsonpath={.status.phase}=Failed", "pod/gopher", PATIENCE])
+        .await?;
+    let status = cluster.get(&["pod", "gopher"]).await?["status"].clone();
+    let ended = &status["containerStatuses"][0]["state"]["terminated"];
+    anyhow::ensure!(ended["exitCode"] == 3 && ended["reason"] == "Error", "{status:#}");
+    let said = cluster.kubectl(&["logs", "gopher"]).await?;
+    expect(&said, &[r#"Hello from Go on gopher: ["--read" "/map/a""#, "\nfrom-map"])
+}
+
+pub(crate) async fn config_and_logging_are_offered(context: Arc<Context>) -> Outcome {
+    let cluster = context.up().await?;
+    cluster.push_all(&[("hello-config", "config:v1")]).await?;
+    let keys = ["--from-literal=greeting=Hello from a ConfigMap", "--from-literal=odd.key=kept"];
+    cluster.kubectl(&[&["create", "configmap", "m"], &keys[..]].concat()).await?;
+    cluster.kubectl(&["create", "secret", "generic", "s", "--from-literal=pass=pa55"]).await?;
+    let sources = "envFrom: [{configMapRef: {name: m}}]
+        env: [{name: PASS, valueFrom: {secretKeyRef: {name: s, key: pass}}}]
+        readinessProbe";
+    let manifest = hello("config", "config:v1", 1);
+    let (head, tail) = manifest.split_once("env: [").unwrap_or_default();
+    let tail = tail.split_once("readinessProbe").unwrap_or_default().1;
+    cluster.apply(&format!("{head}{sources}{tail}")).await?;
+    cluster.rolled_out("config").await?;
+    let address = cluster.service("default", "config").await?;
+    for (path, status, body) in [
+        ("/", 200, "Hello from a ConfigMap\n"),
+        ("/config/odd.key", 200, "kept\n"),
+        ("/config/PASS", 200, "pa55\n"),
+        ("/config/KUBERNETES_SERVICE_PORT", 200, "443\n"),
+        ("/config/pass", 404, "nothing at /config/pass\n"),
+    ] {
+        let reply = http::get(address, path).await?;
+        anyhow::ensure!(reply.status == status && reply.body == body, "{path}: {reply:?}");
+    }
+    expect(&http::get(address, "/config").await?.body, &["greeting\n", "odd.key\n", "PASS\n"])?;
+    for level in ["trace", "debug", "info", "warn", "error", "critical"] {
+        anyhow::ensure!(
+            http::get(address, &format!("/log/{level}?it-is-{level}")).await?.status == 200
+        );
+    }
+    let lines = ["trace", "debug", "info", "warn", "error", "critical"];
+    let lines =
+        lines.map(|level| format!("{} hello-config: it-is-{level}\n", level.to_uppercase()));
+    eventually(SOON, "the log has each line with its level", async || {
+        let said = cluster.kubectl(&["logs", "deployment/config"]).await?;
+        expect(&said, &lines.each_ref().map(String::as_str))
+    })
+    .await
 }
 
 pub(crate) async fn c_serves(context: Arc<Context>) -> Outcome {

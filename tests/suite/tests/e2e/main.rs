@@ -12,6 +12,7 @@ mod front;
 mod guests;
 mod images;
 mod images_bad;
+mod in_cluster;
 mod isolation;
 mod lifecycle;
 mod limits;
@@ -76,7 +77,16 @@ suite! {
         a_pod_alone_serves_calls_and_survives_the_agent,
         hosts_may_do_little,
     }
-    guests { javascript_serves, python_serves, c_serves, wasi_0_3_serves, wasi_0_3_runs }
+    guests {
+        javascript_serves,
+        python_serves,
+        go_runs,
+        c_serves,
+        config_and_logging_are_offered,
+        wasi_0_3_serves,
+        wasi_0_3_runs,
+    }
+    in_cluster { a_pod_calls_the_api, certificates_are_believed_where_asked }
     sockets { a_tcp_server_is_behind_a_service, a_udp_server_answers, what_is_not_granted_is_named }
     network { services_balance, guests_call_services, readiness_decides }
     images_bad {
