@@ -17,6 +17,6 @@ pub mod routes;
 
 pub use cidr::Cidr;
 pub use listen::Listen;
-pub use network::{Config, Mode, Network, NetworkError, Snapshot, choose_ranges};
+pub use network::{Config, HostPort, Mode, Network, NetworkError, Snapshot, choose_ranges};
 pub use ranges::ClusterRanges;
 pub use routes::{PortRoute, Protocol, RouteChange, RouteTable, ServiceKey, ServiceRoute};

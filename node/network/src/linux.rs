@@ -1,9 +1,11 @@
-//! The node's network as root: a namespace for Pods, a veth pair into it, and Service rules in the kernel.
+//! The node's network as root: a namespace for Wasm Pods and one for each Pod with containers, veth pairs into them, and
+//! Service rules in the kernel.
 //!
 //! Everything is done through netlink sockets, so that no program (`ip`, `nft`) need be installed and a change costs
 //! microseconds. A socket belongs to the namespace it was opened in, for ever; only opening one takes a thread that
 //! has entered the namespace.
 
+mod attached;
 mod group;
 mod netns;
 pub mod nft;

@@ -5,7 +5,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, TcpListener};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use crate::cidr::Cidr;
 use crate::linux::{self, PodNetwork, PodNetworkConfig, PodNetworkError, RtnlError};
 use crate::listen::{Listen, Loopback};
 use crate::ranges::{self, ClusterRanges, NoFreeRange};
-use crate::routes::{Protocol, RouteChange, ServiceKey, ServiceRoute};
+use crate::routes::{PortRoute, Protocol, RouteChange, ServiceKey, ServiceRoute};
 
 /// A port of the claim address that nothing else uses.
 const CLAIM_PORT: u16 = 10_255;
@@ -124,6 +124,46 @@ fn reserve(ranges: &[Cidr]) -> bool {
     }
 }
 
+/// A port of this machine that leads to a Pod (`core/v1 ContainerPort.hostPort`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    /// `hostIP`: the only address of this machine that has it; all where none is given.
+    pub address: Option<Ipv4Addr>,
+    /// `hostPort`.
+    pub port: u16,
+    /// TCP, UDP or SCTP.
+    pub protocol: Protocol,
+    /// The Pod's address and `containerPort`.
+    pub target: SocketAddrV4,
+}
+
+impl HostPort {
+    /// As a Service of a namespace that none can have.
+    fn route(&self, uid: &str, number: usize) -> ServiceRoute {
+        let address = self.address.filter(|address| !address.is_unspecified());
+        ServiceRoute {
+            key: ServiceKey { namespace: String::new(), name: format!("{uid}/{number}") },
+            cluster_ip: None,
+            external_ips: address.into_iter().map(IpAddr::V4).collect(),
+            affinity: None,
+            ports: vec![PortRoute {
+                name: String::new(),
+                port: self.port,
+                node_port: address.is_none().then_some(self.port),
+                protocol: self.protocol,
+                backends: vec![self.target.into()],
+            }],
+        }
+    }
+}
+
+impl Services {
+    /// Everything that leads to Pods.
+    fn all(&self) -> impl Iterator<Item = Arc<ServiceRoute>> + '_ {
+        self.routes.values().chain(self.host_ports.values().flatten()).cloned()
+    }
+}
+
 /// A node's network. Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
 pub struct Network {
@@ -147,6 +187,8 @@ struct Shared {
 struct Services {
     generation: u64,
     routes: BTreeMap<ServiceKey, Arc<ServiceRoute>>,
+    /// Ports of this machine that lead to Pods (`hostPort`), by the Pods' UIDs.
+    host_ports: BTreeMap<String, Vec<Arc<ServiceRoute>>>,
     pods: Option<PodNetwork>,
 }
 
@@ -179,7 +221,8 @@ impl Network {
         let addresses = Mutex::new(PodAddresses::new(config.pods));
         // Microseconds: a later process starts above whatever this one counts up to.
         let generation = started.as_micros() as u64;
-        let services = Mutex::new(Services { generation, routes: BTreeMap::new(), pods });
+        let (routes, host_ports) = (BTreeMap::new(), BTreeMap::new());
+        let services = Mutex::new(Services { generation, routes, host_ports, pods });
         Ok(Network {
             shared: Arc::new(Shared {
                 config,
@@ -250,7 +293,8 @@ impl Network {
             services.generation += 1;
             services.routes =
                 routes.iter().map(|route| (route.key.clone(), Arc::clone(route))).collect();
-            services.pods.as_mut().map_or(Ok(()), |pods| pods.replace(&routes))
+            let all: Vec<_> = services.all().collect();
+            services.pods.as_mut().map_or(Ok(()), |pods| pods.replace(&all))
         })
         .await
     }
@@ -296,8 +340,9 @@ impl Network {
     /// As root, when the kernel refuses.
     pub async fn ensure_group(&self, number: u16) -> Result<Option<PathBuf>, NetworkError> {
         self.with_services(move |services| {
+            let all: Vec<_> = services.all().collect();
             let Some(pods) = &mut services.pods else { return Ok(None) };
-            pods.ensure_group(number, services.routes.values().cloned()).map(Some)
+            pods.ensure_group(number, all).map(Some)
         })
         .await
     }
@@ -351,6 +396,81 @@ impl Network {
         .await
     }
 
+    /// The network namespace of a Pod that has processes of its own, made or found, in which it has its address; none
+    /// without root. To be called before its sandbox is made, and for those that are found running.
+    ///
+    /// # Errors
+    /// As root, when the kernel refuses; it can be called again.
+    pub async fn attach_pod(
+        &self,
+        uid: &str,
+        address: Ipv4Addr,
+    ) -> Result<Option<PathBuf>, NetworkError> {
+        let uid = uid.to_owned();
+        self.with_services(move |services| {
+            let Some(pods) = &mut services.pods else { return Ok(None) };
+            pods.attach(&uid, address).map(Some)
+        })
+        .await
+    }
+
+    /// Removes it, whatever still runs in it; it need not be there.
+    ///
+    /// # Errors
+    /// As root, when the kernel refuses; it can be called again.
+    pub async fn detach_pod(&self, uid: &str) -> Result<(), NetworkError> {
+        let uid = uid.to_owned();
+        self.with_services(move |services| {
+            services.pods.as_mut().map_or(Ok(()), |pods| pods.detach(&uid))
+        })
+        .await
+    }
+
+    /// Removes what earlier agents left of Pods with a namespace each, half-made ones included: all but these, by UID with
+    /// their addresses.
+    ///
+    /// # Errors
+    /// As root, when the kernel refuses; it can be called again.
+    pub async fn sweep(&self, keep: BTreeMap<String, Ipv4Addr>) -> Result<(), NetworkError> {
+        self.with_services(move |services| {
+            services.pods.as_mut().map_or(Ok(()), |pods| pods.sweep(&keep))
+        })
+        .await
+    }
+
+    /// Leads ports of this machine to a Pod (`hostPort`); these are all that it has. Where a Service's NodePort or another
+    /// Pod has one already, the first keeps it.
+    ///
+    /// # Errors
+    /// As root, when the kernel refuses; they are kept, and the next change tries again.
+    pub async fn set_host_ports(
+        &self,
+        uid: &str,
+        ports: Vec<HostPort>,
+    ) -> Result<(), NetworkError> {
+        let uid = uid.to_owned();
+        self.with_services(move |services| {
+            let routes: Vec<_> =
+                ports.iter().enumerate().map(|(n, port)| Arc::new(port.route(&uid, n))).collect();
+            let before = services.host_ports.remove(&uid).unwrap_or_default();
+            if routes == before {
+                if !routes.is_empty() {
+                    services.host_ports.insert(uid, routes);
+                }
+                return Ok(());
+            }
+            services.generation += 1;
+            let gone = before.iter().skip(routes.len()).map(|r| RouteChange::Gone(r.key.clone()));
+            let changes: Vec<_> =
+                gone.chain(routes.iter().cloned().map(RouteChange::Set)).collect();
+            if !routes.is_empty() {
+                services.host_ports.insert(uid, routes);
+            }
+            services.pods.as_mut().map_or(Ok(()), |pods| pods.apply(&changes))
+        })
+        .await
+    }
+
     /// All routes as they are now.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
@@ -358,6 +478,8 @@ impl Network {
         let mut routes: Vec<Arc<ServiceRoute>> = services.routes.values().cloned().collect();
         let mut listen = Vec::new();
         if self.mode() == Mode::Rootless {
+            // The proxy asks by the keys of what it listens for.
+            routes = services.all().collect();
             let loopback = self.loopback();
             listen = loopback.listens(routes.iter().map(AsRef::as_ref));
             for route in &mut routes {

@@ -26,6 +26,8 @@ pub const MAX_GROUPS: u16 = 0x1000;
 pub(super) struct GroupNetwork {
     pub(super) namespace: NetNs,
     link: String,
+    /// The number of that link.
+    pub(super) index: u32,
     /// Services as the group's Pods reach them.
     pub(super) rules: Rules,
 }
@@ -77,14 +79,15 @@ impl GroupNetwork {
         let has_inner =
             namespace.run(|| rtnl::with(async |rtnl: &Rtnl| rtnl.link(INNER).await))??.is_some();
         let gateway = config.gateway();
-        rtnl::with(async |rtnl: &Rtnl| {
+        let index = rtnl::with(async |rtnl: &Rtnl| {
             if !(has_inner && rtnl.link(&link).await?.is_some()) {
                 rtnl.delete_link(&link).await?;
                 rtnl.add_veth(&link, INNER, &file).await?;
             }
             let index = expect_link(rtnl, &link).await?;
             rtnl.add_address(index, gateway, 32).await?;
-            rtnl.up(index).await
+            rtnl.up(index).await?;
+            Ok(index)
         })?;
         // A NodePort that is called through 127.0.0.1 may lead here.
         set_sysctl(&format!("net/ipv4/conf/{link}/route_localnet"), "1")?;
@@ -102,7 +105,7 @@ impl GroupNetwork {
             .map_err(PodNetworkError::from)
         })??;
         let rules = namespace.run(|| Rules::open(config.rules(Scope::Pods)))??;
-        Ok(GroupNetwork { namespace, link, rules })
+        Ok(GroupNetwork { namespace, link, index, rules })
     }
 
     /// Leads a Pod's address into the group's namespace. A second time is no error.

@@ -9,7 +9,7 @@
 //! The first part of the Pod range is left out of the local addresses, for the veth's two ends. Everything is made
 //! idempotently: an agent that comes back finds its namespace with the sockets of running Pods in it, and keeps it.
 //!
-//! Pods that have a namespace of their own ([`super::group`]) take addresses out of the same range by more specific
+//! Pods that have a namespace of their own ([`super::group`], [`super::attached`]) take addresses out of the same range by more specific
 //! routes in the local table, which win over the AnyIP ones.
 
 #[cfg(test)]
@@ -22,6 +22,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::attached;
 use super::group::{self, GroupNetwork};
 use super::netns::{NetNs, NetNsError};
 use super::nft::{NftError, Rules, RulesConfig, Scope};
@@ -93,6 +94,8 @@ pub struct PodNetwork {
     host: Rules,
     pods: Rules,
     groups: BTreeMap<u16, GroupNetwork>,
+    /// Addresses of the Pods with a namespace each, by UID, and the numbers of their links.
+    attached: BTreeMap<String, (Ipv4Addr, u32)>,
 }
 
 impl PodNetworkConfig {
@@ -161,9 +164,11 @@ impl PodNetwork {
         set_sysctl(&format!("net/ipv4/conf/{link}/route_localnet"), "1")?;
         // Sockets for low ports need no privilege in there: only the cluster's own hosts can enter.
         namespace.run(|| set_sysctl("net/ipv4/ip_unprivileged_port_start", "0"))??;
-        let host = Rules::open(config.rules(Scope::Host))?;
+        let mut host = Rules::open(config.rules(Scope::Host))?;
+        host.add_link(rtnl::with(async |rtnl: &Rtnl| expect_link(rtnl, &link).await)?)?;
         let pods = namespace.run(|| Rules::open(config.rules(Scope::Pods)))??;
-        Ok(PodNetwork { config, namespace, host, pods, groups: BTreeMap::new() })
+        let (groups, attached) = (BTreeMap::new(), BTreeMap::new());
+        Ok(PodNetwork { config, namespace, host, pods, groups, attached })
     }
 
     /// The configuration it was made from.
@@ -229,6 +234,7 @@ impl PodNetwork {
         }
         let mut group = GroupNetwork::ensure(&self.config, number)?;
         group.rules.replace(routes)?;
+        self.host.add_link(group.index)?;
         let path = group.namespace.path().to_owned();
         self.groups.insert(number, group);
         Ok(path)
@@ -262,7 +268,50 @@ impl PodNetwork {
     /// When the kernel refuses a step; it can be called again.
     pub fn remove_group(&mut self, number: u16) -> Result<(), PodNetworkError> {
         group::remove(&self.config, number)?;
-        self.groups.remove(&number);
+        if let Some(group) = self.groups.remove(&number) {
+            self.host.remove_link(group.index)?;
+        }
+        Ok(())
+    }
+
+    /// The namespace of one Pod, made or found, with its address and everything else that it needs to be reached.
+    ///
+    /// # Errors
+    /// When the UID or the address is none, or the kernel refuses a step; it can be called again.
+    pub fn attach(&mut self, uid: &str, address: Ipv4Addr) -> Result<PathBuf, PodNetworkError> {
+        if self.attached.get(uid).is_some_and(|(had, _)| *had != address) {
+            self.detach(uid)?;
+        }
+        let (path, link) = attached::ensure(&self.config, &self.namespace, uid, address)?;
+        self.attached.insert(uid.to_owned(), (address, link));
+        self.host.add_link(link)?;
+        Ok(path)
+    }
+
+    /// Removes it; it need not be there.
+    ///
+    /// # Errors
+    /// When the kernel refuses a step; it can be called again.
+    pub fn detach(&mut self, uid: &str) -> Result<(), PodNetworkError> {
+        let link = attached::remove(&self.config, &self.namespace, uid)?;
+        let known = self.attached.remove(uid).map(|(_, link)| link);
+        for link in link.into_iter().chain(known) {
+            self.host.remove_link(link)?;
+        }
+        Ok(())
+    }
+
+    /// Removes what there is of all Pods with a namespace each but these: by UID, with their addresses.
+    ///
+    /// # Errors
+    /// When the kernel refuses a step; it can be called again.
+    pub fn sweep(&mut self, keep: &BTreeMap<String, Ipv4Addr>) -> Result<(), PodNetworkError> {
+        attached::sweep(&self.config, &self.namespace, keep)?;
+        let gone: Vec<String> =
+            self.attached.keys().filter(|uid| !keep.contains_key(*uid)).cloned().collect();
+        for uid in gone {
+            self.detach(&uid)?;
+        }
         Ok(())
     }
 
@@ -281,7 +330,8 @@ impl PodNetwork {
             rtnl::with(async |rtnl: &Rtnl| {
                 let eth = expect_link(rtnl, INNER).await?;
                 for address in rtnl.exceptions().await? {
-                    if !kept.contains(&address) {
+                    let attached = self.attached.values().any(|(attached, _)| *attached == address);
+                    if !kept.contains(&address) && !attached {
                         rtnl.no_longer_except(eth, address).await?;
                     }
                 }
@@ -296,6 +346,7 @@ impl PodNetwork {
     /// When the kernel refuses a step; it can be called again.
     pub fn teardown(mut self) -> Result<(), PodNetworkError> {
         self.host.delete()?;
+        attached::sweep(&self.config, &self.namespace, &BTreeMap::new())?;
         for number in group::existing(&self.config) {
             group::remove(&self.config, number)?;
         }

@@ -10,7 +10,7 @@ use futures::TryStreamExt;
 use rtnetlink::packet_core::ErrorMessage;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::AddressAttribute;
-use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute};
+use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteScope, RouteType,
 };
@@ -18,6 +18,9 @@ use rtnetlink::{Error, Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMe
 
 use super::netns::on_thread;
 use crate::cidr::Cidr;
+
+/// The MTU of links that nobody says anything of.
+const ETHERNET_MTU: u32 = 1500;
 
 /// A step on links, addresses or routes that failed.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +92,79 @@ impl Rtnl {
             Err(Error::NetlinkError(error)) if is(&error, libc::ENODEV) => Ok(None),
             Err(error) => Err(failed(format!("look for link {name}"), error)),
         }
+    }
+
+    /// The index of the link called `name`, and that of its other end, which counts in the namespace where that is.
+    pub(crate) async fn pair(&self, name: &str) -> Result<Option<(u32, Option<u32>)>, RtnlError> {
+        let mut links = self.handle.link().get().match_name(name.to_owned()).execute();
+        let link = match links.try_next().await {
+            Err(Error::NetlinkError(error)) if is(&error, libc::ENODEV) => return Ok(None),
+            found => found.map_err(|error| failed(format!("look for link {name}"), error))?,
+        };
+        let other = |link: &LinkMessage| {
+            link.attributes.iter().find_map(|attribute| match attribute {
+                LinkAttribute::Link(index) => Some(*index),
+                _ => None,
+            })
+        };
+        Ok(link.map(|link| (link.header.index, other(&link))))
+    }
+
+    /// The names of all links.
+    pub(crate) async fn link_names(&self) -> Result<Vec<String>, RtnlError> {
+        let all: Vec<LinkMessage> = self.links().await?;
+        let names = all.into_iter().filter_map(|link| {
+            link.attributes.into_iter().find_map(|attribute| match attribute {
+                LinkAttribute::IfName(name) => Some(name),
+                _ => None,
+            })
+        });
+        Ok(names.collect())
+    }
+
+    async fn links(&self) -> Result<Vec<LinkMessage>, RtnlError> {
+        let links = self.handle.link().get().execute().try_collect().await;
+        links.map_err(|error| failed("list links".to_owned(), error))
+    }
+
+    /// The largest packet that leaves this machine whole: by its default route, or else Ethernet's.
+    pub(crate) async fn uplink_mtu(&self) -> Result<u32, RtnlError> {
+        let routes = self.routes().await?;
+        let uplinks: Vec<u32> =
+            routes.iter().filter(|r| r.destination.prefix() == 0).filter_map(|r| r.link).collect();
+        let mtu = |link: &LinkMessage| {
+            link.attributes.iter().find_map(|attribute| match attribute {
+                LinkAttribute::Mtu(mtu) => Some(*mtu),
+                _ => None,
+            })
+        };
+        let links = self.links().await?;
+        let found =
+            links.iter().filter(|link| uplinks.contains(&link.header.index)).filter_map(mtu);
+        // IPv4 wants no less than 576; a loopback as uplink would say 65536, which a veth takes no more than.
+        Ok(found.min().unwrap_or(ETHERNET_MTU).clamp(576, 65535))
+    }
+
+    /// Sets the largest packet that a link takes.
+    pub(crate) async fn set_mtu(&self, link: u32, mtu: u32) -> Result<(), RtnlError> {
+        let message = LinkUnspec::new_with_index(link).mtu(mtu).build();
+        let result = self.handle.link().change(message).execute().await;
+        result.map_err(|error| failed(format!("set the MTU of link {link} to {mtu}"), error))
+    }
+
+    /// A link's IPv4 addresses.
+    pub(crate) async fn addresses_of(&self, link: u32) -> Result<Vec<Ipv4Addr>, RtnlError> {
+        let all = self.handle.address().get().set_link_index_filter(link).execute();
+        let all: Vec<_> = all
+            .try_collect()
+            .await
+            .map_err(|error| failed(format!("list the addresses of link {link}"), error))?;
+        let addresses = all.iter().flat_map(|message| &message.attributes);
+        let v4 = addresses.filter_map(|attribute| match attribute {
+            AddressAttribute::Address(std::net::IpAddr::V4(ip)) => Some(*ip),
+            _ => None,
+        });
+        Ok(v4.collect())
     }
 
     /// Creates a veth pair: `host` here, `inner` in the namespace that `namespace` refers to.

@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use super::expr::{Verdict, put_verdict};
 use super::rules::{RulesConfig, Scope};
-use super::ruleset::{self, BACKENDS, REFUSED, SERVICES};
+use super::ruleset::{self, BACKENDS, REFUSED, SAME, SERVICES};
 use super::wire::{Attributes, Batch, CREATE, MAX_ATTRIBUTE, Verb};
 use crate::routes::{Protocol, RouteChange, ServiceKey, ServiceRoute};
 
@@ -303,6 +303,14 @@ impl Delta {
             ruleset::remove_pick(batch, config, *class);
         }
     }
+}
+
+/// Writes links whose packets may go back where they came from.
+pub(super) fn put_links(batch: &mut Batch, verb: Verb, config: &RulesConfig, links: &[u32]) {
+    let nothing = |_: &mut Attributes<'_>| {};
+    put_elements(batch, verb, &config.table, SAME, links, |link| {
+        ([link.to_ne_bytes(), link.to_ne_bytes()].concat(), nothing)
+    });
 }
 
 impl Front {

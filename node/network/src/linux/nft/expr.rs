@@ -61,8 +61,14 @@ pub(super) enum Expr {
     LoadInputLink,
     /// Loads the outgoing link's name into [`SCRATCH`].
     LoadOutputLink,
+    /// Loads the incoming link's number.
+    LoadInputIndex(Register),
+    /// Loads the outgoing link's number.
+    LoadOutputIndex(Register),
     /// Loads whether the packet's source or destination is an address of this machine: 2 (`RTN_LOCAL`) if so.
     LoadAddressType(Field, Register),
+    /// Loads whether the packet's source is reached by the link that the packet came from: 1 if so.
+    LoadReverse(Register),
     /// Loads the connection's status bits.
     LoadConnectionStatus(Register),
     /// Goes on only if the key at the register is in the set.
@@ -121,11 +127,15 @@ impl Expr {
     fn name(&self) -> &'static str {
         match self {
             Expr::Load(..) => "payload",
-            Expr::LoadProtocol(_) | Expr::LoadInputLink | Expr::LoadOutputLink => "meta",
+            Expr::LoadProtocol(_)
+            | Expr::LoadInputLink
+            | Expr::LoadOutputLink
+            | Expr::LoadInputIndex(_)
+            | Expr::LoadOutputIndex(_) => "meta",
             Expr::Constant(..) | Expr::Verdict(_) => "immediate",
             Expr::Mask(..) => "bitwise",
             Expr::Compare(..) => "cmp",
-            Expr::LoadAddressType(..) => "fib",
+            Expr::LoadAddressType(..) | Expr::LoadReverse(_) => "fib",
             Expr::LoadConnectionStatus(_) => "ct",
             Expr::Member { .. } | Expr::Dispatch { .. } | Expr::Find { .. } => "lookup",
             Expr::Random { .. } => "numgen",
@@ -154,6 +164,8 @@ impl Expr {
                 out.number(4, length);
             }
             Expr::LoadProtocol(register) => meta(out, 16, *register),
+            Expr::LoadInputIndex(register) => meta(out, 4, *register),
+            Expr::LoadOutputIndex(register) => meta(out, 5, *register),
             Expr::LoadInputLink => meta(out, 6, SCRATCH),
             Expr::LoadOutputLink => meta(out, 7, SCRATCH),
             Expr::Constant(register, value) => {
@@ -176,6 +188,12 @@ impl Expr {
                 out.number(1, register.0);
                 out.number(2, 3);
                 out.number(3, if matches!(field, Field::SourceAddress) { 1 } else { 2 });
+            }
+            Expr::LoadReverse(register) => {
+                out.number(1, register.0);
+                out.number(2, 1);
+                // Of the source, by the incoming link, whether there is one.
+                out.number(3, 1 | 8 | 32);
             }
             Expr::LoadConnectionStatus(register) => {
                 out.number(1, register.0);

@@ -7,12 +7,12 @@
 //! Pods: an accept in one table cannot undo a drop in another. NodePorts belong to the whole machine: where two
 //! clusters use the same one, it is undefined which gets its calls. Allocators pick at random.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::elements::State;
+use super::elements::{self, State};
 use super::ruleset;
-use super::wire::{Batch, NftError, NftSocket};
+use super::wire::{Batch, NftError, NftSocket, Verb};
 use crate::cidr::Cidr;
 use crate::routes::{RouteChange, ServiceKey, ServiceRoute};
 
@@ -47,6 +47,8 @@ pub struct Rules {
     socket: NftSocket,
     routes: BTreeMap<ServiceKey, Arc<ServiceRoute>>,
     state: State,
+    /// Numbers of links to Pods.
+    links: BTreeSet<u32>,
     /// The kernel's table is not known to match `state`.
     dirty: bool,
 }
@@ -59,7 +61,46 @@ impl Rules {
     /// When the socket cannot be opened.
     pub fn open(config: RulesConfig) -> Result<Self, NftError> {
         let socket = NftSocket::open()?;
-        Ok(Rules { config, socket, routes: BTreeMap::new(), state: State::default(), dirty: true })
+        Ok(Rules {
+            config,
+            socket,
+            routes: BTreeMap::new(),
+            state: State::default(),
+            links: BTreeSet::new(),
+            dirty: true,
+        })
+    }
+
+    /// Takes in that the link of this number leads to Pods. A second time is no error.
+    ///
+    /// # Errors
+    /// When the kernel refuses even the whole table; the next call tries that again.
+    pub fn add_link(&mut self, link: u32) -> Result<(), NftError> {
+        if self.links.insert(link) { self.put_link(Verb::NewSetElem, link) } else { Ok(()) }
+    }
+
+    /// Takes in that it does no more; it need not have.
+    ///
+    /// # Errors
+    /// As [`Rules::add_link`].
+    pub fn remove_link(&mut self, link: u32) -> Result<(), NftError> {
+        if self.links.remove(&link) { self.put_link(Verb::DelSetElem, link) } else { Ok(()) }
+    }
+
+    fn put_link(&mut self, verb: Verb, link: u32) -> Result<(), NftError> {
+        // The table is an earlier agent's, or not there: it is written when there are routes.
+        if self.dirty {
+            return Ok(());
+        }
+        let mut batch = Batch::new();
+        elements::put_links(&mut batch, verb, &self.config, &[link]);
+        match self.socket.commit(batch) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                tracing::warn!(table = self.config.table, %error, "writing the whole Service table afresh");
+                self.write_all()
+            }
+        }
     }
 
     /// Makes the table hold exactly these routes, in one transaction.
@@ -134,6 +175,8 @@ impl Rules {
         let mut state = State::default();
         let all: Vec<RouteChange> = self.routes.values().cloned().map(RouteChange::Set).collect();
         state.update(self.config.scope, &all).write(&mut batch, &self.config);
+        let links: Vec<u32> = self.links.iter().copied().collect();
+        elements::put_links(&mut batch, Verb::NewSetElem, &self.config, &links);
         self.socket.commit(batch)?;
         self.state = state;
         self.dirty = false;

@@ -4,6 +4,7 @@
 //! services      address . protocol . port             → chain "pick-N" (address 0.0.0.0: a NodePort)
 //! backends      address . protocol . port . number    → address . port
 //! refused       address . protocol . port             Services without backends
+//! same          link . link                           each link to Pods, twice: in and out again
 //!
 //! prerouting, output   → dispatch: look the destination up in `services`; then, if it is local, as a NodePort
 //! pick-N               → number = random below N; look up in `backends`; translate
@@ -24,6 +25,7 @@ use crate::cidr::Cidr;
 pub(super) const SERVICES: &str = "services";
 pub(super) const BACKENDS: &str = "backends";
 pub(super) const REFUSED: &str = "refused";
+pub(super) const SAME: &str = "same";
 const DISPATCH: &str = "dispatch";
 const REFUSE: &str = "refuse";
 const REJECT: &str = "reject";
@@ -57,6 +59,7 @@ pub(super) fn create(batch: &mut Batch, config: &RulesConfig) {
     table.set(SERVICES, 1, 12, SetData::Verdict);
     table.set(BACKENDS, 2, 16, SetData::Value(8));
     table.set(REFUSED, 3, 12, SetData::None);
+    table.set(SAME, 4, 8, SetData::None);
     table.chain(DISPATCH, None);
     table.rule(DISPATCH, key(false).into_iter().chain([Expr::Dispatch { map: SERVICES, key: R0 }]));
     let dispatch = || Expr::Verdict(Verdict::Jump(DISPATCH.to_owned()));
@@ -172,8 +175,12 @@ impl Table<'_> {
     fn set(&mut self, name: &str, id: u32, key_length: u32, data: SetData) {
         // Types only matter to those who list the table: address 7, protocol 12, port 13, number 4, joined by 6 bits.
         let address_protocol_port = (7 << 6 | 12) << 6 | 13;
-        let key_type =
-            if key_length == 16 { address_protocol_port << 6 | 4 } else { address_protocol_port };
+        let key_type = match key_length {
+            // Two links' numbers.
+            8 => 20 << 6 | 20,
+            16 => address_protocol_port << 6 | 4,
+            _ => address_protocol_port,
+        };
         self.batch.message(Verb::NewSet, CREATE, |out| {
             out.string(1, &self.config.table);
             out.string(2, name);
@@ -223,6 +230,14 @@ impl Table<'_> {
         let rule = from_pods(&self.config.link).into_iter();
         let rule = rule.chain(within(Field::DestinationAddress, loopback, Test::Equal));
         self.rule("guard", rule.chain([Expr::Verdict(Verdict::Drop)]));
+        // A container may be root in its namespace and send under any address: only its own comes through. What the kernel
+        // has for that (`rp_filter`) is as weak as the machine's own setting for all links.
+        let forged = from_pods(&self.config.link).into_iter().chain([
+            Expr::LoadReverse(SCRATCH),
+            Expr::Compare(SCRATCH, Test::Equal, vec![0]),
+            Expr::Verdict(Verdict::Drop),
+        ]);
+        self.rule("guard", forged);
     }
 
     /// A caller's address is kept wherever the answer comes back this way by itself.
@@ -239,9 +254,14 @@ impl Table<'_> {
             &output_link("lo", Test::Differs),
             &within(Field::SourceAddress, loopback, Test::Equal),
         ]);
-        // A Pod that is led to a Pod again by this machine, as through a NodePort: its own namespace may be meant, and
-        // would answer itself.
-        masquerade(&[&from_pods(&link), &to_pods(&link, Test::Equal), &translated()]);
+        // A Pod that is led back where it came from, to itself or to another in its namespace: that would be answered in
+        // there, past this machine. Between two namespaces callers keep their addresses.
+        let same = [
+            Expr::LoadInputIndex(R0),
+            Expr::LoadOutputIndex(R1),
+            Expr::Member { set: SAME, key: R0 },
+        ];
+        masquerade(&[&same, &translated()]);
         // A Pod that calls the world outside.
         masquerade(&[
             &to_pods(&link, Test::Differs),

@@ -1,5 +1,7 @@
 //! Real traffic through a real kernel: each test is a machine of its own, in a network namespace that ends with it.
 
+mod attached;
+
 use super::*;
 use crate::linux::may_administer_network;
 use crate::linux::netns::on_thread;
