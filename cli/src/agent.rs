@@ -62,6 +62,9 @@ pub(crate) struct ImageArgs {
     /// Percent of free disk below which the node has the condition DiskPressure
     #[arg(long, value_name = "PERCENT", default_value_t = 5, value_parser = clap::value_parser!(u8).range(0..=100))]
     pub disk_pressure_threshold: u8,
+    /// Most bytes that one layer of a container image may unpack to
+    #[arg(long, value_name = "BYTES", default_value_t = images::unpack::Limits::default().bytes)]
+    pub max_layer_bytes: u64,
 }
 
 impl ImageArgs {
@@ -84,6 +87,11 @@ impl ImageArgs {
                 min_age: Duration::from_secs(self.image_minimum_gc_age),
                 pressure_percent: self.disk_pressure_threshold,
                 pinned: self.pinned.clone(),
+            },
+            unpack: Some(host::unpack_command()),
+            layer_limits: images::unpack::Limits {
+                bytes: self.max_layer_bytes,
+                ..images::unpack::Limits::default()
             },
         })
     }

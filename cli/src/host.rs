@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use coracle_agent::images::manifest::Packing;
+use coracle_agent::images::unpack;
 use coracle_network::linux::may_administer_network;
 
 use crate::folder::Folder;
@@ -21,6 +23,8 @@ pub(crate) enum Command {
     Wasm(WasmArgs),
     /// Compile one Wasm image, and say what it is
     Compile(CompileArgs),
+    /// Unpack one layer of a container image, which comes on standard input
+    Unpack(UnpackArgs),
 }
 
 /// The Wasm host's arguments.
@@ -78,6 +82,30 @@ pub(crate) struct CompileArgs {
     user: Option<u32>,
 }
 
+/// What to unpack.
+#[derive(clap::Args)]
+pub(crate) struct UnpackArgs {
+    /// Empty folder to unpack into
+    #[arg(long)]
+    into: PathBuf,
+    /// How the layer is packed: tar, tar+gzip or tar+zstd
+    #[arg(long, value_parser = packing)]
+    packing: Packing,
+    /// Digest that it must unpack to
+    #[arg(long)]
+    diff_id: String,
+    /// Most bytes that it may unpack to
+    #[arg(long)]
+    max_bytes: u64,
+    /// Most entries that it may have
+    #[arg(long)]
+    max_entries: u64,
+}
+
+fn packing(name: &str) -> Result<Packing, String> {
+    Packing::named(name).ok_or_else(|| format!("{name} is none of tar, tar+gzip and tar+zstd"))
+}
+
 /// Runs until it is told to end.
 pub(crate) fn main(command: Command) -> anyhow::Result<()> {
     tracing_subscriber::fmt()
@@ -88,6 +116,7 @@ pub(crate) fn main(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Wasm(args) => wasm(args),
         Command::Compile(args) => compile(args),
+        Command::Unpack(args) => unpack(args),
     }
 }
 
@@ -123,6 +152,34 @@ fn compile(args: CompileArgs) -> anyhow::Result<()> {
             println(format_args!("{}", serde_json::to_string(&problem)?));
             Err(Exited { code: 1 }.into())
         }
+    }
+}
+
+/// The answer is one line of JSON: what was unpacked, or, with exit code 1, why it was not.
+fn unpack(args: UnpackArgs) -> anyhow::Result<()> {
+    let job = unpack::Job {
+        into: args.into,
+        packing: args.packing,
+        diff_id: args.diff_id,
+        limits: unpack::Limits { bytes: args.max_bytes, entries: args.max_entries },
+    };
+    match unpack::unpack_confined(&job) {
+        Ok(unpacked) => {
+            println(format_args!("{}", serde_json::to_string(&unpacked)?));
+            Ok(())
+        }
+        Err(refusal) => {
+            println(format_args!("{}", serde_json::to_string(&refusal)?));
+            Err(Exited { code: 1 }.into())
+        }
+    }
+}
+
+/// How the agent unpacks.
+pub(crate) fn unpack_command() -> unpack::UnpackCommand {
+    unpack::UnpackCommand {
+        program: "/proc/self/exe".into(),
+        args: vec!["host".into(), "unpack".into()],
     }
 }
 

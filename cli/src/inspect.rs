@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use coracle_agent::images::credentials::Keyring;
 use coracle_agent::images::manifest::Words;
-use coracle_agent::images::{Config, Images, PullPolicy, Wanted};
+use coracle_agent::images::{Config, Images, PullError, PullPolicy, Wanted, Workload};
 use coracle_sandbox::ImageKind;
 use coracle_wasm::{Form, Inspection, meaning};
 use serde_json::json;
@@ -69,8 +69,18 @@ async fn pull(args: &Args) -> anyhow::Result<(Vec<u8>, String)> {
     let folder = tempfile::tempdir()?;
     let images = Images::open(folder.path().to_owned(), client, Config::default())?;
     let wanted = Wanted { name: &args.what, policy: PullPolicy::Always, words: Words::default() };
-    let pulled = images.ensure(wanted, async { Keyring::default() }, || {}).await?;
-    Ok((std::fs::read(&pulled.image.path)?, pulled.manifest_digest))
+    let pulled = match images.ensure(wanted, async { Keyring::default() }, || {}).await {
+        Err(PullError::Unpack { name, .. } | PullError::NeedsRoot(name)) => {
+            bail!("{name} is a container image; what can be looked into is WebAssembly")
+        }
+        pulled => pulled?,
+    };
+    match pulled.workload {
+        Workload::Wasm(image) => Ok((std::fs::read(&image.path)?, pulled.manifest_digest)),
+        Workload::Container { .. } => {
+            bail!("{} is a container image; what can be looked into is WebAssembly", args.what)
+        }
+    }
 }
 
 fn described(name: &str) -> serde_json::Value {

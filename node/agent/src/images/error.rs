@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use super::layers::LayerError;
-use super::manifest::Unfit;
+use super::manifest::{Unfit, host_architecture};
+use super::unpack::{Fault, Refusal};
 
 /// Why an image is not here.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +51,32 @@ pub enum PullError {
         /// Why.
         why: Unfit,
     },
+    /// The image is made for other machines.
+    #[error(
+        "Failed to pull image \"{name}\": no match for platform in manifest: not found: it is for {found}, and this node takes wasi/wasm and linux/{arch}",
+        arch = host_architecture()
+    )]
+    Platform {
+        /// The name.
+        name: String,
+        /// What it is made for.
+        found: String,
+    },
+    /// One of its layers cannot be unpacked.
+    #[error("Failed to pull image \"{name}\": layer {layer} {refusal}")]
+    Unpack {
+        /// The name.
+        name: String,
+        /// Digest of the layer.
+        layer: String,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// A container image, and the agent is an ordinary user's.
+    #[error(
+        "image \"{0}\" is a container image, and to unpack its files with their owners and devices this node's agent must run as root; start it as root, or use a Wasm image"
+    )]
+    NeedsRoot(String),
     /// The image cannot be run as the container wants.
     #[error("image \"{name}\": {why}")]
     Program {
@@ -91,15 +118,36 @@ pub enum PullError {
 }
 
 impl PullError {
+    /// That the image `name` is of no use to this node.
+    pub(super) fn unfit(name: &str, why: Unfit) -> Self {
+        let name = name.to_owned();
+        match why {
+            Unfit::Platform { found } => Self::Platform { name, found },
+            why => Self::Unfit { name, why },
+        }
+    }
+
+    /// Whether it is for want of room on the node's disk.
+    pub fn is_full_disk(&self) -> bool {
+        match self {
+            Self::Unpack { refusal, .. } => refusal.fault == Fault::Disk,
+            Self::Disk { source, .. } => source.kind() == std::io::ErrorKind::StorageFull,
+            _ => false,
+        }
+    }
+
     /// The waiting container's `reason`.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::InvalidName { .. } => "InvalidImageName",
             Self::NeverPull(_) | Self::NeverForThis(_) => "ErrImageNeverPull",
-            Self::Unfit { .. } | Self::Program { .. } | Self::Layers { .. } => {
-                "CreateContainerError"
-            }
+            Self::Unfit { .. }
+            | Self::Program { .. }
+            | Self::Layers { .. }
+            | Self::NeedsRoot(_) => "CreateContainerError",
             Self::NotFound { .. }
+            | Self::Platform { .. }
+            | Self::Unpack { .. }
             | Self::Registry { .. }
             | Self::Digest { .. }
             | Self::Disk { .. } => "ErrImagePull",

@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 
 use super::hex;
 use super::manifest::{MAX_WASM, Packing};
+use super::stream::Unpacking;
 
 /// Most bytes that all layers of an image unpack to.
 const MAX_UNPACKED: u64 = 2 << 30;
@@ -134,7 +135,7 @@ struct Tree {
 impl Tree {
     fn add(&mut self, index: usize, layer: &Layer, budget: &mut u64) -> Result<(), LayerError> {
         let error = |source| LayerError::Read { digest: layer.digest.clone(), source };
-        let mut reader = Hashing::open(layer, *budget).map_err(error)?;
+        let mut reader = open(layer, *budget).map_err(error)?;
         let mut whiteouts = HashSet::new();
         let result = each_entry(&mut reader, |entry, _| {
             self.entries += 1;
@@ -153,12 +154,12 @@ impl Tree {
             Err(Stop::Limit(why)) => return Err(LayerError::Limit(why)),
             Err(Stop::Escape(path)) => return Err(escape(path)),
         };
-        if reader.exhausted {
+        if reader.exhausted() {
             return Err(LayerError::Limit(format!("unpack to more than {MAX_UNPACKED} bytes")));
         }
         drained.map_err(error)?;
-        *budget = reader.left;
-        let found = format!("sha256:{}", hex(&reader.hash.finalize()));
+        *budget = reader.left();
+        let found = reader.digest();
         if found != layer.diff_id {
             let (digest, wanted) = (layer.digest.clone(), layer.diff_id.clone());
             return Err(LayerError::DiffId { digest, found, wanted });
@@ -278,7 +279,7 @@ fn copy(
     use std::os::unix::fs::OpenOptionsExt as _;
     let error = |source| LayerError::Read { digest: layer.digest.clone(), source };
     let written = |source| LayerError::Write { path: to.to_owned(), source };
-    let mut reader = Hashing::open(layer, MAX_UNPACKED).map_err(error)?;
+    let mut reader = open(layer, MAX_UNPACKED).map_err(error)?;
     let mut found = None;
     let result = each_entry(&mut reader, |entry, content| {
         if entry.ordinal != ordinal {
@@ -324,44 +325,8 @@ fn copy(
     }
 }
 
-/// What a layer unpacks to, hashed as it is read, and never more than a budget.
-struct Hashing {
-    inner: Box<dyn Read>,
-    hash: Sha256,
-    left: u64,
-    exhausted: bool,
-}
-
-impl Hashing {
-    fn open(layer: &Layer, budget: u64) -> io::Result<Self> {
-        let file = io::BufReader::with_capacity(128 << 10, File::open(&layer.path)?);
-        let inner: Box<dyn Read> = match layer.packing {
-            Packing::Plain => Box::new(file),
-            Packing::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(file)),
-            Packing::Zstd => {
-                let mut decoder = zstd::Decoder::with_buffer(file)?;
-                // As much as `zstd` itself allows: 128 MiB.
-                decoder.window_log_max(27)?;
-                Box::new(decoder)
-            }
-        };
-        Ok(Self { inner, hash: Sha256::new(), left: budget, exhausted: false })
-    }
-}
-
-impl Read for Hashing {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(buffer)?;
-        match self.left.checked_sub(count as u64) {
-            Some(left) => self.left = left,
-            None => {
-                self.exhausted = true;
-                return Err(io::Error::other("unpacks to too much"));
-            }
-        }
-        self.hash.update(&buffer[..count]);
-        Ok(count)
-    }
+fn open(layer: &Layer, budget: u64) -> io::Result<Unpacking> {
+    Unpacking::new(File::open(&layer.path)?, layer.packing, budget)
 }
 
 /// Why reading an archive stopped early.
@@ -396,7 +361,7 @@ struct Entry {
 
 /// Hands every entry and its content to `take`, until that says `false`.
 fn each_entry(
-    reader: &mut Hashing,
+    reader: &mut Unpacking,
     mut take: impl FnMut(&Entry, &mut dyn Read) -> Result<bool, Stop>,
 ) -> Result<(), Stop> {
     let mut archive = tar::Archive::new(reader);

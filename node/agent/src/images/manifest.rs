@@ -36,6 +36,10 @@ pub const MAX_WASM: u64 = 512 << 20;
 const MAX_LAYER: u64 = 2 << 30;
 /// Most layers of an image.
 const MAX_LAYERS: usize = 512;
+/// Most values of a list in an image's configuration.
+const MAX_WORDS: usize = 4096;
+/// Longest of them, in bytes: the kernel's limit on one argument.
+const MAX_WORD: usize = 128 << 10;
 
 /// Media types under which a Wasm component travels as a layer.
 const WASM_LAYERS: &[&str] = &[
@@ -112,6 +116,9 @@ pub struct Platform {
     /// `wasip2`, `wasi`, `linux`, …
     #[serde(default)]
     pub os: String,
+    /// Of the architecture: `v7`, `v8`, …
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub variant: String,
 }
 
 /// An image's configuration, as far as it matters here.
@@ -123,6 +130,9 @@ pub struct ImageConfig {
     /// As in [`Platform`].
     #[serde(default)]
     pub os: String,
+    /// As in [`Platform`].
+    #[serde(default)]
+    pub variant: String,
     /// How to run it.
     #[serde(default)]
     pub config: Option<ConfigSection>,
@@ -143,6 +153,14 @@ pub struct ConfigSection {
     env: Option<Vec<String>>,
     #[serde(default)]
     working_dir: Option<String>,
+    #[serde(default)]
+    user: Option<String>,
+    #[serde(default)]
+    stop_signal: Option<String>,
+    #[serde(default)]
+    volumes: Option<BTreeMap<String, serde::de::IgnoredAny>>,
+    #[serde(default)]
+    labels: Option<BTreeMap<String, String>>,
 }
 
 /// Digests of the layers as they unpack.
@@ -168,17 +186,75 @@ pub struct Run {
     /// Where it starts.
     #[serde(default)]
     pub working_dir: Option<String>,
+    /// As whom: `user`, `uid`, `user:group` or `uid:gid`, names being those of the image. Containers only.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// Signal that asks for the end: a name or a number. Containers only.
+    #[serde(default)]
+    pub stop_signal: Option<String>,
+    /// Folders that are to be volumes, by their paths in the image. Containers only.
+    #[serde(default)]
+    pub volumes: Vec<String>,
+    /// For people and programs.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
 }
 
-impl From<ConfigSection> for Run {
-    fn from(section: ConfigSection) -> Self {
+impl Run {
+    /// Takes an image's own words over, within limits.
+    ///
+    /// # Errors
+    /// [`Unfit::Limit`] names the field that is over one; [`Unfit::Unreadable`] one that no program can be given.
+    pub fn read(section: ConfigSection) -> Result<Self, Unfit> {
         let env = section.env.unwrap_or_default().into_iter();
-        Self {
+        let set = |text: Option<String>| text.filter(|text| !text.is_empty());
+        let run = Self {
             entrypoint: section.entrypoint.unwrap_or_default(),
             cmd: section.cmd.unwrap_or_default(),
             env: env.filter_map(|e| e.split_once('=').map(|(k, v)| (k.into(), v.into()))).collect(),
-            working_dir: section.working_dir.filter(|dir| !dir.is_empty()),
+            working_dir: set(section.working_dir),
+            user: set(section.user),
+            stop_signal: set(section.stop_signal),
+            volumes: section.volumes.unwrap_or_default().into_keys().collect(),
+            labels: section.labels.unwrap_or_default(),
+        };
+        run.check()?;
+        Ok(run)
+    }
+
+    fn check(&self) -> Result<(), Unfit> {
+        let counts = [
+            ("Entrypoint", self.entrypoint.len()),
+            ("Cmd", self.cmd.len()),
+            ("Env", self.env.len()),
+            ("Volumes", self.volumes.len()),
+            ("Labels", self.labels.len()),
+        ];
+        if let Some((field, _)) = counts.iter().find(|(_, count)| *count > MAX_WORDS) {
+            let why = format!("its configuration has more than {MAX_WORDS} values in {field}");
+            return Err(Unfit::Limit(why));
         }
+        let env = self.env.iter().flat_map(|(name, value)| [("Env", name), ("Env", value)]);
+        let words = (self.entrypoint.iter().map(|w| ("Entrypoint", w)))
+            .chain(self.cmd.iter().map(|w| ("Cmd", w)))
+            .chain(env)
+            .chain(self.working_dir.iter().map(|w| ("WorkingDir", w)))
+            .chain(self.user.iter().map(|w| ("User", w)))
+            .chain(self.stop_signal.iter().map(|w| ("StopSignal", w)))
+            .chain(self.volumes.iter().map(|w| ("Volumes", w)));
+        for (field, word) in words {
+            if word.len() > MAX_WORD {
+                let why = format!(
+                    "its configuration has a value of more than {MAX_WORD} bytes in {field}"
+                );
+                return Err(Unfit::Limit(why));
+            }
+            if word.contains('\0') {
+                let why = format!("its configuration has a zero byte in {field}");
+                return Err(Unfit::Unreadable(why));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -213,13 +289,15 @@ pub enum Unfit {
     #[error("{0}")]
     Limit(String),
     /// Not made for this kind of machine.
-    #[error("it has no manifest for wasi/wasm or linux/{arch}; it is for {found}", arch = host_architecture())]
+    #[error("no match for platform in manifest: it is for {found}, and this node takes wasi/wasm and linux/{arch}", arch = host_architecture())]
     Platform {
         /// What it is made for.
         found: String,
     },
     /// Holds something else.
-    #[error("it holds no Wasm component: its layers are of type {found}; this node runs Wasm only")]
+    #[error(
+        "it holds neither a Wasm component nor files of a container: its layers are of type {found}"
+    )]
     NoWasm {
         /// Media types that it has.
         found: String,
@@ -246,8 +324,62 @@ pub enum Unfit {
 pub fn host_architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
+        "x86" => "386",
         "aarch64" => "arm64",
+        "powerpc64" if cfg!(target_endian = "little") => "ppc64le",
         other => other,
+    }
+}
+
+/// Variants of this machine's architecture that it runs, the best first. An empty one is the oldest.
+fn host_variants() -> &'static [&'static str] {
+    match std::env::consts::ARCH {
+        "x86_64" => match amd64_level() {
+            4.. => &["v4", "v3", "v2", "v1", ""],
+            3 => &["v3", "v2", "v1", ""],
+            2 => &["v2", "v1", ""],
+            _ => &["v1", ""],
+        },
+        "aarch64" => &["v8", "8", ""],
+        "arm" => &["v7", "7", "v6", "6", "v5", "5", ""],
+        _ => &[""],
+    }
+}
+
+/// The microarchitecture level of the x86-64 psABI.
+#[cfg(target_arch = "x86_64")]
+fn amd64_level() -> u8 {
+    use std::arch::is_x86_feature_detected as has;
+    if !(has!("sse3") && has!("ssse3") && has!("sse4.1") && has!("sse4.2") && has!("popcnt")) {
+        return 1;
+    }
+    let third = has!("avx") && has!("avx2") && has!("bmi1") && has!("bmi2") && has!("f16c");
+    if !(third && has!("fma") && has!("lzcnt") && has!("movbe")) {
+        return 2;
+    }
+    let fourth = has!("avx512f") && has!("avx512bw") && has!("avx512cd");
+    if fourth && has!("avx512dq") && has!("avx512vl") { 4 } else { 3 }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn amd64_level() -> u8 {
+    1
+}
+
+impl Platform {
+    /// How well this machine's processor runs it, 0 being best; `None` if it cannot.
+    pub fn rank(&self) -> Option<usize> {
+        if self.os != "linux" || self.architecture != host_architecture() {
+            return None;
+        }
+        host_variants().iter().position(|variant| *variant == self.variant)
+    }
+}
+
+impl std::fmt::Display for Platform {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)?;
+        if self.variant.is_empty() { Ok(()) } else { write!(f, "/{}", self.variant) }
     }
 }
 
@@ -300,23 +432,22 @@ pub fn pick(index: &Manifest) -> Result<&Descriptor, Unfit> {
         let platform = d.platform.clone().unwrap_or_default();
         let wasm = platform.architecture.starts_with("wasm");
         match platform.os.as_str() {
-            "wasip3" if wasm => Some(0),
-            "wasip2" if wasm => Some(1),
-            "wasi" | "wasip1" if wasm => Some(2),
-            _ if d.is_compat() => Some(3),
+            "wasip3" if wasm => Some((0, 0)),
+            "wasip2" if wasm => Some((1, 0)),
+            "wasi" | "wasip1" if wasm => Some((2, 0)),
+            _ if d.is_compat() => Some((3, 0)),
             // Some builders know no WASI and leave the system out or say linux.
-            _ if wasm => Some(4),
-            "linux" if platform.architecture == host_architecture() => Some(5),
-            "" if d.platform.is_none() => Some(6),
-            _ => None,
+            _ if wasm => Some((4, 0)),
+            "" if d.platform.is_none() => Some((6, 0)),
+            _ => platform.rank().map(|rank| (5, rank)),
         }
     };
     let best = index.manifests.iter().filter_map(|d| Some((rank(d)?, d))).min_by_key(|(r, _)| *r);
     best.map(|(_, descriptor)| descriptor).ok_or_else(|| {
         let platforms = index.manifests.iter().filter_map(|d| d.platform.as_ref());
+        // What says how an image was made (attestations) is for no machine.
         let known = platforms.filter(|p| p.os != "unknown").take(16);
-        let mut found: Vec<String> =
-            known.map(|p| format!("{}/{}", p.os, p.architecture)).collect();
+        let mut found: Vec<String> = known.map(Platform::to_string).collect();
         found.dedup();
         Unfit::Platform {
             found: if found.is_empty() { "nothing".into() } else { found.join(", ") },
@@ -385,6 +516,20 @@ pub enum Packing {
 }
 
 impl Packing {
+    /// A word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "tar",
+            Self::Gzip => "tar+gzip",
+            Self::Zstd => "tar+zstd",
+        }
+    }
+
+    /// By that word.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Plain, Self::Gzip, Self::Zstd].into_iter().find(|packing| packing.name() == name)
+    }
+
     /// By media type; `None` if it is no layer of files.
     pub fn of(media_type: &str) -> Option<Self> {
         match media_type {
@@ -408,43 +553,41 @@ pub struct Words<'a> {
     pub argument: Option<&'a str>,
 }
 
-/// Which file of an ordinary image is run: the container's words first, then the image's own.
+/// Which Wasm file of an ordinary image is run: the container's words first, then the image's own. `None` if it is no
+/// Wasm by all that the image says: then the image is a root filesystem, of a container.
 ///
 /// # Errors
-/// When that is not a Wasm file by all that the image says.
+/// When nothing says what to run, or an image that says it is Wasm is to run something else.
 pub fn program(
     config: &ImageConfig,
     run: &Run,
     compat: bool,
     words: Words<'_>,
-) -> Result<String, String> {
+) -> Result<Option<String>, String> {
     let Words { command, argument } = words;
     let entrypoint = run.entrypoint.first().map(String::as_str);
     let word = command.or(entrypoint).or(argument).or(run.cmd.first().map(String::as_str));
+    let wasm = config.architecture.starts_with("wasm") || config.os.starts_with("wasi");
     let Some(word) = word.filter(|w| !w.is_empty()) else {
         return Err(
-            "it names no entrypoint: give the container a command, the path of its .wasm file"
-                .to_owned(),
+            "no command specified: it names no entrypoint; give the container a command".to_owned()
         );
     };
-    let wasm = config.architecture.starts_with("wasm") || config.os.starts_with("wasi");
     let named = word.ends_with(".wasm") || word.ends_with(".wat");
     if !named && (command.is_some() || !(wasm || compat)) {
-        return Err(match command {
-            Some(_) => format!(
-                "it is a container image, and the container's command \"{word}\" is no .wasm file; this node runs Wasm only"
-            ),
-            None => format!(
-                "it is a container image ({}/{}) whose entrypoint \"{word}\" is no .wasm file; this node runs Wasm only",
+        if wasm {
+            return Err(format!(
+                "it is for {}/{}, and the container's command \"{word}\" is no .wasm file",
                 config.os, config.architecture
-            ),
-        });
+            ));
+        }
+        return Ok(None);
     }
     if word.starts_with('/') {
-        return Ok(word.to_owned());
+        return Ok(Some(word.to_owned()));
     }
     let dir = run.working_dir.as_deref().unwrap_or("/");
-    Ok(format!("{}/{word}", dir.trim_end_matches('/')))
+    Ok(Some(format!("{}/{word}", dir.trim_end_matches('/'))))
 }
 
 #[cfg(test)]

@@ -2,8 +2,9 @@
 //!
 //! In the order of a pull: [`reference`] reads the name; [`registry`] asks the places where it may be, as [`settings`] has
 //! them and with the Pod's [`credentials`]; [`manifest`] picks what suits this node; [`fetch`] brings the blobs; [`layers`]
-//! finds the program in an ordinary image; [`store`] keeps it all, and [`gc`] takes away what nobody uses. Concurrent pulls
-//! of one name are one pull.
+//! finds the program in an ordinary image, or, where it is a container's, [`rootfs`] has its layers unpacked by a confined
+//! process ([`unpack`]); [`store`] keeps it all, and [`gc`] takes away what nobody uses. Concurrent pulls of one name are one
+//! pull.
 //!
 //! An image that a registry gave for one Pod's credentials is not another's because it lies here: a Pod that may not use
 //! what is here asks the registry in its own name, as the kubelet does (`KubeletEnsureSecretPulledImages`).
@@ -19,8 +20,11 @@ pub mod manifest;
 mod pull;
 pub mod reference;
 pub mod registry;
+mod rootfs;
 pub mod settings;
 mod store;
+mod stream;
+pub mod unpack;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -35,8 +39,10 @@ use self::fetch::{Fetcher, blocking};
 use self::manifest::{Run, Words};
 use self::reference::ImageName;
 use self::registry::Registries;
+use self::rootfs::Unpacker;
 use self::settings::Settings;
 use self::store::{Store, Stored};
+use self::unpack::UnpackCommand;
 
 pub use error::PullError;
 pub use layers::LayerError;
@@ -69,11 +75,23 @@ pub struct Wanted<'a> {
     pub words: Words<'a>,
 }
 
+/// What an image holds: which runtime it needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Workload {
+    /// A Wasm file.
+    Wasm(Image),
+    /// The files of a container.
+    Container {
+        /// Folders of its layers, lowest first, as overlayfs wants them: read-only, and shared with other images.
+        layers: Vec<PathBuf>,
+    },
+}
+
 /// An image that is ready on this node.
 #[derive(Debug, Clone)]
 pub struct Pulled {
-    /// The Wasm file.
-    pub image: Image,
+    /// What it is, on this disk.
+    pub workload: Workload,
     /// Digest of what the name stands for: `imageID`.
     pub manifest_digest: String,
     /// Size in bytes of what was fetched for it.
@@ -93,6 +111,10 @@ pub struct Config {
     pub default_registry: Option<String>,
     /// When images go.
     pub collect: gc::Settings,
+    /// How layers of container images are unpacked; without it they are not.
+    pub unpack: Option<UnpackCommand>,
+    /// How much a layer may be.
+    pub layer_limits: unpack::Limits,
 }
 
 /// The node's images; cheap to clone.
@@ -107,6 +129,7 @@ struct Inner {
     fetcher: Fetcher,
     pulls: Semaphore,
     unpacking: Semaphore,
+    unpacker: Unpacker,
     pulling: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
     collect: gc::Settings,
     /// Something was pulled: the disk may be fuller than it should be.
@@ -121,6 +144,7 @@ impl Images {
         let registries = Registries::new(client, config.registries, config.default_registry);
         let inner = Inner {
             fetcher: Fetcher::new(store.clone()),
+            unpacker: Unpacker::new(store.clone(), config.unpack, config.layer_limits),
             store,
             registries,
             pulls: Semaphore::new(PULLS),
@@ -213,11 +237,38 @@ impl Images {
         started: Option<Instant>,
     ) -> Result<Pulled, PullError> {
         let store = &self.inner.store;
-        let path = pull::program_path(given, image, words)?;
+        let workload = match pull::wants(given, image, words)? {
+            pull::Wants::Program(path) => {
+                Workload::Wasm(self.program_of(given, image, path).await?)
+            }
+            pull::Wants::Files => {
+                let needed = image.diff_ids().chain(&image.blobs).cloned().collect();
+                let _lease = store.lease(needed);
+                Workload::Container { layers: self.unpacked(given, image).await? }
+            }
+        };
+        store.touch(&image.digest);
+        Ok(Pulled {
+            workload,
+            manifest_digest: image.digest.clone(),
+            size: image.size,
+            run: image.run.clone(),
+            took: started.map(|started| started.elapsed()),
+        })
+    }
+
+    /// The Wasm file at `path` in the image, found if it was not yet.
+    async fn program_of(
+        &self,
+        given: &str,
+        image: &Arc<Stored>,
+        path: String,
+    ) -> Result<Image, PullError> {
+        let store = &self.inner.store;
         let mut image = image.clone();
         if !image.programs.contains_key(&path) {
             let _lease = store.lease(image.blobs.clone());
-            let next = self.with_program(given, Stored::clone(&image), words).await?;
+            let next = self.with_program(given, Stored::clone(&image), path.clone()).await?;
             let (store, name) = (store.clone(), ImageName::parse(given));
             let name =
                 name.map_err(|why| PullError::InvalidName { name: given.to_owned(), why })?;
@@ -226,21 +277,14 @@ impl Images {
                 PullError::Disk { name: given.to_owned(), path, source }
             })?;
         }
-        store.touch(&image.digest);
         let Some(program) = image.programs.get(&path) else {
             let why = format!("it has no file {path}");
             return Err(PullError::Program { name: given.to_owned(), why });
         };
-        Ok(Pulled {
-            image: Image {
-                path: store.blob(&program.digest),
-                digest: program.digest.clone(),
-                media_type: program.media_type.clone(),
-            },
-            manifest_digest: image.digest.clone(),
-            size: image.size,
-            run: image.run.clone(),
-            took: started.map(|started| started.elapsed()),
+        Ok(Image {
+            path: store.blob(&program.digest),
+            digest: program.digest.clone(),
+            media_type: program.media_type.clone(),
         })
     }
 

@@ -1,6 +1,7 @@
 //! One image from its name to the store: ask each place in turn, pick the manifest, fetch what it names, find the program.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ use super::error::PullError;
 use super::fetch::{FetchError, blocking};
 use super::layers::{self, Layer};
 use super::manifest::{
-    self, Content, Descriptor, ImageConfig, Manifest, Packing, Run, Unfit, Words,
+    self, ConfigSection, Content, Descriptor, ImageConfig, Manifest, Packing, Platform, Run, Unfit,
+    Words,
 };
 use super::reference::ImageName;
 use super::registry::{Place, RegistryError, Session, Who};
@@ -131,7 +133,7 @@ impl Images {
         if let Some(image) = store.get(&digest) {
             return self.admit(given, name, image, who).await.map(Some);
         }
-        let unfit = |why| Failure::Final(PullError::Unfit { name: given.to_owned(), why });
+        let unfit = |why| Failure::Final(PullError::unfit(given, why));
         let mut manifest = Manifest::read(&bytes).map_err(unfit)?;
         let mut compat = false;
         for _ in 0..MAX_INDEXES {
@@ -171,13 +173,11 @@ impl Images {
         let lease = store.lease(wanted.iter().map(|d| d.digest.clone()).collect());
         self.fetch(given, session, &wanted).await?;
         let image = self.describe(given, digest, content, &wanted).await?;
-        // The program is found before anything is told: a record is of an image that can be run.
-        let image = match &image.files {
-            Some(_) => self.with_program(given, image, words).await.map_err(Failure::Final)?,
-            None => image,
-        };
+        // Programs and files are found before anything is told: a record is of an image that can be run.
+        let layers = store.lease(image.diff_ids().cloned().collect());
+        let image = self.prepare(given, image, words).await.map_err(Failure::Final)?;
         let image = self.admit(given, name, Arc::new(image), who).await;
-        drop(lease);
+        drop((lease, layers));
         image.map(Some)
     }
 
@@ -234,7 +234,7 @@ impl Images {
                 let Descriptor { digest, media_type, size, .. } = component;
                 image.size = size;
                 image.programs.insert(String::new(), Program { digest, media_type });
-                image.run = config.and_then(|c| c.config).map(Run::from).unwrap_or_default();
+                image.run = run(given, config.and_then(|c| c.config))?;
             }
             Content::Image { layers, compat, .. } => {
                 let config = config.unwrap_or_default();
@@ -245,7 +245,7 @@ impl Images {
                         layers.len(),
                         diff_ids.len()
                     ));
-                    return Err(Failure::Final(PullError::Unfit { name: given.to_owned(), why }));
+                    return Err(Failure::Final(PullError::unfit(given, why)));
                 }
                 let layers = layers.into_iter().zip(diff_ids).map(|(layer, diff_id)| FilesLayer {
                     digest: layer.digest,
@@ -255,10 +255,11 @@ impl Images {
                 image.files = Some(Files {
                     architecture: config.architecture,
                     os: config.os,
+                    variant: config.variant,
                     compat,
                     layers: layers.collect(),
                 });
-                image.run = config.config.map(Run::from).unwrap_or_default();
+                image.run = run(given, config.config)?;
             }
         }
         Ok(image)
@@ -272,18 +273,48 @@ impl Images {
         })?;
         serde_json::from_slice(&bytes).map_err(|e| {
             let why = Unfit::Unreadable(format!("its configuration: {e}"));
-            Failure::Final(PullError::Unfit { name: given.to_owned(), why })
+            Failure::Final(PullError::unfit(given, why))
         })
     }
 
-    /// The image with the Wasm file that `command`, or else the image itself, wants to run.
+    /// The image with what is to be run of it: a Wasm file that is found, or layers that are unpacked.
+    pub(super) async fn prepare(
+        &self,
+        given: &str,
+        image: Stored,
+        words: Words<'_>,
+    ) -> Result<Stored, PullError> {
+        match wants(given, &image, words)? {
+            Wants::Program(path) => self.with_program(given, image, path).await,
+            Wants::Files => self.unpacked(given, &image).await.map(|_| image),
+        }
+    }
+
+    /// Folders of the image's layers, lowest first, unpacked if they were not yet.
+    pub(super) async fn unpacked(
+        &self,
+        given: &str,
+        image: &Stored,
+    ) -> Result<Vec<PathBuf>, PullError> {
+        if !nix::unistd::geteuid().is_root() {
+            return Err(PullError::NeedsRoot(given.to_owned()));
+        }
+        let layers = image.files.as_ref().map(|files| &files.layers[..]).unwrap_or_default();
+        let unpacked = self.inner.unpacker.ensure(given, layers).await;
+        if unpacked.as_ref().is_err_and(PullError::is_full_disk) {
+            // There may be images that nobody uses.
+            self.inner.pulled.notify_one();
+        }
+        unpacked
+    }
+
+    /// The image with the Wasm file that lies at `path` in it.
     pub(super) async fn with_program(
         &self,
         given: &str,
         mut image: Stored,
-        words: Words<'_>,
+        path: String,
     ) -> Result<Stored, PullError> {
-        let path = program_path(given, &image, words)?;
         if image.programs.contains_key(&path) {
             return Ok(image);
         }
@@ -354,15 +385,38 @@ impl Images {
     }
 }
 
-/// Where in the image the program lies that is to be run; empty for an artifact, which is the program.
-pub(super) fn program_path(
-    given: &str,
-    image: &Stored,
-    words: Words<'_>,
-) -> Result<String, PullError> {
-    let Some(files) = &image.files else { return Ok(String::new()) };
-    manifest::program(&files.config(), &image.run, files.compat, words)
-        .map_err(|why| PullError::Program { name: given.to_owned(), why })
+/// What of an image is to be run.
+pub(super) enum Wants {
+    /// The Wasm file at this path in it; none for an artifact, which is the program.
+    Program(String),
+    /// All of it, as a root filesystem.
+    Files,
+}
+
+/// What of `image` a container with these words is to run.
+pub(super) fn wants(given: &str, image: &Stored, words: Words<'_>) -> Result<Wants, PullError> {
+    let Some(files) = &image.files else { return Ok(Wants::Program(String::new())) };
+    let config = files.config();
+    let program = manifest::program(&config, &image.run, files.compat, words);
+    match program.map_err(|why| PullError::Program { name: given.to_owned(), why })? {
+        Some(path) => Ok(Wants::Program(path)),
+        None => {
+            let ImageConfig { architecture, os, variant, .. } = config;
+            let platform = Platform { architecture, os, variant };
+            // Some builders say nothing.
+            let told = !platform.architecture.is_empty() && !platform.os.is_empty();
+            if told && platform.rank().is_none() {
+                let found = platform.to_string();
+                return Err(PullError::Platform { name: given.to_owned(), found });
+            }
+            Ok(Wants::Files)
+        }
+    }
+}
+
+fn run(given: &str, section: Option<ConfigSection>) -> Result<Run, Failure> {
+    let run = section.map(Run::read).transpose();
+    Ok(run.map_err(|why| Failure::Final(PullError::unfit(given, why)))?.unwrap_or_default())
 }
 
 enum Failure {

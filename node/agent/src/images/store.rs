@@ -5,12 +5,15 @@
 //! DIR/parts/<hex>          blobs that are still arriving; kept for the next attempt
 //! DIR/images/<hex>.json    an image: what it is made of and how it is run, by its digest
 //! DIR/names/<hash>.json    what a name meant when it was last pulled
+//! DIR/layers               layers of container images, unpacked: see [`layers`]
 //! DIR/key                  makes fingerprints of credentials worthless elsewhere
 //! ```
 //!
 //! Everything gets its name by a rename when it is whole, and what names something is written after it and removed before
 //! it. So whenever the agent is killed, what is left is an image, or content that nothing names: the next start drops
 //! records that are not whole, and the collector removes the rest. All questions are answered from memory.
+
+mod layers;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -68,6 +71,9 @@ pub(super) struct Files {
     pub(super) architecture: String,
     /// What it runs on.
     pub(super) os: String,
+    /// What it runs on: of the architecture.
+    #[serde(default)]
+    pub(super) variant: String,
     /// Whether it says that its entrypoint is Wasm.
     pub(super) compat: bool,
     /// Lowest first.
@@ -91,6 +97,7 @@ impl Files {
         ImageConfig {
             architecture: self.architecture.clone(),
             os: self.os.clone(),
+            variant: self.variant.clone(),
             ..ImageConfig::default()
         }
     }
@@ -131,6 +138,8 @@ pub(super) struct Store {
 
 struct Inner {
     dir: PathBuf,
+    /// Tells this run of the agent from others.
+    run: uuid::Uuid,
     key: Vec<u8>,
     state: Mutex<State>,
 }
@@ -141,6 +150,8 @@ struct State {
     names: HashMap<String, String>,
     used: HashMap<String, SystemTime>,
     leases: HashMap<String, usize>,
+    /// Unpacked layers, by diff id.
+    layers: HashMap<String, layers::LayerRecord>,
     changes: u64,
 }
 
@@ -167,16 +178,18 @@ impl Drop for Lease {
 impl Store {
     /// Opens the store in `dir`, which is made if need be.
     pub(super) fn open(dir: &Path) -> Result<Self, StoreError> {
-        for folder in ["blobs/sha256", "parts", "images", "names"] {
+        for folder in ["blobs/sha256", "parts", "images", "names", "layers"] {
             let path = dir.join(folder);
             let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
             made.map_err(|source| StoreError { path, source })?;
         }
         let path = dir.join("key");
         let key = key(&path).map_err(|source| StoreError { path, source })?;
-        let inner = Inner { dir: dir.to_owned(), key, state: Mutex::default() };
+        let run = uuid::Uuid::new_v4();
+        let inner = Inner { dir: dir.to_owned(), run, key, state: Mutex::default() };
         let store = Self { inner: Arc::new(inner) };
-        store.load().map_err(|source| StoreError { path: dir.to_owned(), source })?;
+        let loaded = store.load().and_then(|()| store.load_layers());
+        loaded.map_err(|source| StoreError { path: dir.to_owned(), source })?;
         Ok(store)
     }
 
@@ -365,6 +378,7 @@ impl Store {
                 }
             }
         }
+        freed += self.remove_layers(image.diff_ids())?;
         Ok((programs, freed))
     }
 
@@ -405,7 +419,7 @@ impl Store {
                 }
             }
         }
-        Ok(freed)
+        Ok(freed + self.sweep_layers(age)?)
     }
 
     fn name_path(&self, name: &str) -> PathBuf {

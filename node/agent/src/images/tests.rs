@@ -1,5 +1,7 @@
 //! Pulls from a registry of this test's own, which can be made to misbehave.
 
+mod containers;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::PoisonError;
@@ -241,6 +243,13 @@ fn open(folder: &tempfile::TempDir) -> Images {
     Images::open(folder.path().to_owned(), client, Config::default()).unwrap()
 }
 
+fn wasm(pulled: &Pulled) -> Image {
+    match &pulled.workload {
+        Workload::Wasm(image) => image.clone(),
+        other => panic!("{other:?} is no Wasm"),
+    }
+}
+
 fn noise(bytes: usize) -> Vec<u8> {
     let mut state = 42_u64;
     let noise = std::iter::repeat_with(move || {
@@ -274,8 +283,8 @@ async fn an_image_is_fetched_once() {
     let pulls = (0..10).map(|_| node.pull("team/app:v1", PullPolicy::IfNotPresent));
     for pulled in futures::future::join_all(pulls).await {
         let pulled = pulled.unwrap();
-        assert_eq!(std::fs::read(&pulled.image.path).unwrap(), COMPONENT);
-        assert_eq!((pulled.image.digest, pulled.size), (layer.clone(), COMPONENT.len() as u64));
+        assert_eq!(std::fs::read(&wasm(&pulled).path).unwrap(), COMPONENT);
+        assert_eq!((wasm(&pulled).digest, pulled.size), (layer.clone(), COMPONENT.len() as u64));
     }
     let blob = format!("GET /v2/team/app/blobs/{layer}");
     assert_eq!(registry.requests(), ["GET /v2/team/app/manifests/v1".to_owned(), blob]);
@@ -288,12 +297,13 @@ async fn an_image_is_fetched_once() {
     // The tag means something else now: those who do not ask have the old one.
     let other = registry.push("v1", b"\0asm other");
     let old = node.pull("team/app:v1", PullPolicy::IfNotPresent).await.unwrap();
-    assert_eq!(old.image.digest, layer);
-    assert_eq!(node.pull("team/app:v1", PullPolicy::Always).await.unwrap().image.digest, other);
+    assert_eq!(wasm(&old).digest, layer);
+    let new = node.pull("team/app:v1", PullPolicy::Always).await.unwrap();
+    assert_eq!(wasm(&new).digest, other);
     // A container that was pulled before starts from what was pulled.
     let name = node.name("team/app:v1");
     let started = node.images.by_digest(&name, &old.manifest_digest, Words::default()).await;
-    assert_eq!(started.unwrap().image.digest, layer);
+    assert_eq!(wasm(&started.unwrap()).digest, layer);
     let error = node.pull("team/app:v2", PullPolicy::Never).await.unwrap_err();
     assert!(error.starts_with("ErrImageNeverPull"), "{error}");
 }
@@ -306,7 +316,7 @@ async fn digests_are_asked_for_and_held_to() {
     let manifest = registry.with(|fake| digest(fake.manifests["v1"].to_string().as_bytes()));
     let by_digest = format!("team/app:ignored@{manifest}");
     let pulled = node.pull(&by_digest, PullPolicy::IfNotPresent).await.unwrap();
-    assert_eq!((pulled.image.digest, pulled.manifest_digest), (layer, manifest.clone()));
+    assert_eq!((wasm(&pulled).digest, pulled.manifest_digest), (layer, manifest.clone()));
     // Something else under a digest's name.
     let wrong = digest(b"something else");
     registry.with(|fake| {
@@ -327,7 +337,7 @@ async fn a_broken_fetch_goes_on() {
     registry.with(|fake| fake.manner = Manner::Breaks(300 << 10));
     let node = Node::of(&registry).await;
     let pulled = node.pull("app:v1", PullPolicy::IfNotPresent).await.unwrap();
-    assert_eq!(std::fs::read(pulled.image.path).unwrap(), content);
+    assert_eq!(std::fs::read(wasm(&pulled).path).unwrap(), content);
     let resumed = registry.requests().iter().filter(|r| r.contains(" from ")).count();
     assert!((3..=6).contains(&resumed), "{resumed}");
     // A registry that knows no ranges.
@@ -335,7 +345,7 @@ async fn a_broken_fetch_goes_on() {
     registry.push("v2", &content);
     registry.with(|fake| fake.manner = Manner::BreaksWithoutRanges(300 << 10));
     let pulled = node.pull("app:v2", PullPolicy::IfNotPresent).await.unwrap();
-    assert_eq!(std::fs::read(pulled.image.path).unwrap(), content);
+    assert_eq!(std::fs::read(wasm(&pulled).path).unwrap(), content);
 }
 
 #[tokio::test]
@@ -352,7 +362,7 @@ async fn a_fetch_goes_on_after_the_agents_end() {
     registry.with(|fake| fake.manner = Manner::Well);
     let node = Node { images: open(&node.folder), ..node };
     let pulled = node.pull("app:v1", PullPolicy::IfNotPresent).await.unwrap();
-    assert_eq!(std::fs::read(pulled.image.path).unwrap(), content);
+    assert_eq!(std::fs::read(wasm(&pulled).path).unwrap(), content);
     assert_eq!(registry.requests()[1], format!("GET /v2/app/blobs/{layer} from 204800"));
     // What lies there may be damaged: then it is fetched anew.
     let content = noise((1 << 20) + 2);
@@ -360,7 +370,7 @@ async fn a_fetch_goes_on_after_the_agents_end() {
     let part = node.folder.path().join("parts").join(layer.trim_start_matches("sha256:"));
     std::fs::write(part, vec![0; 100_000]).unwrap();
     let pulled = node.pull("app:v2", PullPolicy::IfNotPresent).await.unwrap();
-    assert_eq!(std::fs::read(pulled.image.path).unwrap(), content);
+    assert_eq!(std::fs::read(wasm(&pulled).path).unwrap(), content);
 }
 
 #[tokio::test]

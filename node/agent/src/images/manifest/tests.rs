@@ -64,7 +64,7 @@ fn what_is_no_use_is_named() {
             "layers are of type application/x",
         ),
         (IMAGE_CONFIGS[0], &[], "layers are of type none"),
-        (IMAGE_CONFIGS[0], &["application/x", "application/x"], "of type application/x;"),
+        (IMAGE_CONFIGS[0], &["application/x", "application/x"], "of type application/x"),
     ] {
         let error = classify(&manifest(config, layers), false).unwrap_err().to_string();
         assert!(error.contains(wanted), "{error}");
@@ -149,7 +149,7 @@ fn the_most_fitting_platform_is_picked() {
 
 fn config(value: serde_json::Value) -> (ImageConfig, Run) {
     let config: ImageConfig = serde_json::from_value(value).unwrap();
-    let run = config.config.clone().map(Run::from).unwrap_or_default();
+    let run = config.config.clone().map(|c| Run::read(c).unwrap()).unwrap_or_default();
     (config, run)
 }
 
@@ -162,22 +162,123 @@ fn the_program_follows_from_the_words() {
     let nothing = json!({"os": "linux", "architecture": "amd64", "config": null});
     let words = |command, argument| Words { command, argument };
     for (value, given, compat, wanted) in [
-        (&linux, words(None, None), false, Ok("/app.wasm")),
-        (&linux, words(None, Some("/y.wasm")), false, Ok("/app.wasm")),
-        (&linux, words(Some("/other.wasm"), None), false, Ok("/other.wasm")),
-        (&linux, words(Some("sh"), None), false, Err("command \"sh\" is no .wasm file")),
-        (&wasi, words(None, None), false, Ok("/srv/app")),
-        (&shell, words(None, None), false, Err("(linux/amd64) whose entrypoint \"sh\"")),
-        (&shell, words(None, None), true, Ok("/sh")),
-        (&cmd, words(None, None), false, Ok("/cmd.wasm")),
-        (&cmd, words(None, Some("/y.wasm")), false, Ok("/y.wasm")),
-        (&nothing, words(None, None), false, Err("names no entrypoint")),
+        (&linux, words(None, None), false, Ok(Some("/app.wasm"))),
+        (&linux, words(None, Some("/y.wasm")), false, Ok(Some("/app.wasm"))),
+        (&linux, words(Some("/other.wasm"), None), false, Ok(Some("/other.wasm"))),
+        (&linux, words(Some("sh"), None), false, Ok(None)),
+        (&wasi, words(None, None), false, Ok(Some("/srv/app"))),
+        (&wasi, words(Some("sh"), None), false, Err("command \"sh\" is no .wasm file")),
+        (&shell, words(None, None), false, Ok(None)),
+        (&shell, words(None, None), true, Ok(Some("/sh"))),
+        (&cmd, words(None, None), false, Ok(Some("/cmd.wasm"))),
+        (&cmd, words(None, Some("/y.wasm")), false, Ok(Some("/y.wasm"))),
+        (&nothing, words(None, None), false, Err("no command specified")),
+        (&nothing, words(Some("sh"), None), false, Ok(None)),
     ] {
         let (config, run) = config(value.clone());
         match (program(&config, &run, compat, given), wanted) {
-            (Ok(found), Ok(wanted)) => assert_eq!(found, wanted),
+            (Ok(found), Ok(wanted)) => assert_eq!(found.as_deref(), wanted),
             (Err(found), Err(wanted)) => assert!(found.contains(wanted), "{found}"),
             (found, wanted) => panic!("{found:?}, not {wanted:?}"),
         }
     }
+}
+
+#[test]
+fn variants_are_those_that_this_processor_has() {
+    let host = host_architecture();
+    let best = host_variants()[0];
+    let of = |variants: &[&str]| {
+        let all = variants.iter().enumerate().map(|(n, variant)| {
+            json!({"mediaType": MANIFEST, "digest": digest(n as u8), "size": 1,
+                "platform": {"os": "linux", "architecture": host, "variant": variant}})
+        });
+        read(json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": all.collect::<Vec<_>>()}))
+    };
+    assert_eq!(pick(&of(&["", best])).unwrap().digest, digest(1));
+    assert_eq!(pick(&of(&[best, "v99"])).unwrap().digest, digest(0));
+    assert_eq!(pick(&of(&["v99", ""])).unwrap().digest, digest(1));
+    let error = pick(&of(&["v99", "v98"])).unwrap_err().to_string();
+    let wanted = format!("it is for linux/{host}/v99, linux/{host}/v98");
+    assert!(
+        error.contains("no match for platform in manifest") && error.contains(&wanted),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_containers_configuration_is_read() {
+    let (_, run) = config(json!({"config": {
+        "Entrypoint": ["/docker-entrypoint.sh"], "Cmd": ["nginx", "-g", "daemon off;"],
+        "Env": ["PATH=/bin", "EMPTY=", "nothing", "A=b=c"], "User": "nginx:1000", "WorkingDir": "",
+        "StopSignal": "SIGQUIT", "Volumes": {"/data": {}, "/cache": {}},
+        "Labels": {"maintainer": "somebody"}, "ExposedPorts": {"80/tcp": {}},
+        "Healthcheck": {"Test": ["CMD", "true"], "Interval": 1_000_000_000_u64},
+    }}));
+    assert_eq!(run.entrypoint, ["/docker-entrypoint.sh"]);
+    assert_eq!(run.cmd, ["nginx", "-g", "daemon off;"]);
+    let env: Vec<_> = run.env.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    assert_eq!(env, [("PATH", "/bin"), ("EMPTY", ""), ("A", "b=c")]);
+    assert_eq!((run.user.as_deref(), run.working_dir), (Some("nginx:1000"), None));
+    assert_eq!(run.stop_signal.as_deref(), Some("SIGQUIT"));
+    assert_eq!(run.volumes, ["/cache", "/data"]);
+    assert_eq!(run.labels["maintainer"], "somebody");
+}
+
+#[test]
+fn configurations_have_limits() {
+    let long = "x".repeat(MAX_WORD + 1);
+    let many = vec!["x=y"; MAX_WORDS + 1];
+    for (section, wanted) in [
+        (json!({"Env": many}), "more than 4096 values in Env"),
+        (json!({"Entrypoint": [long]}), "more than 131072 bytes in Entrypoint"),
+        (json!({"Cmd": ["a\0b"]}), "zero byte in Cmd"),
+        (json!({"Env": ["A=\0"]}), "zero byte in Env"),
+        (json!({"User": "\0"}), "zero byte in User"),
+        (json!({"Volumes": {"\0": {}}}), "zero byte in Volumes"),
+    ] {
+        let section: ConfigSection = serde_json::from_value(section).unwrap();
+        let error = Run::read(section).unwrap_err().to_string();
+        assert!(error.contains(wanted), "{error}");
+    }
+}
+
+/// Damaged by chance, seeded: whatever comes of it, it is an answer.
+#[test]
+fn noise_is_read_without_harm() {
+    let good = json!({
+        "schemaVersion": 2, "mediaType": MANIFEST, "config": layer(IMAGE_CONFIGS[0]),
+        "layers": [layer("application/vnd.oci.image.layer.v1.tar+gzip"), layer(WASM_LAYER)],
+        "manifests": [{"mediaType": MANIFEST, "digest": digest(2), "size": 7,
+            "platform": {"os": "linux", "architecture": "amd64", "variant": "v2"}}],
+        "config2": {"Entrypoint": ["a"], "Env": ["A=b"], "Volumes": {"/x": {}}},
+    })
+    .to_string()
+    .into_bytes();
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut below = |most: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 33) as usize % most
+    };
+    let mut read = 0;
+    for _ in 0..5000 {
+        let mut text = good.clone();
+        for _ in 0..1 + below(3) {
+            let (at, with) = (below(text.len()), below(good.len()));
+            match below(4) {
+                0 => text[at] = good[with],
+                1 => drop(text.remove(at)),
+                2 => text.insert(at, good[with]),
+                _ => text[at] = b"0\"{}[],-9\\"[below(10)],
+            }
+        }
+        if let Ok(manifest) = Manifest::read(&text) {
+            read += 1;
+            let _ = (pick(&manifest).is_ok(), classify(&manifest, false).is_ok());
+        }
+        if let Ok(config) = serde_json::from_slice::<ImageConfig>(&text) {
+            let _ = config.config.map(Run::read);
+        }
+    }
+    assert!(read > 500, "{read}");
 }

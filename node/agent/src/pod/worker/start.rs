@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_sandbox::{
-    ClientError, ContainerSpec, ContainerStatus, ImageInfo, ImageKind, Problem, ProblemCode,
+    ClientError, ContainerSpec, ContainerStatus, Image, ImageInfo, ImageKind, Problem, ProblemCode,
     SandboxSpec, SandboxStatus,
 };
 use k8s_openapi::api::core::v1::Pod;
 
 use super::{Workers, images, names, said};
-use crate::images::PullError;
+use crate::images::{PullError, Workload};
 use crate::isolation::{self, Group};
 use crate::logs;
 use crate::pod::annotations::{self, Annotations, Settings};
@@ -25,6 +25,17 @@ use crate::pod::volumes::{MountError, Owner};
 /// Why an image cannot be run.
 fn refused(image: &str, problem: &Problem) -> (&'static str, String) {
     ("CreateContainerError", format!("image \"{image}\": {}", problem.message))
+}
+
+/// The Wasm file of image `name`.
+fn wasm(name: &str, workload: Workload) -> Result<Image, (&'static str, String)> {
+    match workload {
+        Workload::Wasm(image) => Ok(image),
+        Workload::Container { .. } => {
+            let why = format!("image \"{name}\" is a container image; this node runs Wasm only");
+            Err(("CreateContainerError", why))
+        }
+    }
 }
 
 /// What people are told of an image that is new here.
@@ -169,10 +180,11 @@ impl Workers {
             None => format!("Container image \"{image}\" already present on machine"),
         };
         parts.recorder.pod(pod, Some(name), false, "Pulled", message);
+        let wasm = wasm(image, pulled.workload)?;
         let limit = container.and_then(|c| spec::limits(c).memory_limit);
         let ready = parts
             .compiler
-            .ensure(&pulled.image, limit)
+            .ensure(&wasm, limit)
             .await
             .map_err(|problem| refused(image, &problem))?;
         if let Some(took) = ready.took {
@@ -213,7 +225,7 @@ impl Workers {
             .by_digest(image_name, &digest, images::wanted(container).words)
             .await
             .map_err(|e| (e.reason(), e.to_string()))?;
-        let (image, run) = (pulled.image, pulled.run);
+        let (image, run) = (wasm(image_name, pulled.workload)?, pulled.run);
         let (namespace, pod_name) = names(pod);
         let config = |message: String| ("CreateContainerConfigError", message);
         let mount = |error: MountError| match error {

@@ -20,7 +20,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use kube::Api;
 
 use super::{Workers, images};
-use crate::images::{PullPolicy, Wanted};
+use crate::images::{PullPolicy, Wanted, Workload};
 use crate::pod::lifecycle::{Event, PodState, Sandbox};
 use crate::pod::spec;
 
@@ -220,12 +220,16 @@ impl Workers {
         let pulled = parts.images.ensure(wanted, self.keyring(pod), || ()).await;
         let pulled = pulled.map_err(|e| e.to_string())?;
         let limit = spec::limits(container).memory_limit;
-        let ready = parts.compiler.ensure(&pulled.image, limit).await;
+        let Workload::Wasm(image) = &pulled.workload else {
+            // Its layers are unpacked by now.
+            return Ok((pulled.took, None));
+        };
+        let ready = parts.compiler.ensure(image, limit).await;
         let took = ready.map_err(|problem| problem.message)?.took;
         // Most likely the next Pod comes to the same host: there the code is loaded, and its engine made, before it starts. A
         // host that cannot does so then, or says why.
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-        if let Err(error) = parts.hosts.of(uid).prepare_image(&pulled.image).await {
+        if let Err(error) = parts.hosts.of(uid).prepare_image(image).await {
             tracing::debug!(%error, image = wanted.name, "not loaded in advance");
         }
         Ok((pulled.took, took))
