@@ -138,7 +138,8 @@ impl Guest {
     }
 }
 
-fn cache() -> anyhow::Result<PathBuf> {
+/// Where what was built is kept.
+pub(crate) fn cache() -> anyhow::Result<PathBuf> {
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
     let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
     let cache =
@@ -165,7 +166,8 @@ fn wit(work: &Path, release: &str) -> anyhow::Result<PathBuf> {
     Ok(folder)
 }
 
-fn run(command: &mut Command) -> anyhow::Result<()> {
+/// Runs a program to its end; what it said, if it failed.
+pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command.spawn().with_context(|| name.clone())?.wait_with_output()?;

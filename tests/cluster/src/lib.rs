@@ -5,10 +5,11 @@
 //! cluster left behind that should have gone with it: processes, network namespaces, mounts, nftables tables.
 //!
 //! [`load`] is the client under whose constant requests updates and kills are done; [`tools`] finds the programs,
-//! [`guests`] makes the components that are too big to be checked in.
+//! [`guests`] makes the components that are too big to be checked in, and [`containers`] container images.
 
 mod cluster;
 mod command;
+pub mod containers;
 pub mod guests;
 pub mod http;
 mod leftovers;

@@ -6,6 +6,7 @@
 mod access;
 mod bad_input;
 mod clients;
+mod container_images;
 mod context;
 mod env;
 mod front;
@@ -178,4 +179,5 @@ suite! {
         unused_images_go,
         other_clients_push,
     }
+    container_images { container_images_are_unpacked_as_they_are, a_server_of_debians_is_pulled }
 }

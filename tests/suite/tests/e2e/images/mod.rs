@@ -1,6 +1,6 @@
 //! Where images come from, what they may be, and when they go.
 
-mod registry;
+pub(crate) mod registry;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,7 @@ fn component(name: &str) -> anyhow::Result<Vec<u8>> {
 }
 
 /// A Pod that runs an image to its end; `more` are lines of its container.
-fn pod(name: &str, image: &str, more: &str) -> String {
+pub(crate) fn pod(name: &str, image: &str, more: &str) -> String {
     format!(
         "apiVersion: v1
 kind: Pod
@@ -50,7 +50,12 @@ async fn succeeds(cluster: &Cluster, pod: &str) -> anyhow::Result<String> {
 }
 
 /// Waits until a Pod's container waits for one of `reasons` with a message that contains `parts`.
-async fn waits(cluster: &Cluster, pod: &str, reasons: &[&str], parts: &[&str]) -> Outcome {
+pub(crate) async fn waits(
+    cluster: &Cluster,
+    pod: &str,
+    reasons: &[&str],
+    parts: &[&str],
+) -> Outcome {
     eventually(SOON, "the Pod says why it waits", async || {
         let status = cluster.get(&["pod", pod]).await?["status"].clone();
         let waiting = &status["containerStatuses"][0]["state"]["waiting"];
@@ -61,10 +66,10 @@ async fn waits(cluster: &Cluster, pod: &str, reasons: &[&str], parts: &[&str]) -
     .await
 }
 
-const PULLING: &[&str] = &["ErrImagePull", "ImagePullBackOff"];
+pub(crate) const PULLING: &[&str] = &["ErrImagePull", "ImagePullBackOff"];
 
 /// Pushes to the cluster's own registry, by the protocol.
-async fn push(cluster: &Cluster, name: &str, image: &Image) -> Outcome {
+pub(crate) async fn push(cluster: &Cluster, name: &str, image: &Image) -> Outcome {
     let client = cluster.client().await?;
     let send = async |request: http::request::Builder, body: Vec<u8>| {
         let answer = client.send(request.body(kube::client::Body::from(body))?).await?;
@@ -213,7 +218,7 @@ pub(crate) async fn what_cannot_be_run_says_why(context: Arc<Context>) -> Outcom
     cluster.apply(&pods.join("---\n")).await?;
     let unfit = &["CreateContainerError"];
     waits(&cluster, "two", unfit, &["two:v1", "holds 2 Wasm components"]).await?;
-    waits(&cluster, "shell", unfit, &["entrypoint \"/bin/sh\" is no .wasm file"]).await?;
+    waits(&cluster, "shell", unfit, &["\"shell:v1\" is a container image"]).await?;
     waits(&cluster, "lacks", unfit, &["it has no file /app.wasm"]).await?;
     waits(&cluster, "text", unfit, &["/app.wasm is not WebAssembly"]).await?;
     waits(&cluster, "never", &["ErrImageNeverPull"], &["not present with pull policy of Never"])
