@@ -85,11 +85,11 @@ impl Chance {
     }
 }
 
+/// Number, mode, owner, time of change and content.
+type Told = (u64, u32, u32, i64, i64, Vec<u8>);
+
 /// All that lies in a folder: by path, what it is and when it was changed.
-fn listing(
-    folder: &Path,
-    except: &Path,
-) -> BTreeMap<std::path::PathBuf, (u64, u32, u32, i64, i64, Vec<u8>)> {
+fn listing(folder: &Path, except: &Path) -> BTreeMap<std::path::PathBuf, Told> {
     let mut all = BTreeMap::new();
     let mut todo = vec![folder.to_owned()];
     while let Some(path) = todo.pop() {
