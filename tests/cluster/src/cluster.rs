@@ -1,6 +1,7 @@
 //! A cluster: its processes, its folder, and how to talk to it.
 
 use std::ffi::OsStr;
+use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
@@ -539,7 +540,7 @@ impl Drop for Cluster {
         }
         let left = format!("cannot be removed: {}", folder.display());
         assert!(std::thread::panicking(), "{left}");
-        eprintln!("{left}");
+        let _ = writeln!(std::io::stderr(), "{left}");
     }
 }
 

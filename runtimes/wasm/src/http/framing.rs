@@ -152,7 +152,7 @@ impl Scan {
                 _ => {
                     let end = bytes.iter().position(|byte| *byte == b'\n');
                     self.line.extend(&bytes[..end.unwrap_or(bytes.len())]);
-                    let Some(end) = end else { return None };
+                    let end = end?;
                     bytes = &bytes[end + 1..];
                     let line = std::mem::take(&mut self.line);
                     if self.end(&line) {

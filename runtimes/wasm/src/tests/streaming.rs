@@ -48,7 +48,6 @@ impl Growth {
 
     fn check(&self, what: &str) {
         let grown = self.most - self.first;
-        eprintln!("{what}: grew by {} KiB", grown >> 10);
         assert!(grown < GROWTH, "{what}: grew by {grown} bytes");
     }
 }
