@@ -18,12 +18,14 @@ use http::{Method, Request};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio_stream::wrappers::ReceiverStream;
 
+use crate::stream::{self as streams, ByteStream, Session};
 use crate::types::*;
 
 /// Compiling a large component takes many seconds; nothing takes this long.
@@ -190,6 +192,56 @@ impl Client {
         self.call(Method::POST, &path, &stop).await
     }
 
+    /// See [`crate::Runtime::update_container`].
+    pub async fn update_container(
+        &self,
+        sandbox: &str,
+        name: &str,
+        resources: &Resources,
+    ) -> Result<(), ClientError> {
+        let path = format!("/v1/sandboxes/{sandbox}/containers/{name}/resources");
+        self.call(Method::PATCH, &path, resources).await
+    }
+
+    /// See [`crate::Runtime::run`].
+    pub async fn run(
+        &self,
+        sandbox: &str,
+        name: &str,
+        spec: &RunSpec,
+    ) -> Result<RunResult, ClientError> {
+        let path = format!("/v1/sandboxes/{sandbox}/containers/{name}/run");
+        self.call(Method::POST, &path, spec).await
+    }
+
+    /// See [`crate::Runtime::exec`].
+    pub async fn exec(
+        &self,
+        sandbox: &str,
+        name: &str,
+        spec: &ExecSpec,
+    ) -> Result<Session, ClientError> {
+        let path = format!("/v1/sandboxes/{sandbox}/containers/{name}/exec");
+        Ok(streams::call(self.upgrade(&path, streams::STREAMS, spec).await?))
+    }
+
+    /// See [`crate::Runtime::attach`].
+    pub async fn attach(
+        &self,
+        sandbox: &str,
+        name: &str,
+        spec: &AttachSpec,
+    ) -> Result<Session, ClientError> {
+        let path = format!("/v1/sandboxes/{sandbox}/containers/{name}/attach");
+        Ok(streams::call(self.upgrade(&path, streams::STREAMS, spec).await?))
+    }
+
+    /// See [`crate::Runtime::forward`].
+    pub async fn forward(&self, sandbox: &str, port: u16) -> Result<ByteStream, ClientError> {
+        let path = format!("/v1/sandboxes/{sandbox}/ports/{port}");
+        Ok(Box::new(self.upgrade(&path, streams::BYTES, &()).await?))
+    }
+
     /// See [`crate::Runtime::put_routes`].
     pub async fn put_routes(&self, routes: &Routes) -> Result<RoutesStatus, ClientError> {
         self.call(Method::PUT, "/v1/routes", routes).await
@@ -347,10 +399,7 @@ impl Client {
         }
         let body = body.collect().await.map_err(|e| self.interrupted(e))?.to_bytes();
         self.keep(sender);
-        Err(match serde_json::from_slice::<Problem>(&body) {
-            Ok(problem) => ClientError::Problem(problem),
-            Err(_) => self.interrupted(format!("{status}: {}", String::from_utf8_lossy(&body))),
-        })
+        Err(self.refusal(status, &body))
     }
 
     async fn connect(&self) -> Result<Sender, ClientError> {
@@ -360,7 +409,7 @@ impl Client {
         let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|e| self.interrupted(e))?;
-        tokio::spawn(connection);
+        tokio::spawn(connection.with_upgrades());
         Ok(sender)
     }
 
@@ -382,6 +431,51 @@ impl Client {
         }
     }
 
+    /// Makes a connection that then carries something else than HTTP.
+    async fn upgrade(
+        &self,
+        path: &str,
+        protocol: &str,
+        body: &impl Serialize,
+    ) -> Result<TokioIo<Upgraded>, ClientError> {
+        let work = async {
+            let body = serde_json::to_vec(body).map_err(|e| self.interrupted(e))?;
+            let request = self
+                .request(&Method::POST, path)
+                .header(http::header::CONNECTION, "upgrade")
+                .header(http::header::UPGRADE, protocol)
+                .body(Full::new(Bytes::from(body)))
+                .map_err(|e| self.interrupted(e))?;
+            let mut sender = self.connect().await?;
+            let answer = sender.send_request(request).await.map_err(|e| self.interrupted(e))?;
+            if answer.status() == http::StatusCode::SWITCHING_PROTOCOLS {
+                let upgraded = hyper::upgrade::on(answer).await;
+                return upgraded.map(TokioIo::new).map_err(|e| self.interrupted(e));
+            }
+            let status = answer.status();
+            let body = answer.into_body().collect().await.map_err(|e| self.interrupted(e))?;
+            Err(self.refusal(status, &body.to_bytes()))
+        };
+        tokio::time::timeout(TIMEOUT, work).await.unwrap_or_else(|_| {
+            Err(self.interrupted(format!("no answer to {path} in {} s", TIMEOUT.as_secs())))
+        })
+    }
+
+    fn request(&self, method: &Method, path: &str) -> http::request::Builder {
+        Request::builder()
+            .method(method.clone())
+            .uri(path)
+            .header(http::header::HOST, "sandbox")
+            .header(http::header::CONTENT_TYPE, "application/json")
+    }
+
+    fn refusal(&self, status: http::StatusCode, body: &[u8]) -> ClientError {
+        match serde_json::from_slice::<Problem>(body) {
+            Ok(problem) => ClientError::Problem(problem),
+            Err(_) => self.interrupted(format!("{status}: {}", String::from_utf8_lossy(body))),
+        }
+    }
+
     async fn ask(
         &self,
         sender: &mut Sender,
@@ -389,11 +483,8 @@ impl Client {
         path: &str,
         body: &Bytes,
     ) -> Result<http::Response<Incoming>, ClientError> {
-        let request = Request::builder()
-            .method(method.clone())
-            .uri(path)
-            .header(http::header::HOST, "sandbox")
-            .header(http::header::CONTENT_TYPE, "application/json")
+        let request = self
+            .request(method, path)
             .body(Full::new(body.clone()))
             .map_err(|e| self.interrupted(e))?;
         sender.send_request(request).await.map_err(|e| self.interrupted(e))

@@ -9,7 +9,9 @@
 //! - [`beneath`]: how both ends open what a mount names;
 //! - [`runtime`]: the [`Runtime`] trait, implemented by each host;
 //! - [`server`]: puts a `Runtime` on a socket;
-//! - [`client`]: the agent's handle, which outlives restarts of the host.
+//! - [`client`]: the agent's handle, which outlives restarts of the host;
+//! - [`stream`]: streams of processes, on connections that were upgraded;
+//! - [`events`] and [`logs`]: what every host does in the same way.
 
 pub mod types;
 
@@ -21,7 +23,13 @@ pub mod server;
 
 pub mod client;
 
+pub mod stream;
+
+pub mod events;
+pub mod logs;
+
 pub use client::{Client, ClientError, HostEvent};
+pub use events::Events;
 pub use runtime::{EventStream, Runtime};
 pub use server::{bind, listen, serve};
 pub use types::*;

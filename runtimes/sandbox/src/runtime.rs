@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 
+use crate::stream::{ByteStream, Session};
 use crate::types::*;
 
 /// The lines of `GET /v1/events`, for one reader. Ends when the host shuts down.
@@ -48,6 +49,41 @@ pub trait Runtime: Send + Sync + 'static {
     /// grace shortens the first.
     async fn stop_container(&self, sandbox: &str, name: &str, stop: Stop) -> Result<(), Problem>;
 
+    /// Changes the limits of a container that runs.
+    async fn update_container(
+        &self,
+        _sandbox: &str,
+        _name: &str,
+        _resources: Resources,
+    ) -> Result<(), Problem> {
+        Err(no_processes("change the limits of a container that runs"))
+    }
+
+    /// Runs a program in a container that runs. Returns once it was started; a refusal names what cannot be executed.
+    async fn exec(&self, _sandbox: &str, _name: &str, _spec: ExecSpec) -> Result<Session, Problem> {
+        Err(no_processes("execute programs in containers"))
+    }
+
+    /// Takes part in the streams of a container's own process.
+    async fn attach(
+        &self,
+        _sandbox: &str,
+        _name: &str,
+        _spec: AttachSpec,
+    ) -> Result<Session, Problem> {
+        Err(no_processes("attach to containers"))
+    }
+
+    /// Runs a program in a container that runs, to its end or for as long as it may.
+    async fn run(&self, _sandbox: &str, _name: &str, _spec: RunSpec) -> Result<RunResult, Problem> {
+        Err(no_processes("execute programs in containers"))
+    }
+
+    /// Connects to a port of the sandbox, on its loopback address.
+    async fn forward(&self, _sandbox: &str, _port: u16) -> Result<ByteStream, Problem> {
+        Err(no_processes("forward ports"))
+    }
+
     /// Replaces the table of Services. Connections that are open stay so.
     async fn put_routes(&self, routes: Routes) -> Result<RoutesStatus, Problem>;
 
@@ -57,4 +93,8 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// Ends every workload. The process exits once this was answered.
     async fn shutdown(&self);
+}
+
+fn no_processes(what: &str) -> Problem {
+    Problem::new(ProblemCode::InvalidSpec, format!("this runtime cannot {what}"))
 }

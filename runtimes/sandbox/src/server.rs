@@ -12,14 +12,17 @@ use axum::body::Body;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, FromRequest, Path as UrlPath, Query, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
+use axum::routing::{get, patch, post, put};
 use bytes::Bytes;
 use futures::StreamExt;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 use tokio::sync::Notify;
 
 use crate::runtime::Runtime;
+use crate::stream::{self, Session};
 use crate::types::*;
 
 /// A table of routes for a very large cluster is tens of megabytes.
@@ -84,6 +87,11 @@ fn router(host: Host) -> Router {
         .route("/v1/sandboxes/{id}", get(sandbox).put(put_sandbox).delete(delete_sandbox))
         .route("/v1/sandboxes/{id}/containers/{name}", put(start_container))
         .route("/v1/sandboxes/{id}/containers/{name}/stop", post(stop_container))
+        .route("/v1/sandboxes/{id}/containers/{name}/resources", patch(update_container))
+        .route("/v1/sandboxes/{id}/containers/{name}/exec", post(exec))
+        .route("/v1/sandboxes/{id}/containers/{name}/attach", post(attach))
+        .route("/v1/sandboxes/{id}/containers/{name}/run", post(run))
+        .route("/v1/sandboxes/{id}/ports/{port}", post(forward))
         .route("/v1/usage", get(usage))
         .route("/v1/metrics", get(metrics))
         .route("/v1/routes", put(put_routes))
@@ -190,6 +198,93 @@ async fn stop_container(
         Ok(()) => (http::StatusCode::ACCEPTED, axum::Json(())).into_response(),
         Err(problem) => problem.into_response(),
     }
+}
+
+async fn update_container(
+    State(host): State<Host>,
+    UrlPath((id, name)): UrlPath<(String, String)>,
+    Json(resources): Json<Resources>,
+) -> Response {
+    json(host.runtime.update_container(&id, &name, resources)).await
+}
+
+async fn run(
+    State(host): State<Host>,
+    UrlPath((id, name)): UrlPath<(String, String)>,
+    Json(spec): Json<RunSpec>,
+) -> Response {
+    json(host.runtime.run(&id, &name, spec)).await
+}
+
+async fn exec(
+    State(host): State<Host>,
+    UrlPath((id, name)): UrlPath<(String, String)>,
+    Upgrade(upgrade): Upgrade,
+    Json(spec): Json<ExecSpec>,
+) -> Response {
+    streams(upgrade, host.runtime.exec(&id, &name, spec).await)
+}
+
+async fn attach(
+    State(host): State<Host>,
+    UrlPath((id, name)): UrlPath<(String, String)>,
+    Upgrade(upgrade): Upgrade,
+    Json(spec): Json<AttachSpec>,
+) -> Response {
+    streams(upgrade, host.runtime.attach(&id, &name, spec).await)
+}
+
+async fn forward(
+    State(host): State<Host>,
+    UrlPath((id, port)): UrlPath<(String, u16)>,
+    Upgrade(upgrade): Upgrade,
+) -> Response {
+    match host.runtime.forward(&id, port).await {
+        Ok(mut there) => switch(upgrade, stream::BYTES, async move |mut here| {
+            let _ = tokio::io::copy_bidirectional(&mut here, &mut there).await;
+        }),
+        Err(problem) => problem.into_response(),
+    }
+}
+
+/// The connection, as it will be once the answer was sent.
+struct Upgrade(OnUpgrade);
+
+impl<S: Send + Sync> axum::extract::FromRequestParts<S> for Upgrade {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut http::request::Parts, _: &S) -> Result<Self, Problem> {
+        parts.extensions.remove::<OnUpgrade>().map(Upgrade).ok_or_else(|| {
+            let message = "this needs an HTTP/1.1 connection with the header Connection: upgrade";
+            Problem::new(ProblemCode::InvalidSpec, message)
+        })
+    }
+}
+
+fn streams(upgrade: OnUpgrade, session: Result<Session, Problem>) -> Response {
+    match session {
+        Ok(session) => switch(upgrade, stream::STREAMS, async move |connection| {
+            stream::serve(connection, session).await;
+        }),
+        Err(problem) => problem.into_response(),
+    }
+}
+
+fn switch<F>(
+    upgrade: OnUpgrade,
+    protocol: &'static str,
+    carry: impl FnOnce(TokioIo<hyper::upgrade::Upgraded>) -> F + Send + 'static,
+) -> Response
+where
+    F: Future<Output = ()> + Send,
+{
+    tokio::spawn(async move {
+        if let Ok(connection) = upgrade.await {
+            carry(TokioIo::new(connection)).await;
+        }
+    });
+    let headers = [(http::header::CONNECTION, "upgrade"), (http::header::UPGRADE, protocol)];
+    (http::StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
 }
 
 async fn put_routes(State(host): State<Host>, Json(routes): Json<Routes>) -> Response {

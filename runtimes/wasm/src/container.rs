@@ -109,6 +109,7 @@ impl Sandbox {
             spec: self.spec.clone(),
             created_at: self.created_at,
             containers: self.containers().iter().map(|c| c.status()).collect(),
+            socket: None,
         }
     }
 
@@ -212,6 +213,7 @@ impl Container {
             state: life.state.clone(),
             bound: life.bound.clone(),
             usage: self.used(),
+            pid: None,
         }
     }
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use coracle_sandbox::{
-    API_VERSION, ContainerSpec, ContainerStatus, ContainerUsage, EventStream, Image, ImageInfo,
-    ImageKind, Info, Problem, ProblemCode, Routes, RoutesStatus, Runtime, SandboxSpec,
+    API_VERSION, ContainerSpec, ContainerStatus, ContainerUsage, EventStream, Events, Image,
+    ImageInfo, ImageKind, Info, Problem, ProblemCode, Routes, RoutesStatus, Runtime, SandboxSpec,
     SandboxStatus, Stop,
 };
 use jiff::Timestamp;
@@ -20,7 +20,6 @@ use tokio::time::Instant;
 use crate::container::{Container, Exit, Phase, Sandbox};
 use crate::cpu::metered;
 use crate::engine::Engines;
-use crate::events::Events;
 use crate::folders::Folders;
 use crate::guests::Guests;
 use crate::http::Keepers;

@@ -7,7 +7,7 @@
 //! - `images`, `program`, `engine`: from that to instances in microseconds;
 //! - `instance`, `extras`, `folders`, `files`, `denied`, `random`, `slots`, `handles`, `memory`, `cpu`: what an instance sees, and what it may use;
 //! - `http`, `listeners`: components that answer requests; `command`: those that run and exit;
-//! - `sockets`, `names`, `outgoing`, `routes`: a Pod's network, and calls to Services; `logs`, `events`: what is told to others;
+//! - `sockets`, `names`, `outgoing`, `routes`: a Pod's network, and calls to Services; `logs`: what is told to others;
 //! - `guests`, `outside`, `confine`: which threads run guests, and what the process denies itself.
 //!
 //! In the apply trace this is the last step but one: what the agent's worker asked for is started
@@ -21,7 +21,6 @@ mod container;
 mod cpu;
 mod denied;
 mod engine;
-mod events;
 mod extras;
 mod files;
 mod folders;

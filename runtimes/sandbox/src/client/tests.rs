@@ -32,6 +32,7 @@ fn container(name: &str) -> ContainerStatus {
         state: ContainerState::Running { started_at: now() },
         bound: Vec::new(),
         usage: Usage::default(),
+        pid: None,
     }
 }
 
@@ -58,11 +59,12 @@ impl Runtime for Fake {
             let seq = events.len() as u64 + 1;
             events.push(Event { seq, sandbox: spec.id.clone(), container: container("c") });
         });
-        Ok(SandboxStatus { spec, created_at: now(), containers: Vec::new() })
+        Ok(SandboxStatus { spec, created_at: now(), containers: Vec::new(), socket: None })
     }
     async fn sandboxes(&self) -> Vec<SandboxStatus> {
         let made = self.made.lock().unwrap().clone();
-        let status = |spec| SandboxStatus { spec, created_at: now(), containers: Vec::new() };
+        let status =
+            |spec| SandboxStatus { spec, created_at: now(), containers: Vec::new(), socket: None };
         made.into_iter().map(status).collect()
     }
     async fn sandbox(&self, id: &str) -> Result<SandboxStatus, Problem> {

@@ -30,11 +30,13 @@ fn sandbox(containers: Vec<(&str, u32, ContainerState)>) -> SandboxStatus {
         state,
         bound: vec![],
         usage: Default::default(),
+        pid: None,
     });
     SandboxStatus {
         spec: SandboxSpec { id: "u-1".into(), ips, ..SandboxSpec::default() },
         created_at: at(0),
         containers: containers.collect(),
+        socket: None,
     }
 }
 

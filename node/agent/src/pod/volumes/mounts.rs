@@ -124,6 +124,7 @@ impl SetUp {
                     volume,
                     guest_path: guest.into(),
                     read_only,
+                    ..Mount::default()
                 }),
                 Found::Other(file) => {
                     let (Some(parent), Some(name)) = (guest.parent(), guest.file_name()) else {

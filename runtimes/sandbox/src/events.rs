@@ -1,19 +1,21 @@
-//! Changes of containers, numbered, the last few thousand held for agents that were away.
+//! Changes of containers, numbered, the last few thousand held for agents that were away: what [`crate::Runtime::events`]
+//! gives.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
-use coracle_sandbox::{ContainerStatus, Event, EventLine, EventStream, Notice};
 use futures::StreamExt;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
+
+use crate::{ContainerStatus, Event, EventLine, EventStream, Notice};
 
 const HELD: usize = 4096;
 /// Notices that a slow reader may be behind before it misses some.
 const NOTICES: usize = 256;
 
 /// The ring.
-pub(crate) struct Events {
+pub struct Events {
     instance: String,
     ring: Mutex<VecDeque<Event>>,
     /// Number of the last event; closed by dropping at the end.
@@ -23,7 +25,7 @@ pub(crate) struct Events {
 
 impl Events {
     /// Empty, of a host that calls itself `instance`.
-    pub(crate) fn new(instance: String) -> Events {
+    pub fn new(instance: String) -> Events {
         Events {
             instance,
             ring: Mutex::default(),
@@ -33,13 +35,13 @@ impl Events {
     }
 
     /// Tells whoever listens now.
-    pub(crate) fn notice(&self, notice: Notice) {
+    pub fn notice(&self, notice: Notice) {
         // Nobody listens: nobody is told.
         let _ = self.notices.send(notice);
     }
 
     /// Tells everybody.
-    pub(crate) fn push(&self, sandbox: &str, container: ContainerStatus) {
+    pub fn push(&self, sandbox: &str, container: ContainerStatus) {
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(last) = *self.last.borrow() else { return };
         let seq = last + 1;
@@ -51,12 +53,12 @@ impl Events {
     }
 
     /// Ends all streams.
-    pub(crate) fn close(&self) {
+    pub fn close(&self) {
         self.last.send_replace(None);
     }
 
     /// Events after `after`, as they come.
-    pub(crate) fn stream(self: &std::sync::Arc<Self>, after: u64) -> EventStream {
+    pub fn stream(self: &std::sync::Arc<Self>, after: u64) -> EventStream {
         let (send, receive) = mpsc::channel(64);
         let events = self.clone();
         tokio::spawn(async move { events.follow(after, send).await });

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use coracle_sandbox::{ContainerState, Usage};
+use crate::{ContainerState, Usage};
 
 use super::*;
 
@@ -12,6 +12,7 @@ fn status(attempt: u32) -> ContainerStatus {
         state: ContainerState::Created,
         bound: Vec::new(),
         usage: Usage::default(),
+        pid: None,
     }
 }
 
