@@ -25,6 +25,8 @@ pub(crate) enum Command {
     Compile(CompileArgs),
     /// Unpack one layer of a container image, which comes on standard input
     Unpack(UnpackArgs),
+    /// Host of Pods with containers: makes a process for each
+    Oci(OciArgs),
 }
 
 /// The Wasm host's arguments.
@@ -54,6 +56,26 @@ pub(crate) struct WasmArgs {
     /// Number of the user, and of its group, to become
     #[arg(long)]
     user: Option<u32>,
+    /// Whose Pods it holds, for those who look at processes
+    #[arg(long)]
+    group: Option<String>,
+}
+
+/// The arguments of the containers' host.
+#[derive(clap::Args)]
+pub(crate) struct OciArgs {
+    /// Socket to serve; Pods' processes have theirs beside it
+    #[arg(long, required_unless_present = "cleanup")]
+    socket: Option<PathBuf>,
+    /// Folder of what Pods keep while they run, a folder each
+    #[arg(long, required_unless_present = "cleanup")]
+    data: Option<PathBuf>,
+    /// Instead of serving: end and remove what is left of a Pod that has this folder
+    #[arg(long, value_name = "FOLDER", requires = "cgroup")]
+    cleanup: Option<PathBuf>,
+    /// The same Pod's group, below the root of every cgroup hierarchy
+    #[arg(long, value_name = "PATH", requires = "cleanup")]
+    cgroup: Option<PathBuf>,
     /// Whose Pods it holds, for those who look at processes
     #[arg(long)]
     group: Option<String>,
@@ -117,6 +139,7 @@ pub(crate) fn main(command: Command) -> anyhow::Result<()> {
         Command::Wasm(args) => wasm(args),
         Command::Compile(args) => compile(args),
         Command::Unpack(args) => unpack(args),
+        Command::Oci(args) => oci(args),
     }
 }
 
@@ -132,6 +155,18 @@ fn wasm(args: WasmArgs) -> anyhow::Result<()> {
         user: args.user,
     });
     coracle_wasm::run_host(config)
+}
+
+fn oci(args: OciArgs) -> anyhow::Result<()> {
+    match args {
+        OciArgs { cleanup: Some(folder), cgroup: Some(cgroup), .. } => {
+            Ok(coracle_oci::cleanup(&folder, &cgroup)?)
+        }
+        OciArgs { socket: Some(socket), data: Some(data), .. } => {
+            coracle_oci::run(coracle_oci::Config { socket, data })
+        }
+        _ => anyhow::bail!("give --socket and --data, or --cleanup and --cgroup"),
+    }
 }
 
 /// The answer is one line of JSON: what was made, or, with exit code 1, the problem.

@@ -8,6 +8,7 @@ mod killed;
 mod list;
 mod memory;
 mod neighbours;
+mod oci_cycle;
 mod pod;
 mod push;
 mod requests;
@@ -146,6 +147,13 @@ pub(crate) const ROWS: &[Row] = &[
         goal: "100m ± 20 %; 1 : 3 ± 20 %",
         compare: "—",
         measure: |bench| Box::pin(neighbours::shares(bench)),
+    },
+    Row {
+        name: "oci-cycle",
+        what: "container: create → start → exit → delete of `true`",
+        goal: "≤ 1.3 × crun, less than runc",
+        compare: "crun and runc, measured beside it",
+        measure: |bench| Box::pin(oci_cycle::measure(bench)),
     },
 ];
 

@@ -1,0 +1,172 @@
+//! Launchers: processes that start one process of a container each, and end.
+//!
+//! A launcher is forked from the shim, which has one thread; it may block, hang, change its folder and its priority, and the
+//! shim kills it when it takes too long. What it starts becomes the shim's child when the launcher ends, since the shim
+//! is a subreaper. The result comes as one message, with the terminal's descriptor where there is one.
+
+mod console;
+mod create;
+mod enter;
+mod program;
+mod reply;
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use coracle_sandbox::{ContainerSpec, OciContainer, Problem, ProblemCode, SandboxSpec};
+use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, kill, signal, sigprocmask};
+use nix::unistd::{ForkResult, Pid, fork};
+
+use crate::spec::Places;
+use crate::user::User;
+
+pub(crate) use reply::{Receiver, Started};
+
+/// How long a launcher may take. Images on a busy disk take seconds; nothing takes this long but what hangs.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What is to be started.
+pub(crate) enum Job<'a> {
+    /// A container's first process, with all that is around it.
+    Create,
+    /// A further process.
+    Enter {
+        /// Its arguments.
+        args: &'a [String],
+        /// Whether it gets a terminal.
+        tty: bool,
+        /// As whom the container runs.
+        user: &'a User,
+        /// Tells it from others of this container.
+        number: u64,
+    },
+}
+
+/// The container that it is about.
+pub(crate) struct Subject<'a> {
+    pub(crate) sandbox: &'a SandboxSpec,
+    pub(crate) container: &'a ContainerSpec,
+    pub(crate) oci: &'a OciContainer,
+    /// The container's own folder.
+    pub(crate) folder: PathBuf,
+    pub(crate) places: Places,
+    /// The group's path in every hierarchy.
+    pub(crate) cgroup: PathBuf,
+    /// The same group.
+    pub(crate) group: crate::cgroup::Group,
+    pub(crate) pid_namespace: Option<PathBuf>,
+}
+
+impl Subject<'_> {
+    /// What libcontainer calls it.
+    pub(crate) fn id(&self) -> String {
+        id(self.container)
+    }
+}
+
+/// What libcontainer calls an attempt; unique in its Pod.
+pub(crate) fn id(container: &ContainerSpec) -> String {
+    format!("{}-{}", container.name, container.attempt)
+}
+
+/// A process's standard streams. None of them with a terminal.
+#[derive(Debug, Default)]
+pub(crate) struct Streams {
+    pub(crate) stdin: Option<OwnedFd>,
+    pub(crate) stdout: Option<OwnedFd>,
+    pub(crate) stderr: Option<OwnedFd>,
+}
+
+impl Streams {
+    fn numbers(&self) -> Vec<RawFd> {
+        let all = [&self.stdin, &self.stdout, &self.stderr];
+        all.into_iter().flatten().map(AsRawFd::as_raw_fd).collect()
+    }
+}
+
+/// Forks a launcher. Its process, which is the caller's child, and where its result will be.
+pub(crate) fn start(
+    job: &Job<'_>,
+    subject: &Subject<'_>,
+    streams: Streams,
+) -> Result<(Pid, Receiver), Problem> {
+    let failed = |error: io::Error| {
+        Problem::new(ProblemCode::Internal, format!("cannot fork a launcher: {error}"))
+    };
+    require_one_thread().map_err(failed)?;
+    let (receiver, sender) = reply::pair().map_err(failed)?;
+    // SAFETY: there is no other thread that could hold a lock.
+    match unsafe { fork() }.map_err(|e| failed(e.into()))? {
+        ForkResult::Parent { child } => Ok((child, receiver)),
+        ForkResult::Child => {
+            let work = std::panic::AssertUnwindSafe(|| {
+                let mut kept = streams.numbers();
+                kept.push(sender.number());
+                settle(&kept);
+                let result = match job {
+                    Job::Create => create::create(subject, streams),
+                    Job::Enter { args, tty, user, number } => {
+                        enter::enter(subject, args, *tty, user, *number, streams)
+                    }
+                };
+                sender.send(result);
+            });
+            let done = std::panic::catch_unwind(work);
+            // SAFETY: ends this process at once; nothing of the shim's that was copied is run or flushed.
+            unsafe { libc::_exit(i32::from(done.is_err())) }
+        }
+    }
+}
+
+/// Forking a process that has other threads would be a trap: see the crate's head.
+pub(crate) fn require_one_thread() -> io::Result<()> {
+    let threads = std::fs::read_dir("/proc/self/task")?.count();
+    if threads == 1 {
+        return Ok(());
+    }
+    Err(io::Error::other(format!("this process has {threads} threads, where it must have one")))
+}
+
+/// Leaves behind what a fork inherits and programs must not: descriptors, and how signals are treated.
+pub(crate) fn settle(kept: &[RawFd]) {
+    close_all_but(kept);
+    let _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
+    for changed in [Signal::SIGPIPE, Signal::SIGCHLD] {
+        // SAFETY: sets the usual treatment, which runs nothing of ours.
+        let _ = unsafe { signal(changed, SigHandler::SigDfl) };
+    }
+}
+
+fn close_all_but(kept: &[RawFd]) {
+    let mut kept: Vec<u32> = kept.iter().filter_map(|fd| u32::try_from(*fd).ok()).collect();
+    kept.sort_unstable();
+    let mut from = 3;
+    for fd in kept.into_iter().chain([u32::MAX]) {
+        if fd > from {
+            // SAFETY: what has these descriptors in this process is never used again.
+            unsafe { libc::syscall(libc::SYS_close_range, from, fd - 1, 0) };
+        }
+        from = from.max(fd.saturating_add(1));
+    }
+}
+
+/// Ends a launcher that takes too long, with what it has forked itself: the caller ends the container's group.
+pub(crate) fn give_up(launcher: Pid) {
+    let _ = kill(launcher, Signal::SIGKILL);
+}
+
+/// A failure, with what was being done.
+fn internal(what: &str, error: impl std::fmt::Display) -> Problem {
+    Problem::new(ProblemCode::Internal, format!("{what}: {error}"))
+}
+
+/// Gives a stream to the user who writes it, as it is opened again by its name in /dev.
+fn give(fd: Option<&OwnedFd>, user: &User) {
+    use std::os::fd::AsFd;
+    if let Some(fd) = fd {
+        let fd: BorrowedFd<'_> = fd.as_fd();
+        let _ = nix::unistd::fchown(fd, Some(user.uid.into()), None);
+    }
+}

@@ -1,0 +1,92 @@
+//! The Pod's namespaces, which are the shim's own: containers are started in them, and need not enter them.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use coracle_sandbox::{OciSandbox, Problem, ProblemCode, SandboxSpec};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, setns, unshare};
+
+/// Docker's and containerd's size of `/dev/shm`.
+const SHM: u64 = 64 << 20;
+
+/// Enters them, and makes what belongs to them. Only once in a process's life.
+pub(super) fn enter(spec: &SandboxSpec, oci: &OciSandbox, folder: &Path) -> Result<(), Problem> {
+    let failed = |what: String| {
+        move |error: nix::Error| Problem::new(ProblemCode::Internal, format!("{what}: {error}"))
+    };
+    let mut new = CloneFlags::CLONE_NEWNS;
+    if !oci.host_ipc {
+        new |= CloneFlags::CLONE_NEWIPC;
+    }
+    if !oci.host_network {
+        new |= CloneFlags::CLONE_NEWUTS;
+    }
+    unshare(new).map_err(failed("cannot make the Pod's namespaces".into()))?;
+    // The machine's later mounts arrive here; nothing goes the other way.
+    let receive = MsFlags::MS_SLAVE | MsFlags::MS_REC;
+    mount::<str, str, str, str>(None, "/", None, receive, None)
+        .map_err(failed("cannot part from the machine's mounts".into()))?;
+    if let Some(path) = spec.netns.as_ref().filter(|_| !oci.host_network) {
+        let named = |error: std::io::Error| {
+            let message = format!("netns: cannot enter {}: {error}", path.display());
+            Problem::new(ProblemCode::InvalidSpec, message)
+        };
+        let netns = File::open(path).map_err(named)?;
+        setns(netns, CloneFlags::CLONE_NEWNET).map_err(|e| named(e.into()))?;
+    }
+    if !oci.host_network && !spec.hostname.is_empty() {
+        nix::unistd::sethostname(&spec.hostname)
+            .map_err(failed(format!("hostname: cannot set {}", spec.hostname)))?;
+    }
+    for (name, value) in &oci.sysctls {
+        set(name, value, spec, oci)?;
+    }
+    let shm = folder.join("shm");
+    let io =
+        |e: std::io::Error| Problem::new(ProblemCode::Internal, format!("{}: {e}", shm.display()));
+    fs::create_dir_all(&shm).map_err(io)?;
+    let options = format!("mode=1777,size={}", oci.shm_bytes.unwrap_or(SHM));
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("shm"), &shm, Some("tmpfs"), flags, Some(options.as_str()))
+        .map_err(failed("cannot mount the Pod's shared memory".into()))
+}
+
+/// Sets a kernel parameter of this process's namespaces.
+fn set(name: &str, value: &str, spec: &SandboxSpec, oci: &OciSandbox) -> Result<(), Problem> {
+    let refuse = |why: String| {
+        let message = format!("securityContext.sysctls: {name}: {why}");
+        Err(Problem::new(ProblemCode::InvalidSpec, message))
+    };
+    // Slashes and dots may be exchanged, where a network device has a dot in its name (sysctl.d(5)).
+    let slashes = name.find('/').is_some_and(|s| name.find('.').is_none_or(|d| s < d));
+    let parts: Vec<&str> = name.split(if slashes { '/' } else { '.' }).collect();
+    let plain = |part: &str| {
+        let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        !part.is_empty() && part != ".." && part != "." && part.chars().all(good)
+    };
+    if parts.len() < 2 || !parts.iter().all(|part| plain(part)) {
+        return refuse("not a kernel parameter's name".into());
+    }
+    let ipc = match parts[..] {
+        ["net", ..] => false,
+        ["fs", "mqueue", ..] => true,
+        ["kernel", p] if p.starts_with("shm") || p.starts_with("msg") || p == "sem" => true,
+        _ => {
+            return refuse(
+                "not a parameter of a namespace, so it would be the whole node's".into(),
+            );
+        }
+    };
+    if ipc && oci.host_ipc {
+        return refuse("not possible with hostIPC".into());
+    }
+    if !ipc && (oci.host_network || spec.netns.is_none()) {
+        return refuse("not possible with hostNetwork".into());
+    }
+    let path: PathBuf = Path::new("/proc/sys").join(parts.iter().collect::<PathBuf>());
+    match fs::write(&path, value) {
+        Ok(()) => Ok(()),
+        Err(error) => refuse(format!("cannot set it to {value}: {error}")),
+    }
+}
