@@ -53,6 +53,13 @@ pub(crate) fn mount_overlay(
     let mut own = Vec::new();
     for name in ["upper", "work"] {
         let path = upper.join(name);
+        // What a start that failed left there is not this one's, and the kernel refuses a second use.
+        match std::fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(failed("empty", &path)(error));
+            }
+            _ => {}
+        }
         std::fs::create_dir_all(&path).map_err(failed("make", &path))?;
         own.push(open_folder(&path)?);
     }

@@ -140,11 +140,14 @@ async fn whoever_attaches_takes_part() {
 #[tokio::test]
 async fn ports_of_the_pod_are_reached() {
     let host = host!();
-    host.launch(&host.shell("app", "nc -lk -s 127.0.0.1 -p 18073 -e cat & echo up; wait")).await;
+    // This Pod has the machine's network.
+    let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let (port, closed) = (free(), free());
+    host.launch(&host.shell("app", &format!("echo up; exec nc -ll -p {port} -e cat"))).await;
     host.said("app", "up").await;
     let until = tokio::time::Instant::now() + PATIENCE;
     let mut stream = loop {
-        match host.client.forward(&host.pod.id, 18073).await {
+        match host.client.forward(&host.pod.id, port).await {
             Ok(stream) => break stream,
             Err(error) => assert!(tokio::time::Instant::now() < until, "{error}"),
         }
@@ -155,9 +158,9 @@ async fn ports_of_the_pod_are_reached() {
     stream.read_exact(&mut back).await.unwrap();
     assert_eq!(&back, b"hello");
     drop(stream);
-    match host.client.forward(&host.pod.id, 18074).await.map(drop) {
+    match host.client.forward(&host.pod.id, closed).await.map(drop) {
         Err(ClientError::Problem(problem)) => {
-            assert!(problem.message.contains("18074"), "{problem}")
+            assert!(problem.message.contains(&closed.to_string()), "{problem}")
         }
         other => panic!("{other:?}"),
     }
