@@ -51,10 +51,8 @@ fn run(config: Config) -> anyhow::Result<()> {
     nix::unistd::setsid()?;
     nix::sys::prctl::set_child_subreaper(true)?;
     nix::sys::prctl::set_dumpable(false)?;
-    let socket = config.socket.clone();
-    // SAFETY: as in `main`; a panic must not unwind into the zygote's part of the stack.
+    // A panic must not unwind into the zygote's part of the stack.
     let served = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| serve(config)));
-    let _ = std::fs::remove_file(socket);
     served.unwrap_or_else(|_| Err(anyhow::anyhow!("it panicked")))
 }
 
@@ -71,10 +69,19 @@ fn serve(config: Config) -> anyhow::Result<()> {
             }
             std::future::pending::<()>().await;
         };
+        let socket = config.socket;
+        // The name goes first: whoever makes the Pod anew must find it free, and keep it.
+        let free = || drop(std::fs::remove_file(&socket));
         tokio::select! {
-            served = coracle_sandbox::serve(listener, shim.clone() as _) => served?,
-            () = shim.ended() => tokio::time::sleep(LAST_WORDS).await,
-            () = lonely => {}
+            served = coracle_sandbox::serve(listener, shim.clone() as _) => {
+                free();
+                served?;
+            }
+            () = shim.ended() => {
+                free();
+                tokio::time::sleep(LAST_WORDS).await;
+            }
+            () = lonely => free(),
         }
         anyhow::Ok(())
     })

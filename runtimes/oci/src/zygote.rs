@@ -11,6 +11,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use async_trait::async_trait;
@@ -25,6 +26,10 @@ use nix::unistd::{ForkResult, fork};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{launch, sealed, shim};
+
+/// How often and when a shim that is ending is asked again.
+const TRIES: u32 = 50;
+const AGAIN: Duration = Duration::from_millis(10);
 
 /// How to run the node's zygote.
 #[derive(Clone, Debug)]
@@ -201,10 +206,22 @@ impl Runtime for Zygote {
 
     async fn put_sandbox(&self, spec: SandboxSpec) -> Result<SandboxStatus, Problem> {
         shim::require_id(&spec.id)?;
-        let client = self.shim(&spec.id).await?;
-        let mut status = client.put_sandbox(&spec).await.map_err(of_client)?;
-        status.socket = Some(client.socket().to_owned());
-        Ok(status)
+        let mut tries = TRIES;
+        loop {
+            let client = self.shim(&spec.id).await?;
+            match client.put_sandbox(&spec).await {
+                Ok(mut status) => {
+                    status.socket = Some(client.socket().to_owned());
+                    return Ok(status);
+                }
+                // The shim of an earlier Pod of this name is about to be gone.
+                Err(ClientError::Problem(problem))
+                    if problem.code == ProblemCode::NoCapacity && tries > 0 => {}
+                Err(error) => return Err(of_client(error)),
+            }
+            tries -= 1;
+            tokio::time::sleep(AGAIN).await;
+        }
     }
 
     async fn sandboxes(&self) -> Vec<SandboxStatus> {

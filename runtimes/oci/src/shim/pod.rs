@@ -147,6 +147,10 @@ impl Shim {
                 format!("sandbox {} exists with another spec; delete it first", pod.spec.id);
             return Err(Problem::new(ProblemCode::Conflict, message));
         }
+        if *self.ended.borrow() {
+            let message = "this shim is ending; have the zygote make the sandbox";
+            return Err(Problem::new(ProblemCode::NoCapacity, message));
+        }
         if spec.id != self.id {
             return Err(invalid(format!(
                 "this is the shim of sandbox {}, not of {}",
