@@ -243,6 +243,7 @@ pub(crate) fn config(
         data: folder.sub("host")?,
         agent_data: folder.sub("agent")?,
         cluster,
+        containers: true,
         users: first_user(folder),
     })
 }

@@ -35,7 +35,12 @@ pub(crate) async fn bootstrap(registry: &Registry, serving: SocketAddr) -> Resul
         objects.push((&kinds::PRIORITY_CLASS, class));
     }
     for name in RUNTIME_CLASSES {
-        objects.push((&kinds::RUNTIME_CLASS, json!({"metadata": {"name": name}, "handler": name})));
+        let mut class = json!({"metadata": {"name": name}, "handler": name});
+        if name == "oci" {
+            // As agents label their nodes.
+            class["scheduling"] = json!({"nodeSelector": {"coracle.dev/runtime-oci": "true"}});
+        }
+        objects.push((&kinds::RUNTIME_CLASS, class));
     }
     let roles = auth::bootstrap::cluster_roles();
     objects.extend(roles.into_iter().map(|role| (&kinds::CLUSTER_ROLE, role)));

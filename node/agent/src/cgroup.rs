@@ -8,6 +8,10 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// Where groups are mounted.
 const MOUNT: &str = "/sys/fs/cgroup";
@@ -110,17 +114,52 @@ impl Cgroups {
         Ok(())
     }
 
+    /// Ends every process in a group and below it, and removes all that; it need not be there. A container runtime makes groups
+    /// in every tree, also in such as bound nothing here.
+    ///
+    /// Blocks until they are gone, as long as `patience` lasts.
+    pub fn destroy(&self, name: &str, patience: Duration) -> io::Result<()> {
+        let started = Instant::now();
+        for folder in self.everywhere() {
+            let folder = folder.join(name);
+            while kill_below(&folder) {
+                if started.elapsed() > patience {
+                    let message = format!("{}: its processes do not end", folder.display());
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, message));
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            remove_below(&folder)?;
+        }
+        Ok(())
+    }
+
     /// Removes what there is for the cluster; every process must be gone.
     pub fn remove_all(&self) -> io::Result<()> {
         for name in self.existing() {
             self.remove(&name)?;
         }
-        for hierarchy in &self.hierarchies {
-            remove(&hierarchy.folder(&self.cluster))?;
+        for folder in self.everywhere() {
+            remove_below(&folder)?;
             // Other clusters of this machine have theirs in there.
-            let _ = remove(&hierarchy.base.join("coracle"));
+            let _ = folder.parent().map(fs::remove_dir);
         }
         Ok(())
+    }
+
+    /// The cluster's folder in every tree of this machine; not all need be there.
+    fn everywhere(&self) -> Vec<PathBuf> {
+        let mount = Path::new(MOUNT);
+        let trees = fs::read_dir(mount).into_iter().flatten().flatten().map(|entry| entry.path());
+        // Below version 2 these are groups, not trees.
+        let apart = !mount.join("cgroup.procs").exists();
+        let trees = trees.filter(|tree| apart && tree.join("cgroup.procs").exists());
+        let own = self.hierarchies.iter().map(|hierarchy| hierarchy.base.clone());
+        let mut folders: Vec<PathBuf> =
+            own.chain(trees).map(|tree| tree.join("coracle").join(&self.cluster)).collect();
+        folders.sort();
+        folders.dedup();
+        folders
     }
 }
 
@@ -236,7 +275,7 @@ fn remove(folder: &Path) -> io::Result<()> {
     for _ in 0..TRIES {
         match fs::remove_dir(folder) {
             Err(error) if error.kind() == io::ErrorKind::ResourceBusy && !has_groups(folder) => {
-                std::thread::sleep(std::time::Duration::from_millis(5));
+                std::thread::sleep(Duration::from_millis(5));
             }
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => return Ok(()),
@@ -245,9 +284,32 @@ fn remove(folder: &Path) -> io::Result<()> {
     fs::remove_dir(folder)
 }
 
+/// Kills what is in a group and below it; whether there was anything. A group that forks while it is killed is met again.
+fn kill_below(folder: &Path) -> bool {
+    let processes = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+    let mut found = false;
+    for pid in processes.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 1) {
+        found = true;
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+    groups(folder).fold(found, |found, group| kill_below(&group) || found)
+}
+
+/// Removes a group with those below it.
+fn remove_below(folder: &Path) -> io::Result<()> {
+    for group in groups(folder) {
+        remove_below(&group)?;
+    }
+    remove(folder)
+}
+
+fn groups(folder: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path())
+}
+
 fn has_groups(folder: &Path) -> bool {
-    let mut entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.any(|entry| entry.file_type().is_ok_and(|t| t.is_dir()))
+    groups(folder).next().is_some()
 }
 
 #[cfg(test)]

@@ -9,11 +9,12 @@
 //!
 //! Hosts of an older program, found after an upgrade, keep their Pods and get no others: see [`upgrade`].
 
+mod containers;
 mod folders;
 mod member;
 mod upgrade;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::OpenOptionsExt;
@@ -27,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
+pub use containers::Runtime;
 pub use folders::Folders;
 pub use member::Host;
 
@@ -59,6 +61,8 @@ pub struct HostsConfig {
     pub cluster: String,
     /// The shared host's user; others follow by their groups' numbers. None where hosts cannot have users of their own.
     pub users: Option<u32>,
+    /// Whether the program can run containers, if the agent may.
+    pub containers: bool,
 }
 
 /// All hosts of this node; cheap to clone.
@@ -77,6 +81,8 @@ struct Inner {
     groups: Mutex<HashMap<Group, Arc<Host>>>,
     /// Hosts that new Pods of their groups do not come to: they are of an older program, or stood in for one that was.
     older: Mutex<Vec<Arc<Host>>>,
+    /// Held while the process that makes shims is looked for or started.
+    zygote: tokio::sync::Mutex<()>,
     /// Pods that are not in the shared host.
     pods: RwLock<HashMap<String, Arc<Host>>>,
     /// Some host does not have the node's routes.
@@ -87,10 +93,14 @@ struct Inner {
     closed: CancellationToken,
 }
 
-/// A host that is there from now on.
+/// A host that is there from now on, or the shim of a Pod.
 pub struct Started {
     /// The host.
     pub host: Arc<Host>,
+    /// How to reach it.
+    pub client: Client,
+    /// Whether it is the shim: nobody starts that again, its Pod has to be made anew.
+    pub is_shim: bool,
     /// Which start of it.
     pub instance: String,
     /// Its end.
@@ -129,6 +139,9 @@ pub enum PlaceError {
         /// What the system said.
         source: io::Error,
     },
+    /// This node runs no containers.
+    #[error("this node runs no containers; see its label coracle.dev/runtime-oci")]
+    NoContainers,
     /// All numbers are taken.
     #[error(
         "this node has {0} isolation groups, which is all that it can have; remove some of their Pods"
@@ -147,6 +160,22 @@ struct Record {
     number: u16,
     #[serde(default)]
     host_paths: Vec<PathBuf>,
+    /// Its Pod has containers.
+    #[serde(default)]
+    containers: bool,
+}
+
+impl Record {
+    fn shared() -> Record {
+        Record { group: Group::Shared, number: 0, host_paths: Vec::new(), containers: false }
+    }
+
+    fn pod(&self) -> Option<&str> {
+        match &self.group {
+            Group::Pod(uid) if self.containers => Some(uid),
+            _ => None,
+        }
+    }
 }
 
 impl Hosts {
@@ -163,13 +192,14 @@ impl Hosts {
         // Hosts may be new and know no route, or have an older agent's.
         stale.notify_one();
         let inner = Inner {
-            shared: Arc::new(Host::new(&config, Group::Shared, 0, Vec::new())),
+            shared: Arc::new(Host::new(&config, Record::shared())),
             config,
             network,
             cgroups,
             allocatable,
             groups: Mutex::default(),
             older: Mutex::default(),
+            zygote: tokio::sync::Mutex::default(),
             pods: RwLock::default(),
             stale,
             started,
@@ -177,15 +207,23 @@ impl Hosts {
         };
         let hosts = Self { inner: Arc::new(inner) };
         let mut sandboxes = hosts.find(&hosts.inner.shared).await?;
-        for record in hosts.records() {
-            let host =
-                Host::new(&hosts.inner.config, record.group, record.number, record.host_paths);
-            let host = Arc::new(host);
-            match hosts.find(&host).await {
+        let records = hosts.records();
+        let mut shims = hosts.shims(&records).await;
+        for record in records {
+            let shim = record.pod().and_then(|uid| shims.remove(uid));
+            let host = Arc::new(Host::new(&hosts.inner.config, record));
+            let found = match &host.shim {
+                Some(_) => hosts.find_containers(&host, shim).await,
+                None => hosts.find(&host).await,
+            };
+            match found {
                 Ok(found) => sandboxes.extend(found),
                 Err(error) => tracing::error!(%error, group = %host.group, "not taken over"),
             }
             hosts.file(host);
+        }
+        for (_, nobodys) in shims {
+            hosts.end_shim(&nobodys).await;
         }
         hosts.settle().await;
         Ok((hosts, sandboxes, receiver))
@@ -230,10 +268,16 @@ impl Hosts {
 
     /// Removes what is left of hosts that are gone.
     async fn settle(&self) {
-        let mut addresses = BTreeSet::new();
-        let mut running = HashSet::from([self.inner.shared.name()]);
+        let (mut addresses, mut attached) = (BTreeSet::new(), BTreeMap::new());
+        let mut running = HashSet::from([self.inner.shared.name(), containers::ZYGOTE.to_owned()]);
         for host in self.all().into_iter().filter(|host| !host.is_shared()) {
             let state = host.state.lock().await;
+            if let Some(shim) = &host.shim
+                && shim.client().is_some()
+            {
+                running.insert(shim.cgroup_name());
+                attached.extend(shim.address().map(|address| (shim.uid().to_owned(), address)));
+            }
             if state.running.is_some() {
                 running.insert(host.name());
                 addresses.extend(state.tenants.values().filter_map(|t| t.address));
@@ -244,9 +288,17 @@ impl Hosts {
         }
         if let Some(cgroups) = &self.inner.cgroups {
             for name in cgroups.existing().into_iter().filter(|name| !running.contains(name)) {
-                let _ = cgroups.remove(&name);
+                if containers::is_pod(&name) {
+                    self.destroy(name).await;
+                } else {
+                    let _ = cgroups.remove(&name);
+                }
             }
         }
+        if let Err(error) = self.inner.network.sweep(attached).await {
+            tracing::warn!(%error, "networks of Pods that are gone were not removed");
+        }
+        self.sweep_shims().await;
     }
 
     /// Pods that have files here but are not among `pods`, as the API has them.
@@ -255,11 +307,6 @@ impl Hosts {
         let known = self.inner.pods.read().unwrap_or_else(PoisonError::into_inner);
         uids.extend(known.keys().cloned());
         uids.into_iter().filter(|uid| !pods.contains(uid)).collect()
-    }
-
-    /// The host that a Pod was put in; the shared one where nothing is known of it.
-    pub fn of(&self, uid: &str) -> Client {
-        self.host(uid).client.clone()
     }
 
     /// Where a Pod has its files.
@@ -292,7 +339,7 @@ impl Hosts {
         }
         let mut own = Some(before).filter(|before| !before.is_shared());
         let (host, mut state) = loop {
-            let host = own.take().map_or_else(|| self.group(&group, &host_paths), Ok)?;
+            let host = own.take().map_or_else(|| self.group(&group, &host_paths, false), Ok)?;
             let state = host.state.clone().lock_owned().await;
             if !state.retired {
                 break (host, state);
@@ -329,6 +376,7 @@ impl Hosts {
         }
         let mut state = host.state.lock().await;
         if let Some(tenant) = state.tenants.remove(uid)
+            && host.shim.is_none()
             && let Some(address) = tenant.address
             && let Err(error) = self.inner.network.leave_group(host.number, address).await
         {
@@ -411,6 +459,7 @@ impl Hosts {
             let mut state = host.state.lock().await;
             self.end_host(&host, &mut state).await;
         }
+        self.end_zygote().await;
         if let Some(cgroups) = &self.inner.cgroups
             && let Err(error) = cgroups.remove_all()
         {
@@ -423,7 +472,12 @@ impl Hosts {
     }
 
     /// The host of a group, which may have to be started.
-    fn group(&self, group: &Group, host_paths: &[PathBuf]) -> Result<Arc<Host>, PlaceError> {
+    fn group(
+        &self,
+        group: &Group,
+        host_paths: &[PathBuf],
+        containers: bool,
+    ) -> Result<Arc<Host>, PlaceError> {
         if self.inner.closed.is_cancelled() {
             return Err(PlaceError::Closed);
         }
@@ -436,7 +490,8 @@ impl Hosts {
         drop(older);
         let number = (1..COMPILER).find(|number| !taken.contains(number));
         let number = number.ok_or(PlaceError::TooMany(taken.len()))?;
-        let record = Record { group: group.clone(), number, host_paths: host_paths.to_vec() };
+        let (group, host_paths) = (group.clone(), host_paths.to_vec());
+        let record = Record { group: group.clone(), number, host_paths, containers };
         let path = self.inner.config.data.join(format!("{number:03x}.json"));
         let written = serde_json::to_vec(&record).map_err(io::Error::from).and_then(|bytes| {
             let mut options = std::fs::OpenOptions::new();
@@ -445,9 +500,8 @@ impl Hosts {
             io::Write::write_all(&mut file, &bytes)
         });
         written.map_err(|source| PlaceError::Folders { group: group.clone(), source })?;
-        let host = Host::new(&self.inner.config, record.group, number, record.host_paths);
-        let host = Arc::new(host);
-        groups.insert(group.clone(), host.clone());
+        let host = Arc::new(Host::new(&self.inner.config, record));
+        groups.insert(group, host.clone());
         Ok(host)
     }
 
@@ -477,13 +531,15 @@ impl Hosts {
             return Err(PlaceError::Closed);
         }
         let (info, adopted) = self.launch(host, state).await?;
+        let other = (!host.is_shared()).then(|| host.clone());
         let ended = CancellationToken::new();
         state.running = Some(ended.clone());
-        let started = Started { host: host.clone(), instance: info.instance, ended };
+        let (host, client) = (host.clone(), host.client.clone());
+        let started = Started { host, client, is_shim: false, instance: info.instance, ended };
         // Nobody follows when the agent ends.
         let _ = self.inner.started.send(started);
-        if !host.is_shared() {
-            put_routes(host, &for_groups(&services::table(&self.inner.network))).await;
+        if let Some(host) = other {
+            put_routes(&host, &for_groups(&services::table(&self.inner.network))).await;
         }
         Ok(adopted)
     }
@@ -529,6 +585,9 @@ impl Hosts {
         if host.is_shared() {
             return Ok(self.inner.network.pod_netns().map(Into::into));
         }
+        if let Some(shim) = &host.shim {
+            return self.attach(host, shim).await;
+        }
         let made = self.inner.network.ensure_group(host.number).await;
         made.map_err(|source| PlaceError::Network { group: host.group.clone(), source })
     }
@@ -543,8 +602,13 @@ impl Hosts {
         if let Some(running) = state.running.take() {
             running.cancel();
         }
-        host::end(&host.client).await;
-        if !host.is_shared()
+        // Most Pods with containers have no such process.
+        if host.shim.is_none() || host.client.socket().exists() {
+            host::end(&host.client).await;
+        }
+        if let Some(shim) = &host.shim {
+            self.end_containers(shim).await;
+        } else if !host.is_shared()
             && let Err(error) = self.inner.network.remove_group(host.number).await
         {
             tracing::warn!(%error, group = %host.group, "the group's network was not removed");

@@ -133,7 +133,9 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
     let (hosts, sandboxes, started) =
         Hosts::open(config.hosts, config.network.clone(), allocatable).await?;
     for sandbox in &sandboxes {
+        let on_host = sandbox.spec.oci.as_ref().is_some_and(|oci| oci.host_network);
         if let Some(IpAddr::V4(ip)) = sandbox.spec.ips.first()
+            && !on_host
             && let Err(error) = config.network.adopt(&sandbox.spec.id, *ip)
         {
             tracing::warn!(%error, sandbox = sandbox.spec.id, "address of a running Pod not taken over");
@@ -150,6 +152,7 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
         max_pods: config.max_pods,
         pod_range: config.pod_range,
         labels: config.labels,
+        containers: hosts.runs_containers(),
         cpus,
         memory,
     };
@@ -194,7 +197,7 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
     tasks.spawn(node::heartbeat(client.clone(), machine, images.clone()));
     let users = workers.clone();
     let node = config.node_name.clone();
-    let running = sandboxes.iter().flat_map(|s| &s.containers);
+    let running = sandboxes.iter().filter(|s| s.spec.oci.is_none()).flat_map(|s| &s.containers);
     let in_use: Vec<String> = running.map(|container| container.image_digest.clone()).collect();
     let (all, stored) = (hosts.clone(), images.clone());
     tasks.spawn(compiler.clone().follow_upgrade(

@@ -39,6 +39,8 @@ pub struct Machine {
     pub pod_range: String,
     /// Labels given by whoever started the agent.
     pub labels: BTreeMap<String, String>,
+    /// Whether it runs containers.
+    pub containers: bool,
     /// Logical CPUs.
     pub cpus: u32,
     /// Memory, in bytes.
@@ -71,6 +73,8 @@ impl Machine {
             ("kubernetes.io/os", "linux"),
             ("kubernetes.io/arch", arch),
             ("coracle.dev/runtime-wasm", "true"),
+            // What the RuntimeClass `oci` selects nodes by.
+            ("coracle.dev/runtime-oci", if self.containers { "true" } else { "false" }),
         ] {
             labels.insert(key.to_owned(), value.to_owned());
         }

@@ -50,8 +50,8 @@ pub async fn pods(
                 if std::mem::take(&mut first) {
                     // What happened between the agent's look at the hosts and this list was told of Pods not known yet.
                     if relisten {
-                        for host in hosts.all() {
-                            workers.hear(&host.client().sandboxes().await.unwrap_or_default());
+                        for client in hosts.clients() {
+                            workers.hear(&client.sandboxes().await.unwrap_or_default());
                         }
                     }
                 }
@@ -62,7 +62,7 @@ pub async fn pods(
                     cleared.insert(id.clone());
                     let (hosts, workers) = (hosts.clone(), workers.clone());
                     tokio::spawn(async move {
-                        let _ = hosts.of(&id).delete_sandbox(&sandbox.spec.id).await;
+                        let _ = hosts.delete_sandbox(&sandbox.spec.id).await;
                         workers.clear(&id).await;
                     });
                 }
@@ -118,8 +118,8 @@ pub async fn hosts(
 
 /// Follows a host to its end: hands its events on, and starts it again when it ends before that.
 async fn host(started: Started, hosts: Hosts, workers: Workers, network: Network) {
-    let Started { host, mut instance, ended } = started;
-    let mut events = host.client().events(0);
+    let Started { host, client, is_shim, mut instance, ended } = started;
+    let mut events = client.events(0);
     loop {
         let event = tokio::select! {
             // First: what is heard after a host's end may be of the next one.
@@ -131,16 +131,26 @@ async fn host(started: Started, hosts: Hosts, workers: Workers, network: Network
         match event {
             HostEvent::Event(event) => workers.container_event(&event.sandbox, event.container),
             HostEvent::Connected { instance: now, relist } => {
-                if now != instance {
+                if now != instance && is_shim {
+                    // Another Pod's time: whoever made it follows it.
+                    return;
+                } else if now != instance {
                     instance = now;
                     tracing::warn!(group = %host.group(), "a sandbox host is a new one; starting its Pods again");
                     workers.host_lost(&host);
                     hosts.want_routes();
-                } else if relist && let Ok(sandboxes) = host.client().sandboxes().await {
+                } else if relist && let Ok(sandboxes) = client.sandboxes().await {
                     workers.hear(&sandboxes);
                 }
             }
             HostEvent::Notice(notice) => workers.notice(notice),
+            HostEvent::Disconnected(_) if is_shim => {
+                if hosts.is_gone(&host).await {
+                    tracing::warn!(group = %host.group(), "a shim is gone; its Pod is made anew");
+                    workers.sandbox_lost(&host);
+                    return;
+                }
+            }
             HostEvent::Disconnected(_) => {
                 // Its namespace and addresses outlive it; make sure of them before it binds again.
                 if let Err(error) = network.restore().await {

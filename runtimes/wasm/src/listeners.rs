@@ -119,11 +119,26 @@ impl Listeners {
     fn serve(&self, container: &Arc<Container>, address: SocketAddr) {
         let mut served = self.served.write().unwrap_or_else(PoisonError::into_inner);
         served.insert(address, container.clone());
+        if container.sandbox.spec.own_network {
+            served.insert(localhost(address), container.clone());
+        }
     }
 
     fn forget(&self, address: SocketAddr) {
-        self.served.write().unwrap_or_else(PoisonError::into_inner).remove(&address);
+        let mut served = self.served.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(container) = served.remove(&address) else { return };
+        if container.sandbox.spec.own_network {
+            served.remove(&localhost(address));
+        }
     }
+}
+
+fn localhost(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+    };
+    SocketAddr::new(ip, address.port())
 }
 
 fn key(container: &Container, address: SocketAddr) -> Key {

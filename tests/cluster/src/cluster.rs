@@ -309,6 +309,16 @@ impl Cluster {
         all.filter_map(|(pid, line)| Some(HostProcess { pid, group: group(&line)? })).collect()
     }
 
+    /// The shims of its Pods with containers: what the zygote forked, but not what they fork themselves.
+    pub fn shims(&self) -> Vec<i32> {
+        let all = process::of_folder(&self.data()).into_iter();
+        let all: Vec<i32> =
+            all.filter(|(_, line)| line.contains(" host oci ")).map(|(pid, _)| pid).collect();
+        let parent = |pid: i32| process::parent(pid).filter(|parent| all.contains(parent));
+        let forked = all.iter().copied().filter(|pid| parent(*pid).is_some());
+        forked.filter(|pid| parent(*pid).and_then(parent).is_none()).collect()
+    }
+
     /// Processes that compile for it at the moment.
     pub fn compilers(&self) -> Vec<i32> {
         let all = process::of_folder(&self.data()).into_iter();

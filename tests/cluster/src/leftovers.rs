@@ -55,6 +55,14 @@ impl Leftovers {
         found
     }
 
+    /// Processes in the cluster's cgroups.
+    fn contained(&self) -> Vec<i32> {
+        let lists = self.cgroups().into_iter().map(|group| group.join("cgroup.procs"));
+        let texts = lists.map(|list| fs::read_to_string(list).unwrap_or_default());
+        let texts: String = texts.collect::<Vec<_>>().join("\n");
+        texts.lines().filter_map(|line| line.trim().parse().ok()).filter(|pid| *pid > 1).collect()
+    }
+
     /// Names of the cluster's network namespaces, those of its isolation groups included.
     fn namespaces(&self) -> Vec<PathBuf> {
         let Some(config) = &self.network else { return Vec::new() };
@@ -69,8 +77,7 @@ impl Leftovers {
         for hierarchy in [CGROUPS.into()].into_iter().chain(folders(Path::new(CGROUPS))) {
             let cluster = hierarchy.join("coracle").join(id);
             if cluster.is_dir() {
-                found.extend(folders(&cluster));
-                found.push(cluster);
+                below(&cluster, &mut found);
             }
         }
         found
@@ -91,7 +98,9 @@ impl Leftovers {
     pub(crate) fn remove(&self) {
         // A supervisor may start a host anew while others are being killed.
         for _ in 0..3 {
-            for (pid, _) in process::of_folder(&self.folder) {
+            let ours = process::of_folder(&self.folder).into_iter().map(|(pid, _)| pid);
+            // What runs in containers has any name.
+            for pid in ours.chain(self.contained()) {
                 let pid = nix::unistd::Pid::from_raw(pid);
                 let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
             }
@@ -120,6 +129,12 @@ impl Leftovers {
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
     }
+}
+
+/// A group and those below it, the inner ones first.
+fn below(group: &Path, found: &mut Vec<PathBuf>) {
+    folders(group).into_iter().for_each(|inner| below(&inner, found));
+    found.push(group.to_owned());
 }
 
 /// What in a folder has a name that begins so.

@@ -19,20 +19,27 @@ pub struct Folders {
     pub volumes: PathBuf,
     /// Number of the host's user and of its group, if it has its own.
     pub(super) user: Option<u32>,
+    /// A Pod's that has containers.
+    containers: bool,
 }
 
 impl Folders {
     /// Those of the group whose things lie in `base`.
-    pub(super) fn new(base: &Path, user: Option<u32>) -> Self {
-        Self { logs: base.join("logs"), volumes: base.join("volumes"), user }
+    pub(super) fn new(base: &Path, user: Option<u32>, containers: bool) -> Self {
+        Self { logs: base.join("logs"), volumes: base.join("volumes"), user, containers }
     }
 
     /// Makes them, or sees that they are the host's.
     pub(super) fn make(&self) -> io::Result<()> {
-        closed(&self.logs, self.user, self.user)?;
+        // Where root writes beside the host, the host must not exchange folders.
+        let of_logs = if self.containers { Some(0) } else { self.user };
+        closed(&self.logs, self.user.and(of_logs), self.user)?;
         closed(&self.volumes, self.user.map(|_| 0), self.user)?;
         if self.user.is_some() {
             fs::set_permissions(&self.volumes, Permissions::from_mode(0o750))?;
+            if self.containers {
+                fs::set_permissions(&self.logs, Permissions::from_mode(0o750))?;
+            }
         }
         Ok(())
     }
@@ -45,6 +52,29 @@ impl Folders {
     /// Folder of a Pod's volumes.
     pub fn pod_volumes(&self, uid: &str) -> PathBuf {
         self.volumes.join(uid)
+    }
+
+    /// Whether these are of a Pod that has containers.
+    pub fn of_containers(&self) -> bool {
+        self.containers
+    }
+
+    /// Makes a folder in which the host writes, where those above are root's.
+    pub fn give(&self, path: &Path) -> io::Result<()> {
+        if let Some(above) = path.parent() {
+            fs::create_dir_all(above)?;
+        }
+        closed(path, self.user, self.user)
+    }
+
+    /// Where what an attempt at a container writes into its root file system is kept.
+    pub fn root(&self, container: &str, attempt: u32) -> PathBuf {
+        self.roots(container).join(attempt.to_string())
+    }
+
+    /// Folder of all attempts at a container.
+    pub fn roots(&self, container: &str) -> PathBuf {
+        self.volumes.with_file_name("roots").join(container)
     }
 
     /// UIDs of the Pods that have something in them.

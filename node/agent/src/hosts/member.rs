@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use coracle_sandbox::{Client, SandboxSpec};
 use tokio_util::sync::CancellationToken;
 
-use super::{Folders, HostsConfig, Place, folders};
+use super::containers::Shim;
+use super::{Folders, HostsConfig, Place, Record, folders};
 use crate::cgroup::Cgroup;
 use crate::host::HostCommand;
 use crate::isolation::Group;
@@ -23,6 +24,8 @@ pub struct Host {
     pub(super) client: Client,
     pub(super) folders: Arc<Folders>,
     host_paths: Vec<PathBuf>,
+    /// Of a Pod with containers, which run there; this host's process is for its Wasm containers, if it has any.
+    pub(super) shim: Option<Shim>,
     /// Its process is of another program than the agent's.
     pub(super) outdated: AtomicBool,
     pub(super) state: Arc<tokio::sync::Mutex<State>>,
@@ -49,25 +52,23 @@ pub(super) struct Tenant {
 }
 
 impl Host {
-    pub(super) fn new(
-        config: &HostsConfig,
-        group: Group,
-        number: u16,
-        host_paths: Vec<PathBuf>,
-    ) -> Self {
-        let user = config.users.map(|first| first + u32::from(number));
+    pub(super) fn new(config: &HostsConfig, record: Record) -> Self {
+        let user = config.users.map(|first| first + u32::from(record.number));
+        let shim = record.pod().map(|uid| Shim::new(uid.to_owned()));
+        let Record { group, number, host_paths, containers } = record;
         let mut host = Self {
             client: Client::new(""),
-            folders: Arc::new(Folders::new(&config.agent_data, user)),
+            folders: Arc::new(Folders::new(&config.agent_data, user, false)),
             group,
             number,
             host_paths,
+            shim,
             outdated: AtomicBool::new(false),
             state: Arc::default(),
         };
         host.client = Client::new(config.sockets.join(format!("{}.sock", host.name())));
         if !host.is_shared() {
-            host.folders = Arc::new(Folders::new(&host.base(config), user));
+            host.folders = Arc::new(Folders::new(&host.base(config), user, containers));
         }
         host
     }
@@ -138,9 +139,10 @@ impl Host {
 
 impl Tenant {
     pub(super) fn of(spec: &SandboxSpec) -> Self {
+        let is_nodes = spec.oci.as_ref().is_some_and(|oci| oci.host_network);
         let address = spec.ips.iter().find_map(|ip| match ip {
-            IpAddr::V4(ip) => Some(*ip),
-            IpAddr::V6(_) => None,
+            IpAddr::V4(ip) if !is_nodes => Some(*ip),
+            _ => None,
         });
         Self { address, memory: spec.memory_limit, cpu: spec.cpu_weight }
     }

@@ -87,6 +87,25 @@ pub enum Workload {
     },
 }
 
+/// What runs an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A Wasm host.
+    Wasm,
+    /// A container runtime.
+    Container,
+}
+
+impl Workload {
+    /// What runs it.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Wasm(_) => Kind::Wasm,
+            Self::Container { .. } => Kind::Container,
+        }
+    }
+}
+
 /// An image that is ready on this node.
 #[derive(Debug, Clone)]
 pub struct Pulled {
@@ -205,6 +224,15 @@ impl Images {
         let image = self.pull(given, &name, &keyring, words).await?;
         self.inner.pulled.notify_one();
         self.ready(given, &image, words, Some(started)).await
+    }
+
+    /// What runs an image that is here already; none where somebody else would have to be asked.
+    pub fn kind(&self, wanted: Wanted<'_>) -> Option<Kind> {
+        let image = self.inner.store.find(&ImageName::parse(wanted.name).ok()?)?;
+        match pull::wants(wanted.name, &image, wanted.words).ok()? {
+            pull::Wants::Program(_) => Some(Kind::Wasm),
+            pull::Wants::Files => Some(Kind::Container),
+        }
     }
 
     /// The Wasm file of that digest, if it is still here.

@@ -11,7 +11,9 @@ use crate::pod::worker::Workers;
 
 /// The answer. A host that does not answer is missing in it.
 pub async fn of_hosts(workers: &Workers) -> Response {
-    let hosts = workers.hosts().all();
+    let mut hosts = workers.hosts().all();
+    // Pods with containers have a Wasm host only if they mix both.
+    hosts.retain(|host| host.client().socket().exists());
     let answers = join_all(hosts.iter().map(|host| host.client().metrics())).await;
     let mut documents: Vec<(usize, String)> = Vec::new();
     for (number, answer) in answers.into_iter().enumerate() {

@@ -32,8 +32,8 @@ pub(super) struct PodSample {
 impl Sample {
     /// Asks all hosts.
     pub(super) async fn take(workers: &Workers) -> Sample {
-        let hosts = workers.hosts().all();
-        let answers = join_all(hosts.iter().map(|host| host.client().usage())).await;
+        let clients = workers.hosts().clients();
+        let answers = join_all(clients.iter().map(|client| client.usage())).await;
         let incomplete = answers.iter().any(Result::is_err);
         let mut by_pod: HashMap<String, Vec<ContainerUsage>> = HashMap::new();
         for usage in answers.into_iter().flatten().flatten() {

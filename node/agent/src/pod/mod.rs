@@ -7,6 +7,7 @@ pub mod env;
 pub mod hooks;
 pub mod lifecycle;
 pub mod names;
+pub mod oci;
 pub mod probes;
 pub mod resources;
 pub mod spec;

@@ -1,7 +1,10 @@
 //! What a Pod asks of the node, worked out from its spec: rules for its life, ports, limits. Pure.
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
+use coracle_network::HostPort;
+use coracle_network::routes::Protocol;
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod, Probe, Service};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -204,6 +207,28 @@ pub fn http_ports<'a>(
     ports.sort_unstable();
     ports.dedup();
     ports
+}
+
+/// Ports of the machine that lead to the Pod; none where it uses the machine's network itself.
+pub fn host_ports(pod: &Pod, ip: Ipv4Addr) -> Vec<HostPort> {
+    if pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true)) {
+        return Vec::new();
+    }
+    let ports = containers(pod).flat_map(|(_, c)| c.ports.iter().flatten());
+    let led = ports.filter_map(|port| {
+        let number = |port: i32| u16::try_from(port).ok().filter(|port| *port > 0);
+        Some(HostPort {
+            address: port.host_ip.as_ref().and_then(|ip| ip.parse().ok()),
+            port: number(port.host_port?)?,
+            protocol: match port.protocol.as_deref() {
+                Some("UDP") => Protocol::Udp,
+                Some("SCTP") => Protocol::Sctp,
+                _ => Protocol::Tcp,
+            },
+            target: SocketAddrV4::new(ip, number(port.container_port)?),
+        })
+    });
+    led.collect()
 }
 
 fn is_tcp(port: &k8s_openapi::api::core::v1::ContainerPort) -> bool {

@@ -79,20 +79,50 @@ pub fn prepare(
     Ok(added)
 }
 
+/// Makes room for the message of an attempt at a container that has files of its own: one file, mounted at the path itself, as
+/// the kubelet does it.
+pub fn prepare_file(
+    container: &Container,
+    mounts: &[Mount],
+    volumes: &Path,
+    attempt: u32,
+) -> std::io::Result<Option<Mount>> {
+    let all = volumes.join(FOLDER).join(&container.name);
+    match std::fs::remove_dir_all(&all) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let path = path(container);
+    let Some(inner) = inner(mounts, path) else { return Ok(None) };
+    let folder = folder(volumes, &container.name, attempt);
+    let written = folder.join("written");
+    let file = written.join(inner);
+    std::fs::create_dir_all(file.parent().unwrap_or(&written))?;
+    std::fs::File::create(&file)?;
+    // Whoever runs in the container may write it; who else may come this far is decided by the folders above.
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o666))?;
+    std::os::unix::fs::symlink(&written, folder.join(LINK))?;
+    Ok(Some(Mount { host_path: file, guest_path: path.to_owned(), ..Mount::default() }))
+}
+
+/// The file's path below what is mounted there.
+fn inner(mounts: &[Mount], path: &Path) -> Option<PathBuf> {
+    let name = path.file_name()?;
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    let inner = covering(mounts, parent).map(|(_, rest)| rest.join(name));
+    Some(inner.unwrap_or_else(|| name.into()))
+}
+
 /// What the attempt left, by `terminationMessagePath`; empty where it left nothing. `mounts` are the container's
 /// volumes, as far as their places in the container go.
 pub fn message(container: &Container, volumes: &Path, attempt: u32) -> String {
-    let path = path(container);
-    let parent = path.parent().unwrap_or(Path::new("/"));
     let mounted: Vec<Mount> = container
         .volume_mounts
         .iter()
         .flatten()
         .map(|m| Mount { guest_path: m.mount_path.clone().into(), ..Mount::default() })
         .collect();
-    let Some(name) = path.file_name() else { return String::new() };
-    let inner = covering(&mounted, parent).map(|(_, rest)| rest.join(name));
-    let inner = inner.unwrap_or_else(|| name.into());
+    let Some(inner) = inner(&mounted, path(container)) else { return String::new() };
     let folder = folder(volumes, &container.name, attempt);
     last_bytes(&folder, &inner).unwrap_or_default()
 }

@@ -4,12 +4,14 @@
 //! pure step, and every action runs as a short task that posts the next event. One heap holds all wake-up times.
 //! Statuses go out through a bounded number of reporters, at most one at a time per Pod, the newest state winning.
 
+mod containers;
 mod end;
 mod exits;
 mod images;
 mod logs;
 mod recovery;
 mod report;
+mod resolve;
 mod seen;
 mod start;
 mod streams;
@@ -30,6 +32,7 @@ use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use tokio::sync::{Notify, Semaphore};
 
 use self::recovery::Recovery;
+use self::resolve::Fetching;
 use self::successor::{Leave, Makers};
 use crate::events::Recorder;
 use crate::hosts::{Host, Hosts};
@@ -121,6 +124,8 @@ struct Entry {
     imports: BTreeMap<String, Arc<CompiledImage>>,
     /// HTTP containers whose ports follow from Services, as they were started.
     open_ports: HashMap<String, ContainerSpec>,
+    /// Images that are being fetched to see what runs them, or were, by container.
+    fetching: HashMap<String, Fetching>,
     leave: Leave,
 }
 
@@ -200,13 +205,18 @@ impl Workers {
                         settling: Settling::New,
                         imports: BTreeMap::new(),
                         open_ports: HashMap::new(),
+                        fetching: HashMap::new(),
                         leave: Leave::No,
                     };
                     if entry.state.sandbox == Sandbox::Ready {
                         let (volumes, pod) = (self.inner.parts.volumes.clone(), entry.pod.clone());
                         let uid = uid.clone();
-                        let owner = Owner(self.inner.parts.hosts.folders(&uid).owner());
-                        tokio::spawn(async move { volumes.adopt(&uid, &pod, owner).await });
+                        let owner = Owner::of(&self.inner.parts.hosts.folders(&uid), &pod);
+                        let (workers, ip) = (self.clone(), entry.state.ip);
+                        tokio::spawn(async move {
+                            workers.lead_host_ports(&uid, &pod, ip).await;
+                            volumes.adopt(&uid, &pod, owner).await
+                        });
                     }
                     table.pods.insert(uid.clone(), entry);
                 }
@@ -275,7 +285,20 @@ impl Workers {
     pub fn host_lost(&self, host: &Arc<Host>) {
         let hosts = &self.inner.parts.hosts;
         let lost = self.uids().into_iter().filter(|uid| hosts.is_in(uid, host));
-        self.recover(lost.collect());
+        let (mixed, lost) = lost.partition::<Vec<_>, _>(|uid| hosts.has_containers(uid));
+        // What runs beside it in containers runs on.
+        for uid in mixed {
+            for name in self.beside(&uid) {
+                self.post(&uid, self.lost(&uid, &name));
+            }
+        }
+        self.recover(lost);
+    }
+
+    /// A shim is gone, and its Pod's sandbox.
+    pub fn sandbox_lost(&self, host: &Arc<Host>) {
+        let hosts = &self.inner.parts.hosts;
+        self.recover(self.uids().into_iter().filter(|uid| hosts.is_in(uid, host)).collect());
     }
 
     /// Takes an event in and sets its consequences going.
@@ -383,7 +406,8 @@ impl Workers {
             }
             Action::Pull { container } => {
                 let event = match Box::pin(self.pull(&pod, &container)).await {
-                    Ok(digest) => Event::Pulled { container, digest },
+                    Ok(Some(digest)) => Event::Pulled { container, digest },
+                    Ok(None) => Event::SandboxChanged,
                     Err((reason, message)) => Event::Failed { container, reason, message },
                 };
                 self.post(uid, event);
@@ -405,7 +429,8 @@ impl Workers {
             }
             Action::Stop { container, grace_seconds } => {
                 let stop = Stop { grace_seconds };
-                let result = parts.hosts.of(uid).stop_container(uid, &container, stop).await;
+                let client = parts.hosts.of(uid, &container);
+                let result = client.stop_container(uid, &container, stop).await;
                 if let Err(error) = &result
                     && error.problem().is_some_and(|p| p.code == ProblemCode::NotFound)
                 {
@@ -426,16 +451,15 @@ impl Workers {
             }
             Action::RemoveSandbox => {
                 loop {
-                    match parts.hosts.of(uid).delete_sandbox(uid).await {
+                    match parts.hosts.delete_sandbox(uid).await {
                         Ok(()) => break,
-                        Err(ClientError::Problem(p)) if p.code == ProblemCode::NotFound => break,
-                        Err(ClientError::Unreachable { .. }) => break,
                         Err(error) => {
                             tracing::warn!(%error, pod = uid, "sandbox not removed, trying again")
                         }
                     }
                     tokio::time::sleep(RETRY).await;
                 }
+                self.lead_host_ports(uid, &pod, None).await;
                 parts.hosts.leave(uid).await;
                 parts.network.release(uid);
                 parts.volumes.forget(uid).await;
@@ -455,6 +479,9 @@ impl Workers {
             return Err("no address".to_owned());
         };
         let Some(probe) = spec::probe(container, kind) else { return Ok(()) };
+        if let Some(exec) = &probe.exec {
+            return self.exec_probe(uid, name, exec, probe.timeout_seconds.unwrap_or(1)).await;
+        }
         probes::run(ip, container, probe, |port| self.inner.parts.network.listen_port(port)).await
     }
 
@@ -465,6 +492,9 @@ impl Workers {
             return Err("no address".to_owned());
         };
         let Some(hook) = spec::hook(container, kind) else { return Ok(()) };
+        if let Some(exec) = &hook.exec {
+            return self.exec_hook(uid, pod, name, exec).await;
+        }
         hooks::run(ip, container, hook, |port| self.inner.parts.network.listen_port(port)).await
     }
 

@@ -6,6 +6,7 @@
 //! what Wasm containers have to offer.
 
 mod port_forward;
+mod processes;
 mod remote_command;
 mod routes;
 mod spdy;

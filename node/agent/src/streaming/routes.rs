@@ -16,7 +16,7 @@ use super::port_forward::{self, Target};
 use super::remote_command::{self, RemoteCommand, Wanted};
 use super::upgrade::{self, Agreed};
 use super::websocket::{self, Form};
-use super::{spdy, wasm};
+use super::{processes, spdy, wasm};
 use crate::pod::worker::Workers;
 
 /// SPDY's protocol of port-forward, and the same inside WebSocket messages.
@@ -71,8 +71,19 @@ pub(crate) fn router() -> Router<Workers> {
         .route("/portForward/{namespace}/{pod}/{uid}", forward)
 }
 
-async fn exec(State(workers): State<Workers>, Path(names): Names) -> Response {
-    wasm::no_exec(&workers, &names).into_response()
+async fn exec(
+    State(workers): State<Workers>,
+    Path(names): Names,
+    Query(query): Pairs,
+    request: Request,
+) -> Response {
+    let Some(process) = processes::find(&workers, &names) else {
+        return wasm::no_exec(&workers, &names).into_response();
+    };
+    match Wanted::of(&query) {
+        Ok(wanted) => serve_command(request, wanted, Box::new(process.exec(wanted, &query))),
+        Err(why) => (StatusCode::BAD_REQUEST, why).into_response(),
+    }
 }
 
 async fn attach(
@@ -85,6 +96,9 @@ async fn attach(
         Ok(wanted) => wanted,
         Err(why) => return (StatusCode::BAD_REQUEST, why).into_response(),
     };
+    if let Some(process) = processes::find(&workers, &names) {
+        return serve_command(request, wanted, Box::new(process.attach(wanted)));
+    }
     match wasm::attach(&workers, &names, wanted) {
         Ok(command) => serve_command(request, wanted, Box::new(command)),
         Err(refusal) => refusal.into_response(),

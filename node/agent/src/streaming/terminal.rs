@@ -1,8 +1,4 @@
 //! Sizes of a client's terminal, as it sends them beside the streams: one JSON object after the other.
-#![cfg_attr(
-    not(test),
-    expect(dead_code, reason = "Wasm components have no terminal; what has one reads this")
-)]
 
 use bytes::BytesMut;
 

@@ -35,7 +35,10 @@ fn locate(workers: &Workers, names: &[String], has_uid: bool) -> Result<Located,
 }
 
 /// The Pod and the container that a path names, and the attempt that runs.
-fn running(workers: &Workers, names: &[String]) -> Result<(Located, String, u32), Refusal> {
+pub(super) fn running(
+    workers: &Workers,
+    names: &[String],
+) -> Result<(Located, String, u32), Refusal> {
     let pod = locate(workers, names, names.len() > 3)?;
     let container = names.last().cloned().unwrap_or_default();
     let refuse =
@@ -54,7 +57,7 @@ fn running(workers: &Workers, names: &[String]) -> Result<(Located, String, u32)
     }
 }
 
-/// Why nothing is run in a container: all of them are Wasm.
+/// Why nothing is run in a Wasm container.
 pub(super) fn no_exec(workers: &Workers, names: &[String]) -> Refusal {
     match running(workers, names) {
         Err(refusal) => refusal,
@@ -189,7 +192,8 @@ pub(super) fn target(workers: &Workers, names: &[String]) -> Result<Address, Ref
     }
 }
 
-/// A Pod's address: a Wasm component listens there and nowhere else, on its localhost neither.
+/// A Pod's address: a Wasm component listens there and nowhere else, on its localhost neither. In a Pod with containers it is
+/// localhost that is forwarded to.
 pub(super) struct Address {
     workers: Workers,
     pod: Located,
@@ -207,6 +211,11 @@ impl Target for Address {
 
     fn dial(&self, port: u16) -> BoxFuture<'_, Result<Box<dyn Wire>, String>> {
         Box::pin(async move {
+            if let Some(shim) = self.workers.hosts().shim(&self.pod.uid) {
+                let stream = shim.forward(&self.pod.uid, port).await;
+                let stream = stream.map_err(|why| super::processes::said(&why))?;
+                return Ok(Box::new(stream) as Box<dyn Wire>);
+            }
             let address = SocketAddr::new(self.address, self.workers.listen_port(port));
             let stream = probes::connect(address).await;
             let stream =

@@ -30,6 +30,9 @@ pub struct SandboxSpec {
     /// The network namespace in which these addresses live; the host's own where none is given.
     #[serde(default)]
     pub netns: Option<PathBuf>,
+    /// Whether that namespace is this sandbox's alone, shared with others of the same Pod: its localhost is theirs, too.
+    #[serde(default)]
+    pub own_network: bool,
     /// Folder of the Pod's logs; made when first needed.
     #[serde(default)]
     pub log_dir: PathBuf,

@@ -6,6 +6,9 @@
 //! **Calling.** A Service's ClusterIP leads to one of its endpoints. Localhost leads to the Pod
 //! itself, never to another Pod and never to the machine. The rest is left to the network.
 //!
+//! **In a Pod with other containers** the namespace is the Pod's alone, and nothing is translated: the wildcard address and
+//! localhost are what they are for the others.
+//!
 //! **Without a network namespace** (an ordinary user) Pods' addresses are loopback addresses of the
 //! machine, behind each of which are the machine's own services too. There a guest reaches a
 //! loopback address only where a Pod or a Service is known to listen; everything else refuses.
@@ -92,6 +95,11 @@ impl Place {
         self.0.sandbox.spec.netns.is_none()
     }
 
+    /// Whether the namespace is the Pod's alone.
+    fn is_alone(&self) -> bool {
+        self.0.sandbox.spec.own_network
+    }
+
     /// Whether it means the Pod itself, to a guest. Without a namespace the other loopback addresses are other Pods'.
     fn is_localhost(&self, ip: IpAddr) -> bool {
         match ip {
@@ -118,6 +126,9 @@ impl Place {
             ip if self.is_localhost(ip) => Reach::OwnPod,
             _ => return Err(ErrorCode::AddressNotBindable),
         };
+        if self.is_alone() {
+            return Ok((SocketAddr::new(ip, port), reach));
+        }
         let own = self.own(ip.is_ipv6()).ok_or(ErrorCode::AddressNotBindable)?;
         Ok((SocketAddr::new(own, port), reach))
     }
@@ -149,6 +160,9 @@ impl Place {
             return backends.in_turn().next().ok_or(ErrorCode::ConnectionRefused);
         }
         let ip = wanted.ip();
+        if self.is_alone() {
+            return Ok(wanted);
+        }
         let own = self.ips().contains(&ip);
         if !self.is_on_loopback() {
             return match self.own(ip.is_ipv6()) {
@@ -183,12 +197,16 @@ impl Place {
         if self.is_on_loopback() && !target.ip().is_loopback() {
             return None;
         }
+        if self.is_alone() && target.ip().is_loopback() {
+            return None;
+        }
         Some(SocketAddr::new(self.own(target.is_ipv6())?, 0))
     }
 
     /// Whether somebody there may talk to a socket of this reach.
     pub(super) fn admits(&self, reach: Reach, peer: IpAddr) -> bool {
-        reach == Reach::Anyone || self.ips().contains(&peer)
+        let own = self.ips().contains(&peer) || (self.is_alone() && peer.is_loopback());
+        reach == Reach::Anyone || own
     }
 
     pub(super) fn container(&self) -> &Arc<Container> {

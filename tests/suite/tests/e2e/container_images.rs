@@ -14,7 +14,11 @@ use crate::images::registry::{Image, OCI_MANIFEST, Registry, program};
 use crate::images::{PULLING, pod, push, waits};
 
 /// The image as a layout among the cluster's own files.
-fn layout(cluster: &Cluster, name: &str, image: &containers::Image) -> anyhow::Result<PathBuf> {
+pub(crate) fn layout(
+    cluster: &Cluster,
+    name: &str,
+    image: &containers::Image,
+) -> anyhow::Result<PathBuf> {
     let folder = cluster.home().join(name);
     image.write(&folder)?;
     cluster.hand_over(&folder)?;
@@ -22,7 +26,7 @@ fn layout(cluster: &Cluster, name: &str, image: &containers::Image) -> anyhow::R
 }
 
 /// Or else why a test is left out.
-fn available(
+pub(crate) fn available(
     image: anyhow::Result<containers::Image>,
 ) -> anyhow::Result<Option<containers::Image>> {
     match image {

@@ -7,6 +7,7 @@ mod access;
 mod bad_input;
 mod clients;
 mod container_images;
+mod containers;
 mod context;
 mod env;
 mod front;
@@ -178,6 +179,13 @@ suite! {
         a_pull_survives_the_agent,
         unused_images_go,
         other_clients_push,
+    }
+    containers {
+        a_web_server_is_served,
+        web_and_cache_are_one_pod,
+        both_kinds_write_into_one_volume,
+        an_update_changes_the_kind_under_load,
+        shims_outlive_the_agent_and_are_missed_when_killed,
     }
     container_images { container_images_are_unpacked_as_they_are, a_server_of_debians_is_pulled }
 }

@@ -271,7 +271,8 @@ impl PodState {
                 self.sandbox = Sandbox::Absent { until, message };
             }
             Event::SandboxRemoved => self.sandbox = Sandbox::Gone,
-            Event::HostLost => self.host_lost(now, actions),
+            Event::HostLost => self.host_lost("the sandbox host ended", now, actions),
+            Event::SandboxChanged => self.sandbox_changed(now, actions),
             Event::Pulled { container, digest } => {
                 if let Some(c) = self.container(&container)
                     && c.phase == Phase::Pulling
@@ -386,7 +387,7 @@ impl PodState {
     }
 
     /// The host is gone, and every attempt in it. In a new sandbox init containers run again.
-    fn host_lost(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
+    fn host_lost(&mut self, why: &str, now: Timestamp, actions: &mut Vec<Action>) {
         let over = self.is_over();
         if self.sandbox != Sandbox::Gone {
             self.sandbox = Sandbox::Absent { until: None, message: String::new() };
@@ -396,7 +397,7 @@ impl PodState {
                 let how = Termination {
                     code: 137,
                     reason: "Error".into(),
-                    message: "the sandbox host ended".into(),
+                    message: why.into(),
                     started_at: since,
                     finished_at: now,
                 };
@@ -408,6 +409,18 @@ impl PodState {
         if !self.is_over() {
             self.init_anew();
         }
+    }
+
+    /// What was made is not what the Pod needs. What runs in it ends with it, and starts again in the next.
+    fn sandbox_changed(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
+        if self.ending.is_some() || self.outcome().is_some() || self.sandbox != Sandbox::Ready {
+            return;
+        }
+        let why = "Pod sandbox changed, it will be killed and re-created.";
+        if self.is_active() {
+            actions.push(report("SandboxChanged", false, why.to_owned()));
+        }
+        self.host_lost(why, now, actions);
     }
 
     /// The next sandbox is a new one: what prepared the last has to prepare it, too.

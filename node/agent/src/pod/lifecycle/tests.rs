@@ -188,6 +188,30 @@ fn a_lost_host_restarts_everything_at_once_and_counts_it() {
 }
 
 #[test]
+fn another_sandbox_is_made_where_the_first_was_of_the_wrong_kind() {
+    // Silently while nothing runs yet.
+    let mut pod = PodState::new(vec![rule("a", RestartPolicy::Always)], at(0));
+    pod.step(Event::Tick, at(0));
+    pod.step(Event::SandboxReady(IP), at(0));
+    assert_eq!(pod.step(Event::SandboxChanged, at(1)), [Action::CreateSandbox]);
+    assert_eq!(pod.step(Event::SandboxChanged, at(1)), [], "it is being made");
+    let actions = pod.step(Event::SandboxReady(IP), at(2));
+    assert_eq!(actions, [Action::Pull { container: "a".into() }]);
+    assert_eq!(pod.containers[0].restarts, 0);
+    // What ran ends with the old one, and is told.
+    let mut pod = running(vec![rule("a", RestartPolicy::Always)]);
+    let actions = pod.step(Event::SandboxChanged, at(5));
+    let told = "SandboxChanged: Pod sandbox changed, it will be killed and re-created.";
+    assert_eq!(reports(&actions), [told]);
+    assert_eq!(actions[1..], [Action::CreateSandbox]);
+    assert_eq!(pod.containers[0].restarts, 1);
+    // A Pod that ends has no use for one.
+    pod.step(Event::SandboxReady(IP), at(6));
+    pod.step(Event::Delete { grace_seconds: 1 }, at(7));
+    assert!(!pod.step(Event::SandboxChanged, at(7)).contains(&Action::CreateSandbox));
+}
+
+#[test]
 fn probes_gate_readiness_and_restart_what_is_not_alive() {
     let probe = |kind, failure_threshold| ProbeRule {
         kind,
@@ -283,6 +307,7 @@ fn nothing_stays_due() {
                 7 => exited(name, attempt, draw(2) as i32, now),
                 8 | 9 => Event::Probed { container: name.into(), attempt, kind, result },
                 10 if draw(4) == 0 => Event::HostLost,
+                10 if draw(4) == 0 => Event::SandboxChanged,
                 11 if draw(8) == 0 => Event::Delete { grace_seconds: 3 },
                 11 if draw(8) == 0 => Event::Evict { message: "full".into() },
                 11 if draw(4) == 0 => Event::ImageChanged { container: name.into() },

@@ -237,6 +237,8 @@ pub enum Event {
     SandboxRemoved,
     /// Every sandbox of the host is gone with it.
     HostLost,
+    /// The Pod needs another sandbox than it has, which goes with what still runs in it.
+    SandboxChanged,
     /// The image is here and fit to start.
     Pulled {
         /// Which container.

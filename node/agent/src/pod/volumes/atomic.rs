@@ -38,7 +38,7 @@ pub(super) fn write(dir: &Path, payload: &Payload, owner: Owner) -> std::io::Res
     let data = dir.join(DATA);
     let old = std::fs::read_link(&data).ok();
     if let Some(old) = &old
-        && same(&dir.join(old), payload)?
+        && same(&dir.join(old), payload, owner)?
     {
         return Ok(false);
     }
@@ -57,7 +57,6 @@ pub(super) fn write(dir: &Path, payload: &Payload, owner: Owner) -> std::io::Res
         let mut options = std::fs::OpenOptions::new();
         let mut out = options.write(true).create_new(true).mode(0o600).open(&path)?;
         out.write_all(&file.bytes)?;
-        // Whoever else is on this machine has no part in it: the owner's bits are all that count.
         owner.show(&path, file.mode)?;
     }
     let temporary = dir.join(DATA_NEW);
@@ -98,7 +97,7 @@ pub(super) fn exists(dir: &Path) -> bool {
 /// A folder of the agent's that the owner alone may enter besides; may exist.
 pub(super) fn folder(path: &Path, owner: Owner) -> std::io::Result<()> {
     match std::fs::DirBuilder::new().mode(0o700).create(path) {
-        Ok(()) => owner.show(path, 0o700),
+        Ok(()) => owner.show_folder(path),
         Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
         Err(e) => Err(e),
     }
@@ -111,7 +110,7 @@ fn first(path: &Path) -> Option<&Path> {
     })
 }
 
-fn same(dir: &Path, payload: &Payload) -> std::io::Result<bool> {
+fn same(dir: &Path, payload: &Payload, owner: Owner) -> std::io::Result<bool> {
     let mut found = 0;
     let mut folders = vec![dir.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -127,7 +126,7 @@ fn same(dir: &Path, payload: &Payload) -> std::io::Result<bool> {
             };
             let meta = entry.metadata()?;
             if meta.len() != file.bytes.len() as u64
-                || meta.permissions().mode() & 0o777 != file.mode & 0o700
+                || meta.permissions().mode() & 0o777 != owner.shown(file.mode)
                 || std::fs::read(&path)? != file.bytes
             {
                 return Ok(false);

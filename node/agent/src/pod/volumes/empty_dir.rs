@@ -33,24 +33,27 @@ pub(super) fn set_up(
     node_memory: u64,
 ) -> Result<(), SetUpError> {
     // What is there is its owner's since its first day, and nothing of the agent's is ever written into it.
-    if !path.exists() {
-        folder(path, owner).and_then(|()| owner.give(path)).map_err(disk(path))?;
+    let is_new = !path.exists();
+    if is_new {
+        // Also below what is mounted on it: a host that has mounts of its own may not see that.
+        folder(path, owner).and_then(|()| owner.give_volume(path)).map_err(disk(path))?;
     }
     if !in_memory(source) || !nix::unistd::geteuid().is_root() || is_mounted(path) {
-        return Ok(());
+        return owner.share(path).map_err(disk(path));
     }
     let limits: Option<u64> =
         spec::containers(pod).map(|(_, c)| spec::limits(c).memory_limit).sum();
     let size = [limit(source), limits].into_iter().flatten().min().unwrap_or(node_memory);
     let options = format!("size={size},mode=0700,nr_inodes={}", (size / 4096).clamp(64, 1 << 20));
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    let flags = if owner.has_containers() { flags } else { flags | MsFlags::MS_NOEXEC };
     match mount(Some("tmpfs"), path, Some("tmpfs"), flags, Some(options.as_str())) {
-        Ok(()) => owner.give(path).map_err(disk(path)),
+        Ok(()) => {}
         Err(error) => {
             tracing::warn!(%error, path = %path.display(), "emptyDir lies on disk: no memory can be mounted");
-            Ok(())
         }
     }
+    owner.give_volume(path).map_err(disk(path))
 }
 
 /// Takes volumes in memory at and below `dir` away, the innermost first.

@@ -15,14 +15,13 @@ mod empty_dir;
 mod error;
 mod host_path;
 mod mounts;
+mod owner;
 mod payload;
 mod tokens;
 mod update;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap};
-use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -34,6 +33,7 @@ pub use self::error::{MountError, SetUpError};
 pub use self::host_path::{HostPaths, host_paths};
 use self::mounts::Folder;
 pub use self::mounts::SetUp;
+pub use self::owner::Owner;
 use self::payload::Inputs;
 pub use self::update::Hooks;
 use crate::events::Recorder;
@@ -45,31 +45,6 @@ use crate::pod::env::NodeFacts;
 const TOKEN_VOLUME: &str = "kube-api-access-";
 /// Pods whose volumes are written at once.
 const WRITERS: usize = 8;
-
-/// User and group to whom a Pod's files belong; none: to the agent's own, as what it makes does.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Owner(pub Option<(u32, u32)>);
-
-impl Owner {
-    /// Gives a file or folder away.
-    fn give(self, path: &Path) -> std::io::Result<()> {
-        match self.0 {
-            Some((uid, gid)) => std::os::unix::fs::lchown(path, Some(uid), Some(gid)),
-            None => Ok(()),
-        }
-    }
-
-    /// Lets a file or folder be read. It stays the agent's: where a host could exchange what the agent writes to, it could lead
-    /// the agent astray.
-    fn show(self, path: &Path, mode: u32) -> std::io::Result<()> {
-        let Some((_, gid)) = self.0 else {
-            return std::fs::set_permissions(path, Permissions::from_mode(mode & 0o700));
-        };
-        std::os::unix::fs::lchown(path, None, Some(gid))?;
-        let mode = mode & 0o700;
-        std::fs::set_permissions(path, Permissions::from_mode(mode | (mode >> 3 & 0o050)))
-    }
-}
 
 /// What volumes are made with.
 pub struct Settings {
@@ -111,7 +86,7 @@ struct Table {
 
 /// A Pod whose volumes are looked after.
 struct Mounted {
-    owner: Owner,
+    owner: Mutex<Owner>,
     /// Has limits on local storage.
     limited: bool,
     pod: Mutex<Arc<Pod>>,
@@ -149,6 +124,11 @@ impl Volumes {
         self.inner.hosts.folders(uid).pod_volumes(uid)
     }
 
+    /// The agent's folder.
+    pub fn data(&self) -> &Path {
+        &self.inner.settings.data
+    }
+
     /// Bytes of the disk on which volumes lie.
     pub fn storage(&self) -> u64 {
         let found = nix::sys::statvfs::statvfs(&self.inner.settings.data);
@@ -181,6 +161,24 @@ impl Volumes {
         }
         let (volumes, pod, wanted) = (self.clone(), pod.clone(), wanted_names(&wanted));
         self.blocking(move || volumes.make(&pod, &wanted, folders)).await
+    }
+
+    /// Mounts what is in memory, before the sandbox of a Pod with containers is made: what is mounted later would not reach its
+    /// shim, which has mounts of its own, on machines where mounts are not shared.
+    pub async fn mount_memory(
+        &self,
+        uid: &str,
+        pod: &Arc<Pod>,
+        owner: Owner,
+    ) -> Result<(), MountError> {
+        let in_memory = |v: &&Volume| v.empty_dir.as_ref().is_some_and(empty_dir::in_memory);
+        let names: BTreeSet<String> = all(pod).filter(in_memory).map(|v| v.name.clone()).collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        let folders = SetUp::new(self.dir(uid), "", owner, true);
+        let (volumes, pod) = (self.clone(), pod.clone());
+        self.blocking(move || volumes.make(&pod, &names, folders)).await.map(drop)
     }
 
     /// What needs no object: folders of this machine.
@@ -272,10 +270,12 @@ impl Volumes {
     fn look_after(&self, uid: &str, pod: &Arc<Pod>, owner: Owner, limited: bool) -> Arc<Mounted> {
         let mut table = self.table();
         if let Some(known) = table.pods.get(uid) {
+            // The first of its Wasm containers may be started after others.
+            *known.owner.lock().unwrap_or_else(|e| e.into_inner()) = owner;
             return known.clone();
         }
         let mounted = Arc::new(Mounted {
-            owner,
+            owner: Mutex::new(owner),
             limited,
             pod: Mutex::new(pod.clone()),
             token_due: Mutex::default(),

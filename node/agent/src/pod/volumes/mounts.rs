@@ -14,8 +14,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
-use coracle_sandbox::Mount;
 use coracle_sandbox::beneath::{Folder as Open, Found, leads_out};
+use coracle_sandbox::{Mount, Propagation};
 use k8s_openapi::api::core::v1::{Container, VolumeMount};
 use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::unistd::linkat;
@@ -159,6 +159,38 @@ impl SetUp {
         Ok(mounts)
     }
 
+    /// What is mounted in a container of its own files: folders and single files alike, as they are.
+    pub fn binds(
+        &self,
+        container: &Container,
+        env: &[(String, String)],
+    ) -> Result<Vec<Mount>, MountError> {
+        let mut mounts = Vec::new();
+        for mount in container.volume_mounts.iter().flatten() {
+            let Some(folder) = self.by_name.get(&mount.name) else { continue };
+            let source = match sub_path(mount, env)? {
+                Some(sub) => self.resolve(folder, mount, &sub)?,
+                None => Source::whole(&folder.path)?,
+            };
+            let read_only = folder.read_only || mount.read_only == Some(true);
+            let recursive = mount.recursive_read_only.as_deref();
+            mounts.push(Mount {
+                host_path: source.path,
+                volume: source.volume,
+                guest_path: mount.mount_path.clone().into(),
+                read_only,
+                recursive_read_only: read_only
+                    && matches!(recursive, Some("Enabled" | "IfPossible")),
+                propagation: match mount.mount_propagation.as_deref() {
+                    Some("HostToContainer") => Propagation::HostToContainer,
+                    Some("Bidirectional") => Propagation::Bidirectional,
+                    _ => Propagation::None,
+                },
+            });
+        }
+        Ok(mounts)
+    }
+
     /// The file or folder behind a `subPath`; made, as a folder, where it is missing. Links that lead out of the volume
     /// are not followed.
     fn resolve(
@@ -189,7 +221,9 @@ impl SetUp {
                 return Source::whole(&empty);
             }
             Err(e) if missing(&e) => {
-                let made = root.make(sub, 0o700, self.owner.0).map_err(failed)?;
+                let (mode, owner) = self.owner.of_sub_paths();
+                let made = root.make(sub, mode, owner).map_err(failed)?;
+                self.owner.open_up(&made).map_err(failed)?;
                 Found::Folder(made)
             }
             Err(e) => return Err(failed(e)),

@@ -8,7 +8,7 @@ use super::*;
 use crate::pod::env::Sources;
 use crate::pod::spec;
 
-const ME: Owner = Owner(None);
+const ME: Owner = Owner::AGENT;
 
 fn pod(spec: Value) -> Pod {
     serde_json::from_value(json!({

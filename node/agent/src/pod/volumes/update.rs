@@ -79,7 +79,8 @@ impl Volumes {
             return;
         }
         let pod = mounted.pod();
-        match self.fill(uid, &pod, mounted.owner, &filled).await {
+        let owner = *mounted.owner.lock().unwrap_or_else(|e| e.into_inner());
+        match self.fill(uid, &pod, owner, &filled).await {
             Ok(changed) => tracing::debug!(pod = uid, changed, "volumes looked at"),
             // What is there stays.
             Err(error) => {

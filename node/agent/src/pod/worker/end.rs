@@ -59,6 +59,7 @@ impl Workers {
                 }
             }
         }
+        self.lead_host_ports(uid, pod, None).await;
         parts.hosts.leave(uid).await;
         parts.network.release(uid);
         self.table().pods.remove(uid);

@@ -5,18 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_sandbox::{
-    ClientError, ContainerSpec, ContainerStatus, Image, ImageInfo, ImageKind, Problem, ProblemCode,
-    SandboxSpec, SandboxStatus,
+    Client, ClientError, ContainerSpec, ContainerStatus, ImageInfo, ImageKind, Problem,
+    ProblemCode, SandboxSpec, SandboxStatus,
 };
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Container, Pod};
 
+use super::containers::Unpacked;
 use super::{Workers, images, names, said};
-use crate::images::{PullError, Workload};
+use crate::images::Workload;
 use crate::isolation::{self, Group};
 use crate::logs;
 use crate::pod::annotations::{self, Annotations, Settings};
 use crate::pod::env::{self, NodeFacts};
 use crate::pod::names as pod_names;
+use crate::pod::oci;
 use crate::pod::resources::pod_limits;
 use crate::pod::spec;
 use crate::pod::termination;
@@ -25,17 +27,6 @@ use crate::pod::volumes::{MountError, Owner};
 /// Why an image cannot be run.
 fn refused(image: &str, problem: &Problem) -> (&'static str, String) {
     ("CreateContainerError", format!("image \"{image}\": {}", problem.message))
-}
-
-/// The Wasm file of image `name`.
-fn wasm(name: &str, workload: Workload) -> Result<Image, (&'static str, String)> {
-    match workload {
-        Workload::Wasm(image) => Ok(image),
-        Workload::Container { .. } => {
-            let why = format!("image \"{name}\" is a container image; this node runs Wasm only");
-            Err(("CreateContainerError", why))
-        }
-    }
 }
 
 /// What people are told of an image that is new here.
@@ -53,6 +44,14 @@ fn compiled(image: &str, took: Duration, info: &ImageInfo) -> String {
     )
 }
 
+/// Why a container cannot have its volumes.
+pub(super) fn mount(error: MountError) -> (&'static str, String) {
+    match error {
+        MountError::SetUp { .. } => ("ContainerCreating", error.to_string()),
+        MountError::Mount(message) => ("CreateContainerConfigError", message),
+    }
+}
+
 /// The machine's resolver, which a Pod's `dnsConfig` is added to.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
@@ -65,7 +64,7 @@ impl Workers {
     }
 
     async fn serve_on(&self, uid: &str, name: &str, spec: ContainerSpec) {
-        match self.inner.parts.hosts.of(uid).start_container(uid, &spec).await {
+        match self.inner.parts.hosts.of(uid, name).start_container(uid, &spec).await {
             Ok(_) => {
                 if let Some(entry) = self.table().pods.get_mut(uid) {
                     entry.open_ports.insert(name.to_owned(), spec);
@@ -90,13 +89,22 @@ impl Workers {
         }
     }
 
-    pub(super) async fn create_sandbox(&self, uid: &str, pod: &Pod) -> Result<IpAddr, String> {
+    pub(super) async fn create_sandbox(&self, uid: &str, pod: &Arc<Pod>) -> Result<IpAddr, String> {
         let parts = &self.inner.parts;
         let (namespace, name) = names(pod);
         if let Some(problem) = pod_names::problem(pod) {
             return Err(problem);
         }
-        let ip = IpAddr::V4(parts.network.allocate_pod_ip(uid).map_err(|e| e.to_string())?);
+        let containers = self.needs_containers(uid, pod).await;
+        if containers != parts.hosts.has_containers(uid) {
+            self.move_out(uid).await;
+        }
+        let ip = match containers && oci::is_on_host_network(pod) {
+            true => parts.host_ip.parse().map_err(|e| format!("{}: {e}", parts.host_ip))?,
+            false => IpAddr::V4(parts.network.allocate_pod_ip(uid).map_err(|e| e.to_string())?),
+        };
+        let cgroup = || parts.hosts.pod_cgroup(uid);
+        let oci = containers.then(|| oci::sandbox(pod, cgroup())).transpose()?;
         let limits = pod_limits(pod);
         let sandbox = SandboxSpec {
             id: uid.to_owned(),
@@ -110,10 +118,19 @@ impl Workers {
             memory_limit: limits.memory_limit,
             cpu_weight: limits.cpu_request.max(1),
             cpu_limit: limits.cpu_limit,
+            oci,
             ..SandboxSpec::default()
         };
-        match self.put_sandbox(pod, sandbox).await {
-            Ok(made) => Ok(made.spec.ips.first().copied().unwrap_or(ip)),
+        let made = match containers {
+            true => self.put_containers(pod, sandbox).await,
+            false => self.put_sandbox(pod, sandbox).await,
+        };
+        match made {
+            Ok(made) => {
+                let ip = made.spec.ips.first().copied().unwrap_or(ip);
+                self.lead_host_ports(uid, pod, Some(ip)).await;
+                Ok(ip)
+            }
             Err(error) => {
                 parts.hosts.leave(uid).await;
                 parts.network.release(uid);
@@ -151,26 +168,13 @@ impl Workers {
         &self,
         pod: &Pod,
         name: &str,
-    ) -> Result<String, (&'static str, String)> {
+    ) -> Result<Option<String>, (&'static str, String)> {
         let parts = &self.inner.parts;
-        let class = pod.spec.as_ref().and_then(|s| s.runtime_class_name.as_deref());
-        if class == Some("oci") {
-            let why = "runtimeClassName \"oci\" insists on a container runtime, and this node has none: it runs Wasm only";
-            return Err(("CreateContainerError", why.to_owned()));
-        }
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
         let container = spec::container(pod, name);
         let missing = || ("CreateContainerConfigError", format!("no container {name} in the spec"));
-        let wanted = images::wanted(container.ok_or_else(missing)?);
-        let image = wanted.name;
-        let pulling = || {
-            let message = format!("Pulling image \"{image}\"");
-            parts.recorder.pod(pod, Some(name), false, "Pulling", message);
-        };
-        let pulled = parts
-            .images
-            .ensure(wanted, self.keyring(pod), pulling)
-            .await
-            .map_err(|e: PullError| (e.reason(), e.to_string()))?;
+        let image = images::wanted(container.ok_or_else(missing)?).name;
+        let pulled = self.fetched(uid, pod, name).await.map_err(|e| (e.reason(), e.to_string()))?;
         let message = match pulled.took {
             Some(took) => format!(
                 "Successfully pulled image \"{image}\" in {}ms. Image size: {} bytes.",
@@ -180,7 +184,15 @@ impl Workers {
             None => format!("Container image \"{image}\" already present on machine"),
         };
         parts.recorder.pod(pod, Some(name), false, "Pulled", message);
-        let wasm = wasm(image, pulled.workload)?;
+        self.suits(pod, image, &pulled.workload)?;
+        let wasm = match pulled.workload {
+            Workload::Wasm(wasm) => wasm,
+            Workload::Container { .. } => {
+                // The sandbox was made before this was known.
+                let fits = parts.hosts.has_containers(uid);
+                return Ok(fits.then_some(pulled.manifest_digest));
+            }
+        };
         let limit = container.and_then(|c| spec::limits(c).memory_limit);
         let ready = parts
             .compiler
@@ -191,11 +203,10 @@ impl Workers {
             let message = compiled(image, took, &ready.image.info);
             parts.recorder.pod(pod, Some(name), false, "Compiled", message);
         }
-        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
         if let Some(entry) = self.table().pods.get_mut(uid) {
             entry.imports.insert(name.to_owned(), ready.image);
         }
-        Ok(pulled.manifest_digest)
+        Ok(Some(pulled.manifest_digest))
     }
 
     fn pulled_digest(&self, uid: &str, name: &str) -> String {
@@ -214,9 +225,6 @@ impl Workers {
         let parts = &self.inner.parts;
         let missing = || ("CreateContainerConfigError", format!("no container {name} in the spec"));
         let container = spec::container(pod, name).ok_or_else(missing)?;
-        if let Some(why) = spec::unfit_for_wasm(container) {
-            return Err(("CreateContainerConfigError", why));
-        }
         let image_name = container.image.as_deref().unwrap_or_default();
         // What was pulled for this attempt, whatever its name means by now.
         let digest = self.pulled_digest(uid, name);
@@ -225,35 +233,28 @@ impl Workers {
             .by_digest(image_name, &digest, images::wanted(container).words)
             .await
             .map_err(|e| (e.reason(), e.to_string()))?;
-        let (image, run) = (wasm(image_name, pulled.workload)?, pulled.run);
-        let (namespace, pod_name) = names(pod);
-        let config = |message: String| ("CreateContainerConfigError", message);
-        let mount = |error: MountError| match error {
-            MountError::SetUp { .. } => ("ContainerCreating", error.to_string()),
-            MountError::Mount(message) => config(message),
+        let (image, run) = match pulled.workload {
+            Workload::Wasm(image) => (image, pulled.run),
+            Workload::Container { layers } => {
+                let image = Unpacked { digest, layers, run: pulled.run };
+                return self.start_oci(uid, pod, container, attempt, image).await;
+            }
         };
+        if let Some(why) = spec::unfit_for_wasm(container) {
+            return Err(("CreateContainerConfigError", why));
+        }
+        let (namespace, pod_name) = names(pod);
+        let host = self.wasm_host(uid, namespace, pod_name, name).await?;
+        let config = |message: String| ("CreateContainerConfigError", message);
         let info = parts.compiler.known(&image.digest);
         let uses_files = info.as_ref().is_none_or(|known| {
             known.info.imports.iter().any(|import| import.starts_with("wasi:filesystem/"))
         });
         let volumes = &parts.volumes;
-        let owner = Owner(parts.hosts.folders(uid).owner());
+        let owner = Owner::of(&parts.hosts.folders(uid), pod).with_wasm();
         let set_up = volumes.set_up(uid, pod, container, owner, uses_files);
         let set_up = set_up.await.map_err(mount)?;
-        let references = env::references(container);
-        let sources = parts.objects.sources(uid, namespace, &references).await.map_err(config)?;
-        let ip = self.table().pods.get(uid).and_then(|e| e.state.ip);
-        let facts = NodeFacts {
-            pod_ip: ip.map(|ip| ip.to_string()).unwrap_or_default(),
-            host_ip: parts.host_ip.clone(),
-            cpu_millis: parts.allocatable.0,
-            memory_bytes: parts.allocatable.1,
-            storage_bytes: volumes.storage(),
-            services: parts.services.variables(pod).await,
-            volumes: volumes.dir(uid),
-        };
-        let environment = env::environment(pod, container, &sources, &facts)
-            .map_err(|e| config(e.to_string()))?;
+        let environment = self.environment(uid, pod, container).await.map_err(config)?;
         let settings = self.settings(pod, name).await.map_err(config)?;
         let folders = parts.hosts.folders(uid);
         let mut mounts = set_up.mounts(container, &environment).map_err(mount)?;
@@ -286,7 +287,7 @@ impl Workers {
             ..ContainerSpec::default()
         };
         parts.recorder.pod(pod, Some(name), false, "Created", format!("Container created: {name}"));
-        let status = self.start_compiled(uid, &spec, image_name).await?;
+        let status = self.start_compiled(&host, uid, &spec, image_name).await?;
         logs::forget_old(&logs, name, attempt).await;
         if open && let Some(entry) = self.table().pods.get_mut(uid) {
             entry.open_ports.insert(name.to_owned(), spec);
@@ -294,16 +295,39 @@ impl Workers {
         Ok(status)
     }
 
+    /// The container's environment but for what its image sets.
+    pub(super) async fn environment(
+        &self,
+        uid: &str,
+        pod: &Pod,
+        container: &Container,
+    ) -> Result<Vec<(String, String)>, String> {
+        let parts = &self.inner.parts;
+        let references = env::references(container);
+        let sources = parts.objects.sources(uid, names(pod).0, &references).await?;
+        let ip = self.table().pods.get(uid).and_then(|e| e.state.ip);
+        let facts = NodeFacts {
+            pod_ip: ip.map(|ip| ip.to_string()).unwrap_or_default(),
+            host_ip: parts.host_ip.clone(),
+            cpu_millis: parts.allocatable.0,
+            memory_bytes: parts.allocatable.1,
+            storage_bytes: parts.volumes.storage(),
+            services: parts.services.variables(pod).await,
+            volumes: parts.volumes.dir(uid),
+        };
+        env::environment(pod, container, &sources, &facts).map_err(|e| e.to_string())
+    }
+
     /// Starts a container; code that its host lacks is compiled first. That happens when the host is not of this program, or
     /// when its guests need more room than others with the same image.
     async fn start_compiled(
         &self,
+        host: &Client,
         uid: &str,
         spec: &ContainerSpec,
         image: &str,
     ) -> Result<ContainerStatus, (&'static str, String)> {
         let parts = &self.inner.parts;
-        let host = parts.hosts.of(uid);
         for _ in 0..2 {
             let problem = match host.start_container(uid, spec).await {
                 Ok(status) => return Ok(status),
@@ -313,7 +337,7 @@ impl Workers {
                 Err(error) => return Err(("CreateContainerError", said(error))),
             };
             let class = problem.class.as_deref();
-            let program = parts.compiler.program_of(&host).await;
+            let program = parts.compiler.program_of(host).await;
             let made = parts.compiler.again(&spec.image, class, program).await;
             made.map_err(|problem| refused(image, &problem))?;
         }
@@ -321,7 +345,7 @@ impl Workers {
     }
 
     /// What annotations of the Pod and its Namespace say.
-    async fn settings(&self, pod: &Pod, container: &str) -> Result<Settings, String> {
+    pub(super) async fn settings(&self, pod: &Pod, container: &str) -> Result<Settings, String> {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         let defaults = self.inner.parts.namespaces.annotations(namespace).await;
         let defaults = defaults.map_err(|e| format!("namespace \"{namespace}\": {e}"))?;

@@ -229,7 +229,7 @@ impl Workers {
         // Most likely the next Pod comes to the same host: there the code is loaded, and its engine made, before it starts. A
         // host that cannot does so then, or says why.
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-        if let Err(error) = parts.hosts.of(uid).prepare_image(image).await {
+        if let Err(error) = parts.hosts.wasm(uid).prepare_image(image).await {
             tracing::debug!(%error, image = wanted.name, "not loaded in advance");
         }
         Ok((pulled.took, took))

@@ -1,0 +1,115 @@
+//! What a Pod with containers asks of a container runtime, in the runtime's words: `PodSpec` and image configuration to
+//! [`OciSandbox`] and [`OciContainer`]. Pure, but for profiles that are read from the node's folder.
+//!
+//! As the kubelet and containerd have it. One default differs: without a `seccompProfile` a container has the runtime's usual
+//! one, as with the kubelet's `--seccomp-default`.
+
+mod resources;
+mod security;
+
+use std::path::PathBuf;
+
+use coracle_sandbox::{OciContainer, OciSandbox};
+use k8s_openapi::api::core::v1::{Container, Pod};
+
+use crate::images::manifest::Run;
+
+/// Where a container's files are.
+#[derive(Debug, Clone, Default)]
+pub struct Files {
+    /// Its image's layers, lowest first.
+    pub layers: Vec<PathBuf>,
+    /// What this attempt writes.
+    pub upper: PathBuf,
+}
+
+/// What the node adds.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    /// Bytes of memory that Pods may have.
+    pub memory: u64,
+    /// Folder of `Localhost` seccomp profiles.
+    pub seccomp: PathBuf,
+}
+
+/// Whether the Pod uses the machine's network.
+pub fn is_on_host_network(pod: &Pod) -> bool {
+    pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true))
+}
+
+/// What the Pod's containers share.
+///
+/// # Errors
+/// What cannot be honoured, with the field's name.
+pub fn sandbox(pod: &Pod, cgroup: PathBuf) -> Result<OciSandbox, String> {
+    let Some(spec) = &pod.spec else { return Err("the Pod has no spec".to_owned()) };
+    if spec.host_users == Some(false) {
+        let why = "hostUsers: this node has no user namespaces for containers yet; leave hostUsers out, or set it to true";
+        return Err(why.to_owned());
+    }
+    let on = |flag: Option<bool>| flag == Some(true);
+    Ok(OciSandbox {
+        sysctls: security::sysctls(spec)?,
+        share_pids: on(spec.share_process_namespace),
+        host_pid: on(spec.host_pid),
+        host_ipc: on(spec.host_ipc),
+        host_network: on(spec.host_network),
+        users: None,
+        cgroup,
+        pids_limit: None,
+        hugepages: resources::hugepages_of_pod(spec),
+        shm_bytes: None,
+    })
+}
+
+/// What a container is besides its arguments, environment and mounts.
+///
+/// # Errors
+/// What cannot be honoured, in the kubelet's words where it has some.
+pub fn container(
+    pod: &Pod,
+    container: &Container,
+    run: &Run,
+    files: Files,
+    facts: &Facts,
+) -> Result<OciContainer, String> {
+    let Some(spec) = &pod.spec else { return Err("the Pod has no spec".to_owned()) };
+    let on = |flag: Option<bool>| flag == Some(true);
+    let of_pod = spec.security_context.as_ref();
+    let own = container.security_context.as_ref();
+    let who = security::who(pod, container, run)?;
+    let privileged = on(own.and_then(|c| c.privileged));
+    let narrow = |group: i64| {
+        u32::try_from(group).map_err(|_| format!("supplementalGroups: {group} is no group"))
+    };
+    let groups = of_pod.and_then(|c| c.supplemental_groups.as_ref()).into_iter().flatten();
+    let fs_group = of_pod.and_then(|c| c.fs_group).map(narrow).transpose()?;
+    let strict = of_pod.and_then(|c| c.supplemental_groups_policy.as_deref()) == Some("Strict");
+    Ok(OciContainer {
+        layers: files.layers,
+        upper: files.upper,
+        user: who.user,
+        run_as_non_root: who.non_root,
+        groups: groups.copied().map(narrow).collect::<Result<_, _>>()?,
+        fs_group,
+        strict_groups: strict,
+        umask: None,
+        capabilities: security::capabilities(own),
+        privileged,
+        no_new_privileges: own.and_then(|c| c.allow_privilege_escalation) == Some(false),
+        seccomp: security::seccomp(of_pod, own, privileged, &facts.seccomp)?,
+        read_only: on(own.and_then(|c| c.read_only_root_filesystem)),
+        unmasked: privileged || own.and_then(|c| c.proc_mount.as_deref()) == Some("Unmasked"),
+        devices: Vec::new(),
+        pids_limit: None,
+        hugepages: resources::hugepages(container),
+        oom_score_adj: Some(resources::oom_score_adj(pod, container, facts.memory)),
+        rlimits: Vec::new(),
+        stdin: on(container.stdin),
+        stdin_once: on(container.stdin_once),
+        tty: on(container.tty),
+    })
+}
+
+#[cfg(test)]
+mod tests;
