@@ -86,7 +86,7 @@ pub(crate) async fn a_missing_image_is_waited_for(context: Arc<Context>) -> Outc
 pub(crate) async fn what_is_no_component_is_named(context: Arc<Context>) -> Outcome {
     let cluster = context.up().await?;
     for (name, content, wanted) in
-        [("text.wasm", &b"hello"[..], "no Wasm file"), ("empty.wasm", b"", "no Wasm file")]
+        [("text.wasm", &b"hello"[..], "no Wasm file"), ("empty.wasm", b"", "is empty")]
     {
         let file = cluster.file(name, content)?;
         let output = cluster.coracle(&["push".as_ref(), file.as_os_str(), "x:v1".as_ref()]).await?;
