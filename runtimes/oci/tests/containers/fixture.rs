@@ -65,7 +65,7 @@ macro_rules! host {
         if !$crate::fixture::possible(name) {
             return;
         }
-        #[allow(unused_mut, unused_assignments)]
+        #[allow(unused_mut, unused_assignments, reason = "not every use changes it")]
         let mut change: Option<Box<dyn FnOnce(&mut coracle_sandbox::SandboxSpec)>> = None;
         $(change = Some(Box::new($change));)?
         $crate::fixture::Host::start(change).await
