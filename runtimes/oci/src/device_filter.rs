@@ -201,6 +201,10 @@ mod tests {
         );
     }
 
+    #[expect(
+        clippy::print_stdout,
+        reason = "who reads the tests' output is told what was left out"
+    )]
     #[test]
     fn the_kernel_takes_it() {
         if !nix::unistd::geteuid().is_root() {

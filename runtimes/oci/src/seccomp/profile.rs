@@ -216,8 +216,8 @@ fn flag(name: &str) -> Result<u64, ProfileError> {
     match name {
         // One thread installs the filter, before there are others.
         "SECCOMP_FILTER_FLAG_TSYNC" => Ok(0),
-        "SECCOMP_FILTER_FLAG_LOG" => Ok(libc::SECCOMP_FILTER_FLAG_LOG as u64),
-        "SECCOMP_FILTER_FLAG_SPEC_ALLOW" => Ok(libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW as u64),
+        "SECCOMP_FILTER_FLAG_LOG" => Ok(libc::SECCOMP_FILTER_FLAG_LOG),
+        "SECCOMP_FILTER_FLAG_SPEC_ALLOW" => Ok(libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW),
         other => Err(ProfileError(format!("flag {other} is not supported"))),
     }
 }

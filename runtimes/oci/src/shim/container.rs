@@ -216,10 +216,10 @@ impl Container {
         tokio::spawn(async move {
             while let Some(frame) = input.recv().await {
                 match (frame, &stdin, &container.terminal) {
-                    (Input::Stdin(bytes), Some(stdin), _) => {
-                        if stdin.write_all(&bytes).await.is_err() {
-                            break;
-                        }
+                    (Input::Stdin(bytes), Some(stdin), _)
+                        if stdin.write_all(&bytes).await.is_err() =>
+                    {
+                        break;
                     }
                     (Input::StdinEnd, Some(_), None) => {
                         stdin = None;

@@ -138,10 +138,8 @@ async fn carry(serving: Serving, ends: Ends, terminal: Option<End>, end: oneshot
     let incoming = async move {
         while let Some(frame) = input.recv().await {
             match (frame, &stdin, &terminal) {
-                (Input::Stdin(bytes), Some(to), _) => {
-                    if to.write_all(&bytes).await.is_err() {
-                        stdin = None;
-                    }
+                (Input::Stdin(bytes), Some(to), _) if to.write_all(&bytes).await.is_err() => {
+                    stdin = None;
                 }
                 // A terminal's end of file is a key (Ctrl-D), as everywhere.
                 (Input::StdinEnd, Some(_), None) => stdin = None,

@@ -26,6 +26,7 @@ pub(crate) struct Host {
 }
 
 /// Whether containers can be run here; says so where not.
+#[expect(clippy::print_stdout, reason = "who reads the tests' output is told what was left out")]
 pub(crate) fn possible(test: &str) -> bool {
     let missing = if !nix::unistd::geteuid().is_root() {
         "root"
@@ -66,14 +67,17 @@ macro_rules! host {
             return;
         }
         #[allow(unused_mut, unused_assignments, reason = "not every use changes it")]
-        let mut change: Option<Box<dyn FnOnce(&mut coracle_sandbox::SandboxSpec)>> = None;
+        let mut change: Option<$crate::fixture::Change> = None;
         $(change = Some(Box::new($change));)?
         $crate::fixture::Host::start(change).await
     }};
 }
 
+/// What a test wants otherwise in its sandbox.
+pub(crate) type Change = Box<dyn FnOnce(&mut SandboxSpec)>;
+
 impl Host {
-    pub(crate) async fn start(change: Option<Box<dyn FnOnce(&mut SandboxSpec)>>) -> Host {
+    pub(crate) async fn start(change: Option<Change>) -> Host {
         let folder = tempfile::Builder::new().prefix("coracle-oci-").tempdir().unwrap();
         make_layer(&folder.path().join("layer"));
         let zygote = start_zygote(folder.path());
