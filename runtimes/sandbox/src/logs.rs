@@ -60,33 +60,47 @@ impl LogFile {
         LogFile { path, limit, file: Mutex::default() }
     }
 
+    /// Whether everything is swallowed.
+    pub fn is_nowhere(&self) -> bool {
+        self.path.as_os_str().is_empty()
+    }
+
     /// Closes the file if nothing was written for a while.
     pub fn close_if_quiet(&self) {
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whoever has it writes.
+        let Ok(mut file) = self.file.try_lock() else { return };
         if file.open.as_ref().is_some_and(|open| open.used.elapsed() > QUIET) {
             file.open = None;
         }
     }
 
-    /// Appends entries that are complete. A log that cannot be written must not stop its workload:
+    /// Appends entries that are complete, as long as the disk takes. A log that cannot be written must not stop its workload:
     /// the entries are lost, and the next try opens the file anew.
-    fn append(&self, entries: &[u8]) {
-        if self.path.as_os_str().is_empty() {
+    pub fn append(&self, entries: &[u8]) {
+        if self.is_nowhere() {
             return;
         }
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut left = entries;
         let result = (|| {
-            if file.open.as_ref().is_some_and(|open| open.size >= self.limit.bytes) {
-                file.open = None;
-                rotate(&self.path, self.limit.files)?;
+            while !left.is_empty() {
+                if file.open.as_ref().is_some_and(|open| open.size >= self.limit.bytes) {
+                    file.open = None;
+                    rotate(&self.path, self.limit.files)?;
+                }
+                let open = match &mut file.open {
+                    Some(open) => open,
+                    none => none.insert(Open::at(&self.path)?),
+                };
+                // What does not fit goes into the next file, but for the entry that fills this one.
+                let room = self.limit.bytes.saturating_sub(open.size) as usize;
+                let end = left.iter().skip(room).position(|byte| *byte == b'\n');
+                let (now, later) = left.split_at(end.map_or(left.len(), |end| room + end + 1));
+                open.file.write_all(now)?;
+                open.size += now.len() as u64;
+                open.used = Instant::now();
+                left = later;
             }
-            let open = match &mut file.open {
-                Some(open) => open,
-                none => none.insert(Open::at(&self.path)?),
-            };
-            open.file.write_all(entries)?;
-            open.size += entries.len() as u64;
-            open.used = Instant::now();
             std::io::Result::Ok(())
         })();
         if let Err(error) = result {
@@ -135,8 +149,8 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// Takes output as it comes.
-    pub fn push(&mut self, log: &LogFile, stream: Stream, mut bytes: &[u8]) {
+    /// Takes output as it comes; gives the entries that are complete.
+    pub fn push(&mut self, stream: Stream, mut bytes: &[u8]) -> Vec<u8> {
         let mut entries = Vec::new();
         while let Some(end) = bytes.iter().position(|b| *b == b'\n') {
             self.extend(&mut entries, stream, &bytes[..end]);
@@ -145,19 +159,17 @@ impl Lines {
             bytes = &bytes[end + 1..];
         }
         self.extend(&mut entries, stream, bytes);
-        if !entries.is_empty() {
-            log.append(&entries);
-        }
+        entries
     }
 
-    /// Writes a last line that had no end.
-    pub fn finish(&mut self, log: &LogFile, stream: Stream) {
+    /// The entry of a last line that had no end, if there was one.
+    pub fn finish(&mut self, stream: Stream) -> Vec<u8> {
+        let mut entries = Vec::new();
         if !self.part.is_empty() {
-            let mut entries = Vec::new();
             entry(&mut entries, stream, b'F', &self.part);
             self.part.clear();
-            log.append(&entries);
         }
+        entries
     }
 
     fn extend(&mut self, entries: &mut Vec<u8>, stream: Stream, mut bytes: &[u8]) {

@@ -1,9 +1,4 @@
-//! A container's log: one file in the CRI format, `<RFC3339Nano> stdout|stderr F|P message`.
-//!
-//! The file is opened when something is written and closed again after a while of silence, so that
-//! a quiet container costs nothing. Lines longer than [`MAX_LINE`] are split (`P` marks all parts
-//! but the last). A file that has grown to its limit is renamed to `.1`, that to `.2`, and so on;
-//! the oldest goes.
+//! A container's log: what becomes of output before it is in the [file](LogFile).
 //!
 //! **Nobody waits for the disk** but threads that do nothing else: what is to be written is queued, and a thread that may
 //! block writes it, one for each log that has something to say. When the disk stalls, queues fill up, and guests wait as on a
@@ -14,9 +9,8 @@
 //! budget of its own; beyond it, messages are left out and counted, since requests cannot wait for
 //! their log.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -25,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use coracle_sandbox::LogLimit;
+use coracle_sandbox::logs::{Lines, LogFile};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 
 mod budget;
@@ -34,15 +29,10 @@ use tokio::io::AsyncWrite;
 use tokio::time::Sleep;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 
-/// As containerd and CRI-O split lines.
-const MAX_LINE: usize = 16 << 10;
-/// The kubelet's `containerLogMaxSize` and `containerLogMaxFiles`.
-const LIMIT: LogLimit = LogLimit { bytes: 10 << 20, files: 5 };
-/// Readers look for no more rotated files.
-const MOST_FILES: u32 = 32;
+pub(crate) use coracle_sandbox::logs::Stream;
+
 /// What a guest may write without asking again.
 const PERMIT: usize = 64 << 10;
-const QUIET: Duration = Duration::from_secs(5);
 /// Bytes that wait for the disk before guests have to wait too.
 const FULL: usize = 256 << 10;
 /// Bytes that wait for the disk at most: what guests were permitted before, and what the host says, is beyond [`FULL`].
@@ -58,24 +48,15 @@ pub(crate) fn queued() -> usize {
     QUEUED.load(Relaxed)
 }
 
-/// Which of the two streams a line came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stream {
-    Out,
-    Err,
-}
-
-/// A log file.
+/// A container's log.
 #[derive(Debug)]
 pub(crate) struct Log {
-    path: PathBuf,
-    limit: LogLimit,
+    file: LogFile,
     guest: Budget,
     host: Budget,
     /// Messages of the host's that were left out.
     left_out: AtomicU64,
     queue: Mutex<Queue>,
-    file: Mutex<Writer>,
     me: Weak<Log>,
 }
 
@@ -95,33 +76,16 @@ impl Queue {
     }
 }
 
-#[derive(Debug, Default)]
-struct Writer {
-    open: Option<Open>,
-    /// When somebody was told last that it cannot be written.
-    complained: Option<Instant>,
-}
-
-#[derive(Debug)]
-struct Open {
-    file: File,
-    size: u64,
-    used: Instant,
-}
-
 impl Log {
     /// The log at `path`; nothing is opened yet. An empty path swallows everything.
     pub(crate) fn new(path: PathBuf, limit: Option<LogLimit>) -> Arc<Log> {
-        let limit = limit.unwrap_or(LIMIT);
         Arc::new_cyclic(|me| Log {
             me: me.clone(),
-            path,
-            limit: LogLimit { bytes: limit.bytes.max(1), files: limit.files.clamp(1, MOST_FILES) },
+            file: LogFile::new(path, limit),
             guest: Budget::default(),
             host: Budget::default(),
             left_out: AtomicU64::new(0),
             queue: Mutex::default(),
-            file: Mutex::default(),
         })
     }
 
@@ -141,10 +105,10 @@ impl Log {
         let left_out = self.left_out.swap(0, Relaxed);
         if left_out > 0 {
             let count = format!("{left_out} messages were left out here: too many at once\n");
-            lines.push(self, Stream::Err, count.as_bytes());
+            self.append(&lines.push(Stream::Err, count.as_bytes()));
         }
-        lines.push(self, stream, text.as_bytes());
-        lines.finish(self, stream);
+        self.append(&lines.push(stream, text.as_bytes()));
+        self.append(&lines.finish(stream));
         self.host.charge(text.len());
     }
 
@@ -174,16 +138,12 @@ impl Log {
 
     /// Closes the file if nothing was written for a while.
     pub(crate) fn close_if_quiet(&self) {
-        // Whoever has it writes.
-        let Ok(mut file) = self.file.try_lock() else { return };
-        if file.open.as_ref().is_some_and(|open| open.used.elapsed() > QUIET) {
-            file.open = None;
-        }
+        self.file.close_if_quiet();
     }
 
     /// Appends entries that are complete, soon.
     fn append(&self, entries: &[u8]) {
-        if self.path.as_os_str().is_empty() {
+        if entries.is_empty() || self.file.is_nowhere() {
             return;
         }
         let mut queue = self.queue();
@@ -218,127 +178,9 @@ impl Log {
                 queue.leaving = queue.entries.len();
                 std::mem::take(&mut queue.entries)
             };
-            self.put(&entries);
+            self.file.append(&entries);
         }
     }
-
-    /// A log that cannot be written must not stop its workload: the entries are lost, and the next try opens the file anew.
-    fn put(&self, entries: &[u8]) {
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut left = entries;
-        let result = (|| {
-            while !left.is_empty() {
-                if file.open.as_ref().is_some_and(|open| open.size >= self.limit.bytes) {
-                    file.open = None;
-                    rotate(&self.path, self.limit.files)?;
-                }
-                let open = match &mut file.open {
-                    Some(open) => open,
-                    none => none.insert(Open::at(&self.path)?),
-                };
-                // What does not fit goes into the next file, but for the entry that fills this one.
-                let room = self.limit.bytes.saturating_sub(open.size) as usize;
-                let end = left.iter().skip(room).position(|byte| *byte == b'\n');
-                let (now, later) = left.split_at(end.map_or(left.len(), |end| room + end + 1));
-                open.file.write_all(now)?;
-                open.size += now.len() as u64;
-                open.used = Instant::now();
-                left = later;
-            }
-            std::io::Result::Ok(())
-        })();
-        if let Err(error) = result {
-            file.open = None;
-            if file.complained.is_none_or(|at| at.elapsed() > QUIET) {
-                file.complained = Some(Instant::now());
-                tracing::warn!(log = %self.path.display(), %error, "log entries are lost");
-            }
-        }
-    }
-}
-
-impl Open {
-    fn at(path: &Path) -> std::io::Result<Open> {
-        use std::os::unix::fs::OpenOptionsExt;
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder)?;
-        }
-        let file = OpenOptions::new().create(true).append(true).mode(0o640).open(path)?;
-        let size = file.metadata()?.len();
-        Ok(Open { file, size, used: Instant::now() })
-    }
-}
-
-fn rotate(path: &Path, files: u32) -> std::io::Result<()> {
-    if files == 1 {
-        return fs::remove_file(path);
-    }
-    let numbered = |n: u32| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(format!(".{n}"));
-        PathBuf::from(name)
-    };
-    for n in (1..files - 1).rev() {
-        if numbered(n).exists() {
-            fs::rename(numbered(n), numbered(n + 1))?;
-        }
-    }
-    fs::rename(path, numbered(1))
-}
-
-/// Makes entries of lines; holds the beginning of a line until its end comes.
-#[derive(Default)]
-pub(crate) struct Lines {
-    part: Vec<u8>,
-}
-
-impl Lines {
-    /// Takes output as it comes.
-    pub(crate) fn push(&mut self, log: &Log, stream: Stream, mut bytes: &[u8]) {
-        let mut entries = Vec::new();
-        while let Some(end) = bytes.iter().position(|b| *b == b'\n') {
-            self.extend(&mut entries, stream, &bytes[..end]);
-            entry(&mut entries, stream, b'F', &self.part);
-            self.part.clear();
-            bytes = &bytes[end + 1..];
-        }
-        self.extend(&mut entries, stream, bytes);
-        if !entries.is_empty() {
-            log.append(&entries);
-        }
-    }
-
-    /// Writes a last line that had no end.
-    pub(crate) fn finish(&mut self, log: &Log, stream: Stream) {
-        if !self.part.is_empty() {
-            let mut entries = Vec::new();
-            entry(&mut entries, stream, b'F', &self.part);
-            self.part.clear();
-            log.append(&entries);
-        }
-    }
-
-    fn extend(&mut self, entries: &mut Vec<u8>, stream: Stream, mut bytes: &[u8]) {
-        while self.part.len() + bytes.len() > MAX_LINE {
-            let (now, later) = bytes.split_at(MAX_LINE - self.part.len());
-            self.part.extend_from_slice(now);
-            entry(entries, stream, b'P', &self.part);
-            self.part.clear();
-            bytes = later;
-        }
-        self.part.extend_from_slice(bytes);
-    }
-}
-
-fn entry(entries: &mut Vec<u8>, stream: Stream, tag: u8, message: &[u8]) {
-    let stream = match stream {
-        Stream::Out => "stdout",
-        Stream::Err => "stderr",
-    };
-    // Writing to a Vec cannot fail.
-    let _ = write!(entries, "{:.9} {stream} {} ", jiff::Timestamp::now(), tag as char);
-    entries.extend_from_slice(message);
-    entries.push(b'\n');
 }
 
 /// An instance's standard output or error. All handles that the guest has on one of them share the
@@ -370,7 +212,8 @@ impl Output {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        self.lines.get_mut().unwrap_or_else(PoisonError::into_inner).finish(&self.log, self.stream);
+        let lines = self.lines.get_mut().unwrap_or_else(PoisonError::into_inner);
+        self.log.append(&lines.finish(self.stream));
     }
 }
 
@@ -390,7 +233,7 @@ impl OutputStream for Output {
         self.permit = self.permit.saturating_sub(bytes.len());
         shared.log.guest.charge(bytes.len() + ENTRY);
         let mut lines = shared.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        lines.push(&shared.log, shared.stream, &bytes);
+        shared.log.append(&lines.push(shared.stream, &bytes));
         Ok(())
     }
 
@@ -437,7 +280,7 @@ impl AsyncWrite for Waiting {
         let shared = &self.output.shared;
         shared.log.guest.charge(bytes.len() + ENTRY);
         let mut lines = shared.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        lines.push(&shared.log, shared.stream, bytes);
+        shared.log.append(&lines.push(shared.stream, bytes));
         Poll::Ready(Ok(bytes.len()))
     }
 

@@ -250,13 +250,13 @@ impl Container {
             match end.read(&mut buffer).await {
                 Ok(count) if count > 0 => {
                     let bytes = &buffer[..count];
-                    lines.push(&self.log, stream, bytes);
+                    self.log.append(&lines.push(stream, bytes));
                     self.pass_on(bytes, stream).await;
                 }
                 _ => break,
             }
         }
-        lines.finish(&self.log, stream);
+        self.log.append(&lines.finish(stream));
     }
 
     async fn pass_on(&self, bytes: &[u8], stream: Stream) {

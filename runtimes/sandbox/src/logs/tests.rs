@@ -18,13 +18,13 @@ fn lines_become_entries() {
     let log = LogFile::new(path.clone(), None);
     assert!(!path.exists(), "opened before anything was written");
     let (mut out, mut err) = (Lines::default(), Lines::default());
-    out.push(&log, Stream::Out, b"one\ntw");
-    err.push(&log, Stream::Err, b"an error\n");
-    out.push(&log, Stream::Out, b"o\n\nthree");
-    out.finish(&log, Stream::Out);
+    log.append(&out.push(Stream::Out, b"one\ntw"));
+    log.append(&err.push(Stream::Err, b"an error\n"));
+    log.append(&out.push(Stream::Out, b"o\n\nthree"));
+    log.append(&out.finish(Stream::Out));
     let long = "x".repeat(MAX_LINE + 5);
-    err.push(&log, Stream::Err, long.as_bytes());
-    err.finish(&log, Stream::Err);
+    log.append(&err.push(Stream::Err, long.as_bytes()));
+    log.append(&err.finish(Stream::Err));
     let expected = [
         ("stdout F", "one"),
         ("stderr F", "an error"),
@@ -46,7 +46,7 @@ fn files_rotate_and_the_oldest_goes() {
         let log = LogFile::new(folder.path().join("0.log"), limit);
         let mut lines = Lines::default();
         for _ in 0..80 {
-            lines.push(&log, Stream::Out, &[b"y".repeat(1000), b"\n".to_vec()].concat());
+            log.append(&lines.push(Stream::Out, &[b"y".repeat(1000), b"\n".to_vec()].concat()));
         }
         let found = fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap());
         let mut names: Vec<_> = found
