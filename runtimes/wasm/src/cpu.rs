@@ -42,11 +42,11 @@ const MOST_DEBT: u64 = 60_000_000_000;
 
 /// When what was used will be paid for, at a certain rate: a token bucket as one number.
 #[derive(Debug, Default)]
-struct Bucket(AtomicU64);
+pub(crate) struct Bucket(AtomicU64);
 
 impl Bucket {
     /// Charges CPU time at a rate; how long to nap.
-    fn charge(&self, nanos: u64, millicores: u64, burst: u64) -> u64 {
+    pub(crate) fn charge(&self, nanos: u64, millicores: u64, burst: u64) -> u64 {
         let now = now();
         let cost = nanos.saturating_mul(1000) / millicores.max(1);
         let paid =

@@ -39,11 +39,13 @@ use std::sync::atomic::Ordering::Relaxed;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header};
 use hyper::body::Body;
+use tokio::time::Instant;
 use wasmtime_wasi_http::Error;
 
 use crate::container::Container;
 use answer::Answer;
 use client::Client;
+use place::PATIENCE;
 use record::Record;
 use refusal::Refusal;
 use upload::Upload;
@@ -100,7 +102,13 @@ where
         Ok(begun) => Answer::of_guest(begun, record),
         Err(refusal) => {
             if refusal.is_want_of_room() {
-                container.traffic.counts().refused.fetch_add(1, Relaxed);
+                let wait = container.traffic.counts().refuse();
+                // What refusing costs is the container's expense, too.
+                let wait = wait.max(container.cpu.debt().unwrap_or_default());
+                if !wait.is_zero() {
+                    let late = (Instant::now() + wait).min(record.begun + PATIENCE);
+                    tokio::time::sleep_until(late.min(record.deadline)).await;
+                }
             }
             Answer::refusal(refusal, record)
         }

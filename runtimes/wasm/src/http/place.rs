@@ -17,7 +17,7 @@ use crate::slots::{self, Purpose};
 /// Requests of one container that wait for a place, unless it says otherwise.
 const MOST_WAITING: u32 = 1024;
 /// How long a request waits for a place before its client is told to try again.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A place among the container's requests; given back when dropped.
 pub(super) struct Place {

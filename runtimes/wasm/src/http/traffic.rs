@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 
 use super::reuse::Idle;
 use crate::container::Stamp;
+use crate::cpu::Bucket;
 
 /// Requests of one container that run at once, unless it says otherwise.
 const MOST_ACTIVE: u32 = 256;
@@ -21,6 +22,11 @@ pub(crate) const BUCKETS: [u64; 7] =
     [1_000, 5_000, 25_000, 100_000, 500_000, 2_500_000, 10_000_000];
 /// What answers are told apart by: `2xx` and so on, and those whose client left before the answer.
 pub(crate) const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "aborted"];
+
+/// So many requests of one container may be refused at once, and again in each second.
+const REFUSALS: u64 = 1000;
+/// Nobody waits longer for a refusal, unless the container has used up its CPU.
+const LATEST: Duration = Duration::from_secs(1);
 
 /// A container's requests.
 pub(crate) struct Traffic {
@@ -44,6 +50,7 @@ pub(crate) struct Counts {
     pub(super) requests: AtomicU64,
     pub(super) failed: AtomicU64,
     pub(super) refused: AtomicU64,
+    refusals: Bucket,
     pub(super) traps: AtomicU64,
     pub(super) microseconds: AtomicU64,
     pub(super) received: AtomicU64,
@@ -107,6 +114,14 @@ impl Traffic {
 }
 
 impl Counts {
+    /// A request is refused for want of room; how long its client waits for the answer. Being refused must not pay: who asks
+    /// again at once, over thousands of connections, would keep the host busy with refusals alone.
+    pub(super) fn refuse(&self) -> Duration {
+        self.refused.fetch_add(1, Relaxed);
+        const SECOND: u64 = 1_000_000_000;
+        Duration::from_nanos(self.refusals.charge(SECOND / REFUSALS, 1000, SECOND)).min(LATEST)
+    }
+
     /// A request is over. A status of 0 is one that was never answered.
     pub(super) fn finish(&self, status: u16, took: Duration) {
         let micros = took.as_micros() as u64;
@@ -149,5 +164,20 @@ impl<'a> Count<'a> {
 impl Drop for Count<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_refusals_are_late_ones() {
+        let counts = Counts::default();
+        let first: Vec<_> = (0..REFUSALS / 2).map(|_| counts.refuse()).collect();
+        assert!(first.iter().all(Duration::is_zero), "{first:?}");
+        let last = (0..3 * REFUSALS).map(|_| counts.refuse()).last();
+        assert_eq!(last, Some(LATEST));
+        assert_eq!(counts.refused.load(Relaxed), REFUSALS / 2 + 3 * REFUSALS);
     }
 }
