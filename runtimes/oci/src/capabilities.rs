@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 
-use coracle_sandbox::{Capabilities, Problem, ProblemCode};
+use coracle_sandbox::{Capabilities, Problem, ProblemCode, rights};
 
 /// Names by number, without `CAP_` (capabilities(7)).
 #[rustfmt::skip]
@@ -24,8 +24,6 @@ const USUAL: &[&str] = &[
 
 /// What installing a system call filter and giving up rights afterwards takes.
 const TO_CONFINE: &[&str] = &["SYS_ADMIN", "SETPCAP"];
-
-const LAST: usize = 63;
 
 /// A set of capabilities.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,36 +59,8 @@ impl Set {
 
     /// Gives up all others, for good. Needs `CAP_SETPCAP`.
     pub(crate) fn keep_only(self) -> io::Result<()> {
-        for n in (0..=LAST).filter(|n| self.0 & 1 << n == 0) {
-            // SAFETY: a call with plain numbers. Numbers beyond the kernel's last one are refused, which ends the search.
-            let done = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, n as libc::c_ulong, 0, 0, 0) };
-            if done < 0 {
-                let error = io::Error::last_os_error();
-                if error.raw_os_error() == Some(libc::EINVAL) {
-                    break;
-                }
-                return Err(error);
-            }
-        }
-        #[repr(C)]
-        struct Header {
-            version: u32,
-            pid: libc::c_int,
-        }
-        #[repr(C)]
-        #[derive(Clone, Copy)]
-        struct Data {
-            effective: u32,
-            permitted: u32,
-            inheritable: u32,
-        }
-        const VERSION_3: u32 = 0x2008_0522;
-        let header = Header { version: VERSION_3, pid: 0 };
-        let half = |bits: u32| Data { effective: bits, permitted: bits, inheritable: 0 };
-        let data = [half(self.0 as u32), half((self.0 >> 32) as u32)];
-        // SAFETY: both structures are as capset(2) of version 3 wants them, and live until it returns.
-        let done = unsafe { libc::syscall(libc::SYS_capset, &header, data.as_ptr()) };
-        if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        rights::bound(self.0)?;
+        rights::keep(self.0)
     }
 }
 

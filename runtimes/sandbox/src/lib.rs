@@ -11,11 +11,14 @@
 //! - [`server`]: puts a `Runtime` on a socket;
 //! - [`client`]: the agent's handle, which outlives restarts of the host;
 //! - [`stream`]: streams of processes, on connections that were upgraded;
+//! - [`rights`]: giving up capabilities;
 //! - [`events`] and [`logs`]: what every host does in the same way.
 
 pub mod types;
 
 pub mod beneath;
+
+pub mod rights;
 
 pub mod runtime;
 

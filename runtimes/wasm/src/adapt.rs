@@ -11,6 +11,7 @@ use wasi_preview1_component_adapter_provider::{
     WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER,
     WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
 };
+use wasm_encoder::Encode as _;
 use wasmparser::{Parser, Payload};
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
@@ -86,7 +87,7 @@ fn keep_exit_codes(module: &[u8]) -> Option<Vec<u8>> {
         let size = imports.len() - OLD.len() + NEW.len();
         let mut changed = module.get(..begin)?.to_vec();
         changed.push(*module.get(begin)?);
-        leb128(size, &mut changed);
+        size.encode(&mut changed);
         for part in [&imports[..at], NEW, &imports[at + OLD.len()..], module.get(range.end..)?] {
             changed.extend_from_slice(part);
         }
@@ -97,14 +98,6 @@ fn keep_exit_codes(module: &[u8]) -> Option<Vec<u8>> {
         return Some(changed);
     }
     None
-}
-
-fn leb128(mut number: usize, out: &mut Vec<u8>) {
-    while number >= 0x80 {
-        out.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    out.push(number as u8);
 }
 
 #[derive(Default)]

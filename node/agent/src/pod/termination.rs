@@ -43,6 +43,14 @@ fn covering<'a>(mounts: &'a [Mount], path: &'a Path) -> Option<(&'a Mount, &'a P
     covering.min_by_key(|(_, rest)| rest.components().count())
 }
 
+/// What earlier attempts left: it was read when they ended.
+fn forget(volumes: &Path, container: &Container) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(volumes.join(FOLDER).join(&container.name)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Makes room for the message of an attempt. The mount, if one is to be added to the container's.
 pub fn prepare(
     container: &Container,
@@ -50,12 +58,7 @@ pub fn prepare(
     volumes: &Path,
     attempt: u32,
 ) -> std::io::Result<Option<Mount>> {
-    let all = volumes.join(FOLDER).join(&container.name);
-    // What earlier attempts left was read when they ended.
-    match std::fs::remove_dir_all(&all) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    forget(volumes, container)?;
     let folder = folder(volumes, &container.name, attempt);
     let written = folder.join("written");
     let parent = path(container).parent().unwrap_or(Path::new("/"));
@@ -87,11 +90,7 @@ pub fn prepare_file(
     volumes: &Path,
     attempt: u32,
 ) -> std::io::Result<Option<Mount>> {
-    let all = volumes.join(FOLDER).join(&container.name);
-    match std::fs::remove_dir_all(&all) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    forget(volumes, container)?;
     let path = path(container);
     let Some(inner) = inner(mounts, path) else { return Ok(None) };
     let folder = folder(volumes, &container.name, attempt);

@@ -7,9 +7,11 @@
 //! All of this belongs to the calling thread and to those that it starts.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use coracle_sandbox::rights;
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
     RulesetAttr, RulesetCreatedAttr, RulesetError,
@@ -54,10 +56,12 @@ pub(super) fn enter(folder: &Path) -> Result<OwnedFd, Refusal> {
     unshare(CloneFlags::CLONE_FS).map_err(failed("unshare"))?;
     nix::unistd::chroot(folder).map_err(failed("make the folder the root"))?;
     nix::unistd::chdir("/").map_err(failed("make the folder the root"))?;
-    let root = tree::open_root(Path::new("/")).map_err(|error| {
-        Refusal::system("open the folder", Errno::from_raw(error.raw_os_error().unwrap_or(0)))
-    })?;
-    drop_capabilities().map_err(failed("give up rights"))?;
+    let number = |error: io::Error| Errno::from_raw(error.raw_os_error().unwrap_or(0));
+    let root =
+        tree::open_root(Path::new("/")).map_err(number).map_err(failed("open the folder"))?;
+    // Those that are not there to be kept will be missed by the entry that needs them.
+    let kept = rights::permitted().map(|permitted| permitted & KEPT);
+    kept.and_then(rights::keep).map_err(number).map_err(failed("give up rights"))?;
     restrict_calls().map_err(|message| Refusal { fault: Fault::Rights, message })?;
     Ok(root)
 }
@@ -85,38 +89,8 @@ fn landlock(folder: &Path) -> Result<(), RulesetError> {
     Ok(())
 }
 
-/// `_LINUX_CAPABILITY_VERSION_3`.
-const VERSION: u32 = 0x2008_0522;
 /// `CAP_CHOWN`, `DAC_OVERRIDE`, `FOWNER`, `FSETID`, `SYS_ADMIN` (for `trusted.overlay.opaque`), `MKNOD` and `SETFCAP`.
-const KEPT: u32 = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 21 | 1 << 27 | 1 << 31;
-
-#[repr(C)]
-struct Header {
-    version: u32,
-    pid: i32,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct Data {
-    effective: u32,
-    permitted: u32,
-    inheritable: u32,
-}
-
-/// Those that are not there to be kept will be missed by the entry that needs them.
-fn drop_capabilities() -> Result<(), Errno> {
-    let header = Header { version: VERSION, pid: 0 };
-    let mut data = [Data::default(); 2];
-    // SAFETY: both structures are as version 3 wants them, and outlive the call.
-    let read = unsafe { libc::syscall(libc::SYS_capget, &raw const header, data.as_mut_ptr()) };
-    Errno::result(read)?;
-    let kept = data[0].permitted & KEPT;
-    let data = [Data { effective: kept, permitted: kept, inheritable: 0 }, Data::default()];
-    // SAFETY: as above.
-    let done = unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) };
-    Errno::result(done).map(drop)
-}
+const KEPT: u64 = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 21 | 1 << 27 | 1 << 31;
 
 /// Calls that are allowed whatever their arguments.
 #[rustfmt::skip]

@@ -1,7 +1,9 @@
 //! What volumes made of objects hold: `configMap`, `secret`, `downwardAPI` and `projected`. Pure: objects, facts and
 //! tokens were fetched before.
 
+use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use coracle_api::quantity::Quantity;
 use k8s_openapi::api::core::v1::{
@@ -106,6 +108,20 @@ pub(super) fn payload(volume: &Volume, inputs: &Inputs<'_>) -> Result<Option<Pay
     Ok(Some(payload))
 }
 
+/// What a volume is made from; None if it may be missing, and is.
+fn find<'a, T>(
+    all: &'a BTreeMap<String, Arc<T>>,
+    kind: &'static str,
+    name: &str,
+    optional: bool,
+) -> Result<Option<&'a T>, SetUpError> {
+    match all.get(name) {
+        Some(found) => Ok(Some(found)),
+        None if optional => Ok(None),
+        None => Err(SetUpError::Missing { kind, name: name.to_owned() }),
+    }
+}
+
 fn config_map(
     payload: &mut Payload,
     (name, optional): (&str, Option<bool>),
@@ -114,10 +130,8 @@ fn config_map(
     inputs: &Inputs<'_>,
 ) -> Result<(), SetUpError> {
     let optional = optional == Some(true);
-    let Some(map) = inputs.sources.config_maps.get(name) else {
-        let missing = SetUpError::Missing { kind: "configmap", name: name.to_owned() };
-        return if optional { Ok(()) } else { Err(missing) };
-    };
+    let maps = &inputs.sources.config_maps;
+    let Some(map) = find(maps, "configmap", name, optional)? else { return Ok(()) };
     let keys = || {
         let text = map.data.iter().flat_map(|d| d.keys());
         text.chain(map.binary_data.iter().flat_map(|d| d.keys()))
@@ -139,10 +153,8 @@ fn secret(
     inputs: &Inputs<'_>,
 ) -> Result<(), SetUpError> {
     let optional = optional == Some(true);
-    let Some(secret) = inputs.sources.secrets.get(name) else {
-        let missing = SetUpError::Missing { kind: "secret", name: name.to_owned() };
-        return if optional { Ok(()) } else { Err(missing) };
-    };
+    let secrets = &inputs.sources.secrets;
+    let Some(secret) = find(secrets, "secret", name, optional)? else { return Ok(()) };
     let data = |secret: &Secret, key: &str| secret.data.as_ref()?.get(key).map(|v| v.0.clone());
     let keys = secret.data.iter().flat_map(|d| d.keys());
     let get = |key: &str| data(secret, key);
