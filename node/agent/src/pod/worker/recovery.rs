@@ -63,7 +63,10 @@ impl Workers {
             let workers = self.clone();
             tokio::spawn(async move {
                 tokio::time::sleep(HEAD_START).await;
-                workers.tell_all();
+                // Meanwhile another host may have been lost: whoever is the last of its Pods tells of these, too.
+                if !workers.inner.recovery.is_on() {
+                    workers.tell_all();
+                }
             });
         }
     }
