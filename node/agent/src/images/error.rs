@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::fetch::is_full;
 use super::layers::LayerError;
 use super::manifest::{Unfit, host_architecture};
 use super::unpack::{Fault, Refusal};
@@ -131,7 +132,7 @@ impl PullError {
     pub fn is_full_disk(&self) -> bool {
         match self {
             Self::Unpack { refusal, .. } => refusal.fault == Fault::Disk,
-            Self::Disk { source, .. } => source.kind() == std::io::ErrorKind::StorageFull,
+            Self::Disk { source, .. } => is_full(source),
             _ => false,
         }
     }

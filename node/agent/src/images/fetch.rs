@@ -58,6 +58,19 @@ pub(super) enum FetchError {
     },
 }
 
+impl FetchError {
+    /// Whether it is for want of room on the node's disk.
+    pub(super) fn is_full_disk(&self) -> bool {
+        matches!(self, Self::Disk { source, .. } if is_full(source))
+    }
+}
+
+/// Whether there is no room, or none for this user.
+pub(super) fn is_full(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+}
+
 /// Fetches blobs; one per node.
 pub(super) struct Fetcher {
     store: Store,
@@ -124,7 +137,13 @@ impl Fetcher {
                         return Err(RegistryError::Unreachable(why).into());
                     }
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    // A part for whose rest there is no room would only keep the room from others.
+                    if error.is_full_disk() {
+                        let _ = tokio::fs::remove_file(self.store.part(&blob.digest)).await;
+                    }
+                    return Err(error);
+                }
             }
             tokio::time::sleep(PAUSE * 2_u32.pow(idle)).await;
         }

@@ -191,6 +191,9 @@ impl Images {
         let fetch = |blob| self.inner.fetcher.fetch(session, blob).boxed();
         let fetches: Vec<_> = wanted.iter().map(fetch).collect();
         let all = futures::stream::iter(fetches).buffer_unordered(LAYERS).try_collect::<()>().await;
+        if all.as_ref().is_err_and(FetchError::is_full_disk) {
+            self.find_room();
+        }
         all.map_err(|error| {
             let name = given.to_owned();
             match error {
@@ -302,10 +305,14 @@ impl Images {
         let layers = image.files.as_ref().map(|files| &files.layers[..]).unwrap_or_default();
         let unpacked = self.inner.unpacker.ensure(given, layers).await;
         if unpacked.as_ref().is_err_and(PullError::is_full_disk) {
-            // There may be images that nobody uses.
-            self.inner.pulled.notify_one();
+            self.find_room();
         }
         unpacked
+    }
+
+    /// There may be images that nobody uses.
+    fn find_room(&self) {
+        self.inner.pulled.notify_one();
     }
 
     /// The image with the Wasm file that lies at `path` in it.

@@ -37,6 +37,12 @@ impl Context {
         Ok(self.keep(Cluster::up(Options { user: self.user, args }).await?))
     }
 
+    /// A cluster that is still to be started.
+    pub(crate) fn prepared(&self) -> anyhow::Result<Arc<Cluster>> {
+        let options = Options { user: self.user, args: Vec::new() };
+        Ok(self.keep(Cluster::prepare(options, false)?))
+    }
+
     /// A cluster whose control plane and node are two processes.
     pub(crate) async fn split(&self) -> anyhow::Result<Arc<Cluster>> {
         Ok(self.keep(Cluster::split(self.user).await?))

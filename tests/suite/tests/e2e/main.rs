@@ -12,6 +12,7 @@ mod context;
 mod env;
 mod front;
 mod guests;
+mod image_faults;
 mod images;
 mod images_bad;
 mod in_cluster;
@@ -180,6 +181,7 @@ suite! {
         unused_images_go,
         other_clients_push,
     }
+    image_faults { a_full_disk_fails_pulls_until_there_is_room, a_silent_registry_is_asked_again }
     containers {
         a_web_server_is_served,
         web_and_cache_are_one_pod,

@@ -39,7 +39,7 @@ spec:
 }
 
 /// Waits until a Pod has succeeded; what it printed.
-async fn succeeds(cluster: &Cluster, pod: &str) -> anyhow::Result<String> {
+pub(crate) async fn succeeds(cluster: &Cluster, pod: &str) -> anyhow::Result<String> {
     eventually(SOON, "the Pod succeeds", async || {
         let status = cluster.get(&["pod", pod]).await?["status"].clone();
         anyhow::ensure!(status["phase"] == "Succeeded", "{pod}: {status:#}");

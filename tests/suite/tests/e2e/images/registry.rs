@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -296,7 +296,7 @@ pub(crate) fn padded(component: &[u8], bytes: usize) -> Vec<u8> {
     padded
 }
 
-/// A line to a registry that breaks after `limit` bytes of every connection's answers, or is held up.
+/// A line to a registry that breaks after `limit` bytes of every connection's answers, or falls silent there.
 pub(crate) struct BadLine {
     pub(crate) address: SocketAddr,
     counts: Arc<Counts>,
@@ -306,6 +306,7 @@ pub(crate) struct BadLine {
 #[derive(Default)]
 struct Counts {
     limit: AtomicU64,
+    is_silent: AtomicBool,
     broken: AtomicU64,
     resumed: AtomicU64,
     bytes: AtomicU64,
@@ -331,6 +332,12 @@ impl BadLine {
             }
         });
         Ok(Self { address, counts, task })
+    }
+
+    /// Instead of breaking, it stays open and carries nothing more.
+    pub(crate) fn falls_silent(self) -> Self {
+        self.counts.is_silent.store(true, Relaxed);
+        self
     }
 
     /// From now on it holds.
@@ -371,6 +378,9 @@ async fn carry(client: TcpStream, registry: SocketAddr, counts: Arc<Counts>) {
             carried += count as u64;
             if carried >= limit {
                 counts.broken.fetch_add(1, Relaxed);
+                if counts.is_silent.load(Relaxed) {
+                    std::future::pending::<()>().await;
+                }
                 break;
             }
         }
