@@ -15,6 +15,8 @@ use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
 
+use crate::pod::spec;
+
 /// Events that wait to be written.
 const QUEUE: usize = 4096;
 /// Events that are remembered for counting.
@@ -92,10 +94,12 @@ impl Recorder {
 
 fn field_path(pod: &Pod, container: &str) -> String {
     let mut init = pod.spec.iter().flat_map(|s| s.init_containers.iter().flatten());
-    match init.any(|c| c.name == container) {
-        true => format!("spec.initContainers{{{container}}}"),
-        false => format!("spec.containers{{{container}}}"),
-    }
+    let list = match init.any(|c| c.name == container) {
+        true => "initContainers",
+        false if spec::is_ephemeral(pod, container) => "ephemeralContainers",
+        false => "containers",
+    };
+    format!("spec.{list}{{{container}}}")
 }
 
 /// UID, field path, reason and message: what makes two events the same.

@@ -17,6 +17,8 @@ use nix::unistd::Pid;
 
 pub(crate) use mounts::Mounts;
 
+/// Where hierarchies are mounted.
+pub(crate) const TOP: &str = "/sys/fs/cgroup";
 /// How deep groups within a container's own are looked for.
 const DEPTH: usize = 16;
 
@@ -149,6 +151,21 @@ impl Group {
             std::thread::sleep(STEP);
             waited += STEP;
         }
+    }
+
+    /// Its folders of version 1, by where programs look for them.
+    pub(crate) fn shown(&self) -> Vec<(PathBuf, PathBuf)> {
+        let mut shown = Vec::new();
+        for folder in &self.folders {
+            // Several controllers may be one hierarchy, which is found under each of their names.
+            let names = folder.controllers.iter().flatten().map(Path::new);
+            let mut places: Vec<PathBuf> = names.map(|name| Path::new(TOP).join(name)).collect();
+            if !places.is_empty() && !places.contains(&folder.top) {
+                places.push(folder.top.clone());
+            }
+            shown.extend(places.into_iter().map(|place| (place, folder.path.clone())));
+        }
+        shown
     }
 
     /// The folder of version 2, if that is all there is.

@@ -183,6 +183,11 @@ impl Root {
         Ok(openat2(&self.0, path, how)?)
     }
 
+    /// A folder, by name only.
+    pub(crate) fn open_folder(&self, path: &Path) -> io::Result<File> {
+        Ok(File::from(self.at(path, OFlag::O_PATH | OFlag::O_DIRECTORY)?))
+    }
+
     /// An ordinary file, for reading.
     pub(crate) fn open_file(&self, path: &Path) -> io::Result<File> {
         let file = File::from(self.at(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?);

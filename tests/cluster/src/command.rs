@@ -55,7 +55,10 @@ impl std::fmt::Display for Output {
 }
 
 /// Runs `command` with `input` on its standard input.
-pub(crate) async fn run(mut command: Command, input: &[u8]) -> anyhow::Result<Output> {
+///
+/// # Errors
+/// When it cannot be run, or takes too long.
+pub async fn run(mut command: Command, input: &[u8]) -> anyhow::Result<Output> {
     let line = line(&command);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().with_context(|| line.clone())?;

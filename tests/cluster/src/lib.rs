@@ -20,5 +20,5 @@ mod upgrade;
 mod wait;
 
 pub use cluster::{Cluster, HostProcess, Options, Part, User};
-pub use command::Output;
+pub use command::{Output, run};
 pub use wait::eventually;

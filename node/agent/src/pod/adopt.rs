@@ -47,9 +47,10 @@ pub fn adopt(pod: &Pod, sandbox: Option<&SandboxStatus>, now: Timestamp) -> PodS
 }
 
 fn reported(status: Option<&PodStatus>) -> impl Iterator<Item = &Reported> {
-    status
-        .into_iter()
-        .flat_map(|s| s.init_container_statuses.iter().chain(&s.container_statuses).flatten())
+    status.into_iter().flat_map(|s| {
+        let all = s.init_container_statuses.iter().chain(&s.container_statuses);
+        all.chain(&s.ephemeral_container_statuses).flatten()
+    })
 }
 
 fn termination(was: &ContainerStateTerminated, now: Timestamp) -> Termination {

@@ -291,10 +291,9 @@ fn from_source(
             .ok_or_else(|| ConfigError::FieldPath { env: env.to_owned(), path: path.to_owned() });
     }
     if let Some(reference) = &from.resource_field_ref {
-        let target = match reference.container_name.as_deref() {
-            Some(name) if !name.is_empty() => spec::container(pod, name).unwrap_or(container),
-            _ => container,
-        };
+        let name = reference.container_name.as_deref().unwrap_or_default();
+        let named = spec::container(pod, name);
+        let target = named.as_deref().unwrap_or(container);
         let divisor = reference.divisor.as_ref().and_then(|d| d.0.parse::<Quantity>().ok());
         return resource(target, &reference.resource, divisor, facts).map(Some).ok_or_else(|| {
             ConfigError::FieldPath { env: env.to_owned(), path: reference.resource.clone() }

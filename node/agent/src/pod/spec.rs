@@ -1,11 +1,14 @@
 //! What a Pod asks of the node, worked out from its spec: rules for its life, ports, limits. Pure.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use coracle_network::HostPort;
 use coracle_network::routes::Protocol;
-use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod, Probe, Service};
+use k8s_openapi::api::core::v1::{
+    Container, EphemeralContainer, LifecycleHandler, Pod, Probe, Service,
+};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::pod::lifecycle::{
@@ -21,9 +24,49 @@ pub fn containers(pod: &Pod) -> impl Iterator<Item = (bool, &Container)> {
     init.iter().map(|c| (true, c)).chain(main.iter().map(|c| (false, c)))
 }
 
+/// Those that were added to the Pod to look at it, each as the container that it is otherwise.
+pub fn ephemeral(pod: &Pod) -> impl Iterator<Item = Container> {
+    ephemerals(pod).map(|added| Container {
+        args: added.args.clone(),
+        command: added.command.clone(),
+        env: added.env.clone(),
+        env_from: added.env_from.clone(),
+        image: added.image.clone(),
+        image_pull_policy: added.image_pull_policy.clone(),
+        name: added.name.clone(),
+        security_context: added.security_context.clone(),
+        stdin: added.stdin,
+        stdin_once: added.stdin_once,
+        termination_message_path: added.termination_message_path.clone(),
+        termination_message_policy: added.termination_message_policy.clone(),
+        tty: added.tty,
+        volume_mounts: added.volume_mounts.clone(),
+        working_dir: added.working_dir.clone(),
+        // Validation lets them have nothing else.
+        ..Container::default()
+    })
+}
+
+fn ephemerals(pod: &Pod) -> impl Iterator<Item = &EphemeralContainer> {
+    pod.spec.iter().flat_map(|spec| spec.ephemeral_containers.iter().flatten())
+}
+
+/// Whether the container of that name is an ephemeral one.
+pub fn is_ephemeral(pod: &Pod, name: &str) -> bool {
+    ephemerals(pod).any(|added| added.name == name)
+}
+
+/// The container whose processes an ephemeral container is to see.
+pub fn target<'a>(pod: &'a Pod, name: &str) -> Option<&'a str> {
+    let added = ephemerals(pod).find(|added| added.name == name)?;
+    added.target_container_name.as_deref().filter(|target| !target.is_empty())
+}
+
 /// The container of that name.
-pub fn container<'a>(pod: &'a Pod, name: &str) -> Option<&'a Container> {
-    containers(pod).map(|(_, c)| c).find(|c| c.name == name)
+pub fn container<'a>(pod: &'a Pod, name: &str) -> Option<Cow<'a, Container>> {
+    let own = containers(pod).map(|(_, c)| c).find(|c| c.name == name);
+    own.map(Cow::Borrowed)
+        .or_else(|| ephemeral(pod).find(|added| added.name == name).map(Cow::Owned))
 }
 
 /// The rules that [`crate::pod::lifecycle`] follows for each container.
@@ -33,7 +76,9 @@ pub fn rules(pod: &Pod) -> Vec<ContainerRule> {
         Some("OnFailure") => RestartPolicy::OnFailure,
         _ => RestartPolicy::Always,
     };
-    containers(pod).map(|(init, c)| rule(init, c, policy)).collect()
+    let added = ephemeral(pod)
+        .map(|c| ContainerRule { role: Role::Ephemeral, ..rule(false, &c, RestartPolicy::Never) });
+    containers(pod).map(|(init, c)| rule(init, c, policy)).chain(added).collect()
 }
 
 fn rule(init: bool, container: &Container, policy: RestartPolicy) -> ContainerRule {
@@ -181,6 +226,7 @@ pub fn http_ports<'a>(
     services: impl Iterator<Item = &'a Service>,
 ) -> Vec<u16> {
     let Some(own) = container(pod, name) else { return Vec::new() };
+    let own = own.as_ref();
     let declares = |c: &Container| c.ports.iter().flatten().any(is_tcp);
     let mut ports: Vec<u16> = if declares(own) {
         own.ports

@@ -38,6 +38,17 @@ pub fn status(
         Some((init, container(pod, spec, known, waits, room)))
     });
     let (init, main): (Vec<_>, Vec<_>) = all.partition(|(init, _)| *init);
+    let added: Vec<_> = spec::ephemeral(pod)
+        .filter_map(|spec| {
+            let known = state.containers.iter().find(|k| *k.rule.name == *spec.name)?;
+            // Nobody asks whether it is ready.
+            Some(ContainerStatus {
+                ready: false,
+                started: None,
+                ..container(pod, &spec, known, waits, room)
+            })
+        })
+        .collect();
     let ip = state.ip.map(|ip| ip.to_string());
     let (reason, message) = match &state.ending {
         _ if !matches!(phase, "Failed" | "Succeeded") => (None, None),
@@ -45,6 +56,9 @@ pub fn status(
             Some("DeadlineExceeded"),
             Some("Pod was active on the node longer than the specified deadline".to_owned()),
         ),
+        Some(Ending::Refused { reason, message }) => {
+            (Some(*reason), Some(format!("Pod was rejected: {message}")))
+        }
         Some(Ending::Evicted { message }) => (Some("Evicted"), Some(message.clone())),
         _ => (None, None),
     };
@@ -54,7 +68,7 @@ pub fn status(
         container_statuses: Some(main.into_iter().map(|(_, s)| s).collect()),
         init_container_statuses: (!init.is_empty())
             .then(|| init.into_iter().map(|(_, s)| s).collect()),
-        ephemeral_container_statuses: ephemeral(pod),
+        ephemeral_container_statuses: (!added.is_empty()).then_some(added),
         host_ip: Some(host_ip.to_owned()),
         host_ips: Some(vec![HostIP { ip: host_ip.to_owned() }]),
         pod_ips: ip.clone().map(|ip| vec![PodIP { ip }]),
@@ -70,7 +84,7 @@ pub fn status(
 
 /// Why a container waits that nothing is known to be wrong with.
 pub fn waiting_reason(state: &PodState) -> &'static str {
-    match state.containers.iter().any(|c| c.rule.role != Role::Main) {
+    match state.containers.iter().any(|c| c.rule.role.goes_first()) {
         true => "PodInitializing",
         false => "ContainerCreating",
     }
@@ -116,7 +130,7 @@ fn conditions(
     };
     let unready = match finished {
         Some(reason) => Some((Some(reason), None)),
-        None => names(|c| c.rule.role != Role::Init && !c.ready(), "ContainersNotReady", "unready"),
+        None => names(|c| c.rule.role.serves() && !c.ready(), "ContainersNotReady", "unready"),
     };
     let uninitialized = match state.initialized() || phase == "Succeeded" {
         true => None,
@@ -242,24 +256,6 @@ fn container(
         }),
         ..ContainerStatus::default()
     }
-}
-
-/// Ephemeral containers wait for ever: whoever waits for one, as `kubectl debug` does, is to know.
-fn ephemeral(pod: &Pod) -> Option<Vec<ContainerStatus>> {
-    let all = pod.spec.as_ref()?.ephemeral_containers.as_ref()?.iter();
-    let statuses = all.map(|it| ContainerStatus {
-        name: it.name.clone(),
-        image: it.image.clone().unwrap_or_default(),
-        state: Some(ContainerState {
-            waiting: Some(ContainerStateWaiting {
-                reason: Some("CreateContainerError".to_owned()),
-                message: Some("this node does not run ephemeral containers".to_owned()),
-            }),
-            ..ContainerState::default()
-        }),
-        ..ContainerStatus::default()
-    });
-    Some(statuses.collect::<Vec<_>>()).filter(|statuses| !statuses.is_empty())
 }
 
 /// The first `room` bytes, whole characters only.

@@ -173,7 +173,7 @@ impl Workers {
             .deletion_timestamp
             .is_some()
             .then(|| pod.metadata.deletion_grace_period_seconds.unwrap_or(30));
-        let mut changed = Vec::new();
+        let (mut changed, mut joined) = (Vec::new(), Vec::new());
         {
             let mut table = self.table();
             match table.pods.get_mut(&uid) {
@@ -185,6 +185,8 @@ impl Workers {
                     if entry.pod.metadata.generation != pod.metadata.generation {
                         entry.state.active_deadline = spec::active_deadline(&pod);
                         changed = spec::other_images(&entry.pod, &pod);
+                        joined = spec::rules(&pod);
+                        joined.retain(|rule| entry.state.container(&rule.name).is_none());
                     }
                     entry.pod = Arc::new(pod);
                     self.inner.parts.volumes.pod_changed(&uid, &entry.pod);
@@ -221,6 +223,9 @@ impl Workers {
                     table.pods.insert(uid.clone(), entry);
                 }
             }
+        }
+        for rule in joined {
+            self.post(&uid, Event::Joined(rule));
         }
         for container in changed {
             self.post(&uid, Event::ImageChanged { container });
@@ -400,7 +405,7 @@ impl Workers {
             Action::CreateSandbox => {
                 let event = match Box::pin(self.create_sandbox(uid, &pod)).await {
                     Ok(ip) => Event::SandboxReady(ip),
-                    Err(message) => Event::SandboxFailed(message),
+                    Err(event) => event,
                 };
                 self.post(uid, event);
             }
@@ -478,11 +483,11 @@ impl Workers {
         let (Some(ip), Some(container)) = (ip, container) else {
             return Err("no address".to_owned());
         };
-        let Some(probe) = spec::probe(container, kind) else { return Ok(()) };
+        let Some(probe) = spec::probe(&container, kind) else { return Ok(()) };
         if let Some(exec) = &probe.exec {
             return self.exec_probe(uid, name, exec, probe.timeout_seconds.unwrap_or(1)).await;
         }
-        probes::run(ip, container, probe, |port| self.inner.parts.network.listen_port(port)).await
+        probes::run(ip, &container, probe, |port| self.inner.parts.network.listen_port(port)).await
     }
 
     async fn hook(&self, uid: &str, pod: &Pod, name: &str, kind: HookKind) -> Result<(), String> {
@@ -491,11 +496,11 @@ impl Workers {
         let (Some(ip), Some(container)) = (ip, container) else {
             return Err("no address".to_owned());
         };
-        let Some(hook) = spec::hook(container, kind) else { return Ok(()) };
+        let Some(hook) = spec::hook(&container, kind) else { return Ok(()) };
         if let Some(exec) = &hook.exec {
             return self.exec_hook(uid, pod, name, exec).await;
         }
-        hooks::run(ip, container, hook, |port| self.inner.parts.network.listen_port(port)).await
+        hooks::run(ip, &container, hook, |port| self.inner.parts.network.listen_port(port)).await
     }
 
     fn pod(&self, uid: &str) -> Option<Arc<Pod>> {

@@ -1,7 +1,7 @@
 //! Processes in containers: what is executed there, and the streams of those that run. Their shim carries them.
 
 use coracle_sandbox::stream::{Input, Output, Session, Size};
-use coracle_sandbox::{AttachSpec, Client, ClientError, ExecSpec};
+use coracle_sandbox::{AttachSpec, Client, ClientError, ExecSpec, Problem};
 use futures::future::BoxFuture;
 use tokio::task::JoinSet;
 
@@ -75,7 +75,17 @@ impl RemoteCommand for Process {
                 What::Exec(spec) => client.exec(uid, name, spec).await,
                 What::Attach(spec) => client.attach(uid, name, spec).await,
             };
-            let code = carry(session.map_err(|error| said(&error))?, io).await?;
+            let session = match session {
+                Err(ClientError::Problem(Problem { exit_code: Some(code), message, .. })) => {
+                    // As a shell has it: said where complaints go, and the code that scripts know.
+                    if let Some(to) = io.stderr.as_ref().or(io.stdout.as_ref()) {
+                        let _ = to.send(format!("{message}\r\n").into()).await;
+                    }
+                    return Ok(Some(code));
+                }
+                session => session.map_err(|error| said(&error))?,
+            };
+            let code = carry(session, io).await?;
             // How a container ends, its status tells.
             Ok(code.filter(|_| matches!(self.what, What::Exec(_))))
         })

@@ -48,7 +48,7 @@ impl Mounts {
             let Some((mount, filesystem)) = line.split_once(" - ") else { continue };
             let path = mount.split(' ').nth(4).unwrap_or_default();
             // Only the hierarchies' usual place: others have them mounted for themselves.
-            if !path.starts_with("/sys/fs/cgroup") {
+            if !path.starts_with(super::TOP) {
                 continue;
             }
             let mut words = filesystem.split(' ');

@@ -25,7 +25,7 @@ const WORDS: &str = "OCI runtime create failed: unable to start container proces
 pub(super) fn create(subject: &Subject<'_>, streams: Streams) -> Result<Started, Problem> {
     let rootfs = subject.places.rootfs.clone();
     std::fs::create_dir_all(&rootfs).map_err(|e| internal("cannot make the root folder", e))?;
-    let mounts = own_mounts(&subject.container.mounts, &subject.folder)?;
+    let mut mounts = own_mounts(&subject.container.mounts, &subject.folder)?;
     let oci = subject.oci;
     rootfs::mount_overlay(&oci.layers, &oci.upper, &rootfs)?;
     let root = Root::open(&rootfs).map_err(|e| internal("cannot open the root file system", e))?;
@@ -35,6 +35,7 @@ pub(super) fn create(subject: &Subject<'_>, streams: Streams) -> Result<Started,
     if !mounts.iter().any(|mount| folder.starts_with(&mount.guest_path)) {
         root.make_folders(&folder);
     }
+    mounts.extend(image_volumes(&root, subject, &mounts)?);
     drop(root);
 
     let rights = Rights::of(subject)?;
@@ -209,6 +210,32 @@ fn own_mounts(mounts: &[Mount], folder: &Path) -> Result<Vec<Mount>, Problem> {
         wanted.host_path = place;
     }
     Ok(mounts)
+}
+
+/// The image's volumes, each a mount of its own of what the image has there. It stays writable when the root file system is
+/// made read-only, and what is written goes where the container writes otherwise, so it ends with the attempt.
+fn image_volumes(
+    root: &Root,
+    subject: &Subject<'_>,
+    mounts: &[Mount],
+) -> Result<Vec<Mount>, Problem> {
+    let mut made = Vec::new();
+    let wanted = subject.oci.volumes.iter().enumerate();
+    for (number, path) in wanted.filter(|(_, path)| mounts.iter().all(|m| m.guest_path != **path)) {
+        let place = subject.folder.join(format!("volume-{number}"));
+        root.make_folders(path);
+        let mounted = root
+            .open_folder(path)
+            .and_then(|folder| open_tree(&folder))
+            .and_then(|tree| std::fs::create_dir_all(&place).map(|()| tree))
+            .and_then(|tree| put_tree(&tree, &place));
+        mounted.map_err(|error| {
+            let message = format!("the image's volume {}: {error}", path.display());
+            Problem::new(ProblemCode::InvalidSpec, message)
+        })?;
+        made.push(Mount { host_path: place, guest_path: path.clone(), ..Mount::default() });
+    }
+    Ok(made)
 }
 
 fn open_tree(found: &std::fs::File) -> std::io::Result<OwnedFd> {

@@ -277,6 +277,13 @@ impl Shim {
                 return Err(Problem::new(ProblemCode::Conflict, message));
             }
         }
+        if let Some(target) = &oci.target
+            && !self.known(target).is_some_and(|target| !target.is_exited())
+        {
+            let message =
+                format!("container {} cannot join {target}, which does not run", spec.name);
+            return Err(Problem::new(ProblemCode::Conflict, message));
+        }
         let folder = self.folder.join("containers").join(launch::id(&spec));
         let subject = self.subject(&pod, &spec, &oci, &folder);
         let made = self.launch_new(&subject).await;
@@ -320,6 +327,7 @@ impl Shim {
         folder: &Path,
     ) -> Subject<'a> {
         let cgroup = pod.oci.cgroup.join(launch::id(spec));
+        let group = Group::at(&self.mounts, &cgroup);
         Subject {
             sandbox: &pod.spec,
             container: spec,
@@ -329,11 +337,21 @@ impl Shim {
                 rootfs: folder.join("rootfs"),
                 shm: if pod.oci.host_ipc { "/dev/shm".into() } else { self.folder.join("shm") },
                 files: pod.files.clone(),
+                groups: group.shown(),
             },
-            group: Group::at(&self.mounts, &cgroup),
+            group,
             cgroup,
-            pid_namespace: pod.pause.map(|pid| format!("/proc/{pid}/ns/pid").into()),
+            pid_namespace: self.holder(pod, oci).map(|pid| format!("/proc/{pid}/ns/pid").into()),
         }
+    }
+
+    /// The process whose pid namespace the container joins; none where it has its own, or the machine's.
+    fn holder(&self, pod: &Pod, oci: &OciContainer) -> Option<i32> {
+        if pod.oci.host_pid {
+            return None;
+        }
+        let target = || self.known(oci.target.as_ref()?).map(|target| target.pid);
+        pod.pause.map(Pid::as_raw).or_else(target)
     }
 
     async fn launch_new(

@@ -6,6 +6,7 @@ use coracle_sandbox::{Problem, ProblemCode, Propagation};
 use serde_json::{Value, json};
 
 use super::{Known, require_plain};
+use crate::cgroup::TOP;
 
 /// Places on the machine that go into a container.
 #[derive(Clone, Debug)]
@@ -16,6 +17,25 @@ pub(crate) struct Places {
     pub(crate) shm: PathBuf,
     /// Files made for the Pod, by their path in the container.
     pub(crate) files: Vec<(PathBuf, PathBuf)>,
+    /// Its control groups, by their path in the container; none where there is only version 2.
+    pub(crate) groups: Vec<(PathBuf, PathBuf)>,
+}
+
+/// The container's own control groups. Those of version 1 are given one by one: libcontainer would find them by a process
+/// number that means another process where the container is not the first of its pid namespace, and leave them writable.
+fn groups(known: &Known<'_>, writable: &str) -> Vec<Value> {
+    let options = |own| ["nosuid", "noexec", "nodev", "relatime", own];
+    if known.unified {
+        return vec![json!({"destination": TOP, "type": "cgroup", "source": "cgroup",
+            "options": options(writable)})];
+    }
+    let top = json!({"destination": TOP, "type": "tmpfs", "source": "tmpfs",
+        "options": options("mode=755")});
+    let each = known.places.groups.iter().map(|(place, group)| {
+        json!({"destination": place, "type": "bind", "source": group,
+            "options": ["rbind", "nosuid", "noexec", "nodev", "relatime", writable]})
+    });
+    std::iter::once(top).chain(each).collect()
 }
 
 /// In the order in which they are mounted: targets above others first.
@@ -31,10 +51,9 @@ pub(super) fn of(known: &Known<'_>) -> Result<Vec<Value>, Problem> {
             "options": ["nosuid", "noexec", "nodev"]}),
         json!({"destination": "/sys", "type": "sysfs", "source": "sysfs",
             "options": ["nosuid", "noexec", "nodev", writable]}),
-        json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
-            "options": ["nosuid", "noexec", "nodev", "relatime", writable]}),
         json!({"destination": "/dev/shm", "type": "bind", "source": known.places.shm, "options": ["rbind", "rw"]}),
     ];
+    all.extend(groups(known, writable));
     let given = &known.container.mounts;
     let replaced = |path: &Path| given.iter().any(|mount| mount.guest_path == path);
     for mount in given {

@@ -17,6 +17,7 @@ fn check(
         rootfs: "/r".into(),
         shm: "/s".into(),
         files: vec![("/etc/hosts".into(), "/f/hosts".into())],
+        groups: vec![("/sys/fs/cgroup/cpu".into(), "/m/cpu/c/app-0".into())],
     };
     let known = Known {
         sandbox: &sandbox,
@@ -70,6 +71,7 @@ fn given_mounts_take_the_place_of_usual_ones() {
             };
             assert_eq!(source("/etc/hosts"), ["/v/hosts"]);
             assert_eq!(source("/dev/shm"), ["/v/shm"]);
+            assert_eq!(source("/sys/fs/cgroup/cpu"), ["/m/cpu/c/app-0"]);
             assert_eq!(mounts.last().unwrap()["destination"], "/data/a/b");
         },
     );

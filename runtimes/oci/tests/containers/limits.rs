@@ -50,10 +50,13 @@ async fn processes_are_counted_and_bounded() {
             &[
                 "sh",
                 "-c",
-                "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max",
+                "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max; \
+                 for f in /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max; \
+                 do [ -e $f ] && echo 1000000000 > $f && echo raised; done",
             ],
         )
         .await;
     assert!(limit.output.contains("67108864"), "{}", limit.output);
+    assert!(!limit.output.contains("raised"), "{}", limit.output);
     host.end().await;
 }

@@ -48,6 +48,8 @@ pub struct OciContainer {
     pub layers: Vec<PathBuf>,
     /// A folder for what this attempt writes, on a file system that overlayfs can use. Required, and its own.
     pub upper: PathBuf,
+    /// Folders of the image that are volumes (`VOLUME`), where nothing else is mounted: writable whatever the rest is.
+    pub volumes: Vec<PathBuf>,
     /// Who runs: `[USER][:GROUP]`, names or numbers, names being looked up in the image. Root where empty.
     pub user: String,
     /// Refuse to start as root (`runAsNonRoot`).
@@ -80,6 +82,8 @@ pub struct OciContainer {
     pub hugepages: BTreeMap<String, u64>,
     /// How soon the kernel ends it when memory runs out, -1000 (last) to 1000.
     pub oom_score_adj: Option<i32>,
+    /// A container of the Pod that runs, and whose processes it sees, being one of them (`targetContainerName`).
+    pub target: Option<String>,
     /// Limits of processes; the host's own where none is given.
     pub rlimits: Vec<Rlimit>,
     /// Whether it has a standard input that can be attached to.

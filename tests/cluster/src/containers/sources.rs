@@ -23,7 +23,8 @@ const APPLETS: &[&str] = &[
     "sh", "ls", "cat", "echo", "env", "id", "ip", "sleep", "true", "false", "mount", "ps", "kill",
     "nc", "wget", "httpd", "hostname", "mkdir", "rm", "touch", "chmod", "chown", "stat", "dd",
     "grep", "sed", "head", "tail", "wc", "date", "uname", "nslookup", "ping", "pwd", "sync",
-    "test", "trap", "yes",
+    "test", "trap", "yes", "tar", "stty", "tty", "cp", "ln", "unshare", "timeout", "printf",
+    "readlink",
 ];
 
 /// An image with a shell and the usual tools: a static `busybox`, users `root` and `app` (1000), and a sticky `/tmp`.

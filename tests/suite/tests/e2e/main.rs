@@ -6,9 +6,11 @@
 mod access;
 mod bad_input;
 mod clients;
+mod container_features;
 mod container_images;
 mod containers;
 mod context;
+mod debugging;
 mod env;
 mod front;
 mod guests;
@@ -188,6 +190,21 @@ suite! {
         both_kinds_write_into_one_volume,
         an_update_changes_the_kind_under_load,
         shims_outlive_the_agent_and_are_missed_when_killed,
+    }
+    debugging {
+        debug_joins_a_pod_that_runs,
+        debug_in_wasm_pods,
+        debug_looks_at_a_node,
+        exec_and_cp_and_attach,
+    }
+    container_features {
+        hooks_and_probes_execute,
+        namespaces_are_shared_as_asked,
+        rights_are_given_and_taken,
+        volumes_of_images_are_writable,
+        a_missing_program_is_a_start_error,
+        a_container_that_is_found_late_changes_the_sandbox,
+        a_runtime_that_is_insisted_on_is_the_one,
     }
     container_images { container_images_are_unpacked_as_they_are, a_server_of_debians_is_pulled }
 }

@@ -30,15 +30,19 @@ use crate::sockets;
 const MUCH: usize = 50 << 20;
 
 /// A `kubectl port-forward` that runs; dropped, it ends.
-struct Forward {
+pub(crate) struct Forward {
     child: Child,
     /// Where it listens.
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     said: Arc<Mutex<String>>,
 }
 
 impl Forward {
-    async fn start(cluster: &Cluster, kubectl: &Path, args: &[&str]) -> anyhow::Result<Self> {
+    pub(crate) async fn start(
+        cluster: &Cluster,
+        kubectl: &Path,
+        args: &[&str],
+    ) -> anyhow::Result<Self> {
         let args: Vec<&str> = ["port-forward"].iter().chain(args).copied().collect();
         let mut command = tokio::process::Command::from(cluster.kubectl_command(kubectl, &args));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -289,9 +293,10 @@ pub(crate) async fn debug_adds_containers_that_wait(context: Arc<Context>) -> Ou
     let found = cluster.kubectl(&["get", pod, "-o", names]).await?;
     anyhow::ensure!(found.split(' ').eq(wanted.iter()), "{found}");
     eventually(SOON, "each says that it waits", async || {
-        let message = "jsonpath={.status.ephemeralContainerStatuses[*].state.waiting.message}";
-        let told = cluster.kubectl(&["get", pod, "-o", message]).await?;
-        let count = told.matches("this node does not run ephemeral containers").count();
+        let reason = "jsonpath={.status.ephemeralContainerStatuses[*].state.waiting.reason}";
+        let told = cluster.kubectl(&["get", pod, "-o", reason]).await?;
+        let count =
+            told.split(' ').filter(|r| ["ErrImagePull", "ImagePullBackOff"].contains(r)).count();
         anyhow::ensure!(count == wanted.len(), "{told}");
         Ok(())
     })

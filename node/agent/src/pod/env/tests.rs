@@ -38,7 +38,7 @@ fn environments_come_from_every_source_in_order() {
     };
     let facts = NodeFacts { pod_ip: "10.1.0.9".into(), ..NodeFacts::default() };
     let container = container(&pod, "c").unwrap();
-    let env = environment(&pod, container, &sources, &facts).unwrap();
+    let env = environment(&pod, &container, &sources, &facts).unwrap();
     let expected = [
         ("HOSTNAME", "web-1"),
         ("P_mode", "fast"),
@@ -53,7 +53,7 @@ fn environments_come_from_every_source_in_order() {
     ];
     let expected: Vec<_> = expected.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
     assert_eq!(env, expected);
-    assert_eq!(arguments(container, &env, "x"), ["run", "fast", "$(MODE)", "$(NONE)", "$"]);
+    assert_eq!(arguments(&container, &env, "x"), ["run", "fast", "$(MODE)", "$(NONE)", "$"]);
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn what_an_environment_lacks_is_named() {
         let sources =
             Sources { secrets: [("s".to_owned(), Arc::default())].into(), ..Sources::default() };
         let container = container(&pod, "c").unwrap();
-        let error = environment(&pod, container, &sources, &NodeFacts::default()).unwrap_err();
+        let error = environment(&pod, &container, &sources, &NodeFacts::default()).unwrap_err();
         assert_eq!(error.to_string(), message);
     }
 }
@@ -128,7 +128,7 @@ fn services_are_told_of_last_and_never_override() {
         {"name": "API", "value": "$(KUBERNETES_SERVICE_HOST):$(KUBERNETES_SERVICE_PORT)"},
     ]}]}));
     let container = container(&pod, "c").unwrap();
-    let env = environment(&pod, container, &Sources::default(), &facts).unwrap();
+    let env = environment(&pod, &container, &Sources::default(), &facts).unwrap();
     assert_eq!(find(&env, "MY_DB_SERVICE_HOST"), Some("elsewhere"));
     assert_eq!(find(&env, "API"), Some("10.96.0.1:443"));
     assert_eq!(find(&env, "MY_DB_SERVICE_PORT"), Some("5432"));

@@ -88,7 +88,7 @@ impl Container {
     /// An init container that no longer holds the next one back.
     pub fn lets_pass(&self) -> bool {
         match self.rule.role {
-            Role::Main => true,
+            Role::Main | Role::Ephemeral => true,
             Role::Init => self.completed(),
             Role::Sidecar => self.started(),
         }

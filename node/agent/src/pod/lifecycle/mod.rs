@@ -32,11 +32,13 @@ pub use types::{
 
 /// How long a sandbox that could not be made is waited for, in seconds.
 const SANDBOX_RETRY: u32 = 2;
+/// What people are told of a sandbox that is not what its Pod needs.
+const CHANGED: &str = "Pod sandbox changed, it will be killed and re-created.";
 
 /// Everything that the node remembers of a Pod's life.
 #[derive(Debug, Clone)]
 pub struct PodState {
-    /// Containers, init containers first, in the order of the spec.
+    /// Containers, init containers first and ephemeral ones last, in the order of the spec.
     pub containers: Box<[Container]>,
     /// The sandbox.
     pub sandbox: Sandbox,
@@ -52,6 +54,8 @@ pub struct PodState {
     pub ending: Option<Ending>,
     /// All init containers have let pass in this sandbox.
     pub past_init: bool,
+    /// The sandbox is not what the Pod needs: another is made once what runs has ended, in its grace period.
+    changing: bool,
     /// The outcome that the API had when this agent first saw the Pod: it stays, and nothing more is told.
     pub settled: Option<bool>,
     finished: bool,
@@ -80,6 +84,7 @@ impl PodState {
             grace: 30,
             ending: None,
             past_init: false,
+            changing: false,
             settled: None,
             finished: false,
         }
@@ -130,7 +135,7 @@ impl PodState {
 
     /// All that should run does, and is ready. So is a Pod that ends, while it does.
     pub fn ready(&self) -> bool {
-        self.containers.iter().all(|c| c.rule.role == Role::Init || c.ready())
+        self.containers.iter().all(|c| !c.rule.role.serves() || c.ready())
     }
 
     /// Something of it runs, or may soon.
@@ -184,6 +189,7 @@ impl PodState {
         at(self.active_deadline.map(|deadline| later(self.start_time, deadline)));
         match self.sandbox {
             Sandbox::Absent { until, .. } => at(until),
+            Sandbox::Ready if self.changing => {}
             Sandbox::Ready => self.in_turn().for_each(|index| {
                 if let Phase::Waiting { until, .. } = self.containers[index].phase {
                     at(until);
@@ -194,7 +200,8 @@ impl PodState {
         next
     }
 
-    /// The containers that may start or run now: each init container lets the next one pass.
+    /// The containers that may start or run now: each init container lets the next one pass. Whoever wants to see what holds
+    /// them up need not wait for it.
     fn in_turn(&self) -> impl Iterator<Item = usize> + use<'_> {
         let all = self.containers.len();
         let end = match self.past_init {
@@ -203,10 +210,12 @@ impl PodState {
                 self.containers.iter().position(|c| !c.lets_pass()).map_or(all, |last| last + 1)
             }
         };
-        let turn = move |index: &usize| {
-            !(self.past_init && self.containers[*index].rule.role == Role::Init)
+        let turn = move |index: &usize| match self.containers[*index].rule.role {
+            Role::Ephemeral => true,
+            Role::Init => *index < end && !self.past_init,
+            Role::Main | Role::Sidecar => *index < end,
         };
-        (0..end).filter(turn)
+        (0..all).filter(turn)
     }
 
     /// Takes an event in; the state moves, and what is to be done comes out.
@@ -222,15 +231,23 @@ impl PodState {
             Event::Tick => {}
             Event::Delete { grace_seconds } => {
                 let shorter = match &self.ending {
-                    None | Some(Ending::DeadlineExceeded | Ending::Evicted { .. }) => true,
+                    None => true,
+                    Some(ending) if ending.fails() => true,
                     Some(Ending::Deleted { grace_seconds: old }) => grace_seconds < *old,
-                    Some(Ending::Vanished) => false,
+                    Some(_) => false,
                 };
                 if shorter {
                     self.end(Ending::Deleted { grace_seconds }, now, actions);
                 }
             }
             Event::Vanish => self.end(Ending::Vanished, now, actions),
+            Event::Joined(rule) => {
+                if self.container(&rule.name).is_none() {
+                    let mut all = std::mem::take(&mut self.containers).into_vec();
+                    all.push(Container::new(rule));
+                    self.containers = all.into();
+                }
+            }
             Event::Retry => {
                 for container in &mut self.containers {
                     if let Phase::Waiting {
@@ -270,9 +287,14 @@ impl PodState {
                 actions.push(report("FailedCreatePodSandBox", true, message.clone()));
                 self.sandbox = Sandbox::Absent { until, message };
             }
+            Event::SandboxRefused { reason, message } => {
+                actions.push(report(reason, true, message.clone()));
+                self.sandbox = Sandbox::Gone;
+                self.end(Ending::Refused { reason, message }, now, actions);
+            }
             Event::SandboxRemoved => self.sandbox = Sandbox::Gone,
             Event::HostLost => self.host_lost("the sandbox host ended", now, actions),
-            Event::SandboxChanged => self.sandbox_changed(now, actions),
+            Event::SandboxChanged => self.sandbox_changed(actions),
             Event::Pulled { container, digest } => {
                 if let Some(c) = self.container(&container)
                     && c.phase == Phase::Pulling
@@ -284,6 +306,7 @@ impl PodState {
                 }
             }
             Event::Failed { container, reason, message } => {
+                let over = self.is_over();
                 if let Some(c) = self.container(&container)
                     && matches!(c.phase, Phase::Pulling | Phase::Starting)
                 {
@@ -293,20 +316,27 @@ impl PodState {
                         _ => "Failed",
                     };
                     actions.push(c.report(true, what, message.clone()));
-                    c.fail(reason, message, now);
+                    match reason {
+                        // It was made, so that was an attempt, and this is its end.
+                        "RunContainerError" => {
+                            let how = Termination::of_start(message, now);
+                            actions.extend(c.exit(how, over, false));
+                        }
+                        _ => c.fail(reason, message, now),
+                    }
                 }
             }
             Event::Started { container, attempt, at } => {
                 self.started(container, attempt, at, actions)
             }
             Event::Exited { container, attempt, how } => {
-                let over = self.is_over();
+                let (over, planned) = (self.is_over(), self.changing);
                 if let Some(c) = self.container(&container)
                     && c.restarts == attempt
                     && c.is_there()
                 {
                     c.started_once = true;
-                    actions.extend(c.exit(how, over, false));
+                    actions.extend(c.exit(how, over, planned));
                 }
             }
             Event::Probed { container, attempt, kind, result } => {
@@ -389,6 +419,7 @@ impl PodState {
     /// The host is gone, and every attempt in it. In a new sandbox init containers run again.
     fn host_lost(&mut self, why: &str, now: Timestamp, actions: &mut Vec<Action>) {
         let over = self.is_over();
+        self.changing = false;
         if self.sandbox != Sandbox::Gone {
             self.sandbox = Sandbox::Absent { until: None, message: String::new() };
         }
@@ -411,16 +442,15 @@ impl PodState {
         }
     }
 
-    /// What was made is not what the Pod needs. What runs in it ends with it, and starts again in the next.
-    fn sandbox_changed(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
-        if self.ending.is_some() || self.outcome().is_some() || self.sandbox != Sandbox::Ready {
+    /// What was made is not what the Pod needs. What runs in it is stopped, and starts again in the next.
+    fn sandbox_changed(&mut self, actions: &mut Vec<Action>) {
+        if self.is_over() || self.sandbox != Sandbox::Ready || self.changing {
             return;
         }
-        let why = "Pod sandbox changed, it will be killed and re-created.";
-        if self.is_active() {
-            actions.push(report("SandboxChanged", false, why.to_owned()));
+        self.changing = true;
+        if self.containers.iter().any(|c| c.phase.since().is_some()) {
+            actions.push(report("SandboxChanged", false, CHANGED.to_owned()));
         }
-        self.host_lost(why, now, actions);
     }
 
     /// The next sandbox is a new one: what prepared the last has to prepare it, too.
@@ -452,7 +482,11 @@ impl PodState {
                 actions.push(Action::RemoveSandbox);
             }
         } else {
+            if self.changing && self.stop_all(self.grace, now, actions) {
+                self.host_lost(CHANGED, now, actions);
+            }
             match &self.sandbox {
+                Sandbox::Ready if self.changing => {}
                 Sandbox::Absent { until, .. } if until.is_none_or(|until| now >= until) => {
                     self.sandbox = Sandbox::Creating;
                     actions.push(Action::CreateSandbox);

@@ -116,7 +116,7 @@ impl PodState {
 
     /// Moves stops on.
     pub(super) fn go_on_stopping(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
-        let whole = self.is_over();
+        let whole = self.is_over() || self.changing;
         let forced = self.ending.as_ref().is_some_and(|e| e.grace(self.grace) == 0);
         // From the end: whether something is left of those that started later.
         let mut later_ones = false;
@@ -139,6 +139,7 @@ impl PodState {
         for container in &mut self.containers {
             if let Phase::Waiting { .. } = container.phase
                 && (container.started_once || ending.fails())
+                && !matches!(ending, Ending::Refused { .. })
             {
                 let unstarted = || Termination {
                     code: 137,
@@ -180,7 +181,7 @@ impl Ending {
     fn grace(&self, own: u32) -> u32 {
         match self {
             Ending::Deleted { grace_seconds } => *grace_seconds,
-            Ending::Vanished => 0,
+            Ending::Vanished | Ending::Refused { .. } => 0,
             Ending::DeadlineExceeded => own,
             // As the kubelet's evictions for want of local storage.
             Ending::Evicted { .. } => 1,
@@ -189,6 +190,6 @@ impl Ending {
 
     /// The Pod stays, and has failed.
     pub(super) fn fails(&self) -> bool {
-        matches!(self, Ending::DeadlineExceeded | Ending::Evicted { .. })
+        matches!(self, Ending::DeadlineExceeded | Ending::Evicted { .. } | Ending::Refused { .. })
     }
 }

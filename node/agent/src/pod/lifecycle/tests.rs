@@ -48,6 +48,10 @@ fn sidecar(name: &str) -> ContainerRule {
     ContainerRule { role: Role::Sidecar, ..rule(name, RestartPolicy::Always) }
 }
 
+fn added(name: &str) -> ContainerRule {
+    ContainerRule { role: Role::Ephemeral, ..rule(name, RestartPolicy::Never) }
+}
+
 /// `Reason: message` of what people are told.
 fn reports(actions: &[Action]) -> Vec<String> {
     let told = actions.iter().filter_map(|action| match action {
@@ -198,17 +202,22 @@ fn another_sandbox_is_made_where_the_first_was_of_the_wrong_kind() {
     let actions = pod.step(Event::SandboxReady(IP), at(2));
     assert_eq!(actions, [Action::Pull { container: "a".into() }]);
     assert_eq!(pod.containers[0].restarts, 0);
-    // What ran ends with the old one, and is told.
-    let mut pod = running(vec![rule("a", RestartPolicy::Always)]);
+    // What ran is stopped first, as in any other end, and is told; it starts again at once.
+    let mut pod = running(vec![rule("a", RestartPolicy::Always), rule("b", RestartPolicy::Always)]);
+    pod.grace = 7;
     let actions = pod.step(Event::SandboxChanged, at(5));
     let told = "SandboxChanged: Pod sandbox changed, it will be killed and re-created.";
-    assert_eq!(reports(&actions), [told]);
-    assert_eq!(actions[1..], [Action::CreateSandbox]);
+    assert_eq!(reports(&actions)[0], told);
+    assert_eq!(acts(actions), [stop("b", 7), stop("a", 7)]);
+    assert_eq!(pod.step(Event::SandboxChanged, at(5)), [], "it is on its way");
+    assert_eq!(pod.step(exited("a", 0, 143, 6), at(6)), []);
+    assert_eq!(pod.step(exited("b", 0, 143, 7), at(7)), [Action::CreateSandbox]);
     assert_eq!(pod.containers[0].restarts, 1);
+    assert_eq!(pod.containers[0].last.as_ref().map(|l| l.code), Some(143));
     // A Pod that ends has no use for one.
-    pod.step(Event::SandboxReady(IP), at(6));
-    pod.step(Event::Delete { grace_seconds: 1 }, at(7));
-    assert!(!pod.step(Event::SandboxChanged, at(7)).contains(&Action::CreateSandbox));
+    pod.step(Event::SandboxReady(IP), at(8));
+    pod.step(Event::Delete { grace_seconds: 1 }, at(9));
+    assert!(!pod.step(Event::SandboxChanged, at(9)).contains(&Action::CreateSandbox));
 }
 
 #[test]
@@ -293,7 +302,7 @@ fn nothing_stays_due() {
         let mut pod = PodState::new(vec![init.clone(), sidecar.clone(), main(restart)], at(0));
         pod.active_deadline = (draw(3) == 0).then_some(20);
         for now in 0..60 {
-            let name = ["init", "sidecar", "main"][draw(3) as usize];
+            let name = ["init", "sidecar", "main", "added"][draw(4) as usize];
             let attempt = pod.container(name).map_or(0, |c| c.restarts);
             let kind = [ProbeKind::Startup, ProbeKind::Liveness, ProbeKind::Readiness];
             let kind = kind[draw(3) as usize];
@@ -308,6 +317,7 @@ fn nothing_stays_due() {
                 8 | 9 => Event::Probed { container: name.into(), attempt, kind, result },
                 10 if draw(4) == 0 => Event::HostLost,
                 10 if draw(4) == 0 => Event::SandboxChanged,
+                10 if draw(4) == 0 => Event::Joined(added("added")),
                 11 if draw(8) == 0 => Event::Delete { grace_seconds: 3 },
                 11 if draw(8) == 0 => Event::Evict { message: "full".into() },
                 11 if draw(4) == 0 => Event::ImageChanged { container: name.into() },
@@ -496,6 +506,32 @@ fn another_image_restarts_the_container_whatever_its_policy() {
     let actions = pod.step(Event::ImageChanged { container: "a".into() }, at(1));
     assert_eq!(reports(&actions), ["Killing: Container a definition changed, will be restarted"]);
     assert_eq!(pod.step(exited("a", 0, 0, 2), at(2)), [Action::Pull { container: "a".into() }]);
+}
+
+#[test]
+fn what_joins_a_pod_runs_once_and_nothing_waits_for_it() {
+    // Even where an init container holds everything else up.
+    let init = ContainerRule { role: Role::Init, ..rule("init", RestartPolicy::OnFailure) };
+    let mut pod = PodState::new(vec![init, rule("a", RestartPolicy::Always)], at(0));
+    pod.step(Event::Tick, at(0));
+    pod.step(Event::SandboxReady(IP), at(0));
+    let pull = |name: &str| Action::Pull { container: name.into() };
+    assert_eq!(pod.step(Event::Joined(added("look")), at(1)), [pull("look")]);
+    assert_eq!(pod.step(Event::Joined(added("look")), at(1)), [], "it is one");
+    pod.step(pulled("look"), at(1));
+    pod.step(started("look", 0, 1), at(1));
+    pod.step(pulled("init"), at(1));
+    pod.step(started("init", 0, 1), at(1));
+    assert_eq!(pod.step(exited("init", 0, 0, 2), at(2)), [pull("a")]);
+    pod.step(pulled("a"), at(2));
+    pod.step(started("a", 0, 2), at(2));
+    pod.step(exited("look", 0, 1, 3), at(3));
+    assert!(pod.ready() && pod.outcome().is_none());
+    assert!(matches!(pod.containers[2].phase, Phase::Exited(_)));
+    // Not in another sandbox, either.
+    pod.step(Event::HostLost, at(4));
+    pod.step(Event::SandboxReady(IP), at(5));
+    assert!(matches!(pod.containers[2].phase, Phase::Exited(_)));
 }
 
 #[test]

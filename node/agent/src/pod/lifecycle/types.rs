@@ -27,12 +27,24 @@ pub enum Role {
     Init,
     /// An init container with `restartPolicy: Always`: those after it start once it has, and it ends last.
     Sidecar,
+    /// One of `ephemeralContainers`: joins a Pod that may run already, runs once, and nothing in the Pod depends on it.
+    Ephemeral,
 }
 
 impl Role {
     /// Of an init container that is no sidecar, or of a main one.
     pub fn of(init: bool) -> Role {
         if init { Role::Init } else { Role::Main }
+    }
+
+    /// Whether the Pod is ready only while such a container is.
+    pub fn serves(self) -> bool {
+        matches!(self, Role::Main | Role::Sidecar)
+    }
+
+    /// Whether others wait for it before they start.
+    pub fn goes_first(self) -> bool {
+        matches!(self, Role::Init | Role::Sidecar)
     }
 }
 
@@ -136,6 +148,19 @@ pub struct Termination {
     pub finished_at: Timestamp,
 }
 
+impl Termination {
+    /// The program could not be executed: the words and the code of container runtimes.
+    pub(super) fn of_start(message: String, now: Timestamp) -> Termination {
+        Termination {
+            code: 128,
+            reason: "StartError".into(),
+            message: message.into(),
+            started_at: now,
+            finished_at: now,
+        }
+    }
+}
+
 /// How far a stop is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StopStep {
@@ -198,6 +223,13 @@ pub enum Ending {
     Vanished,
     /// `activeDeadlineSeconds` is over: the Pod fails.
     DeadlineExceeded,
+    /// The node does not take such a Pod: it fails, and nothing of it was ever made.
+    Refused {
+        /// `SysctlForbidden`…
+        reason: &'static str,
+        /// For people.
+        message: String,
+    },
     /// The node took its room away: the Pod fails.
     Evicted {
         /// For people.
@@ -217,6 +249,8 @@ pub enum Event {
     },
     /// The Pod is gone from the API.
     Vanish,
+    /// The Pod got one more container.
+    Joined(ContainerRule),
     /// What containers wait for may be there now.
     Retry,
     /// The node takes its room away.
@@ -233,6 +267,13 @@ pub enum Event {
     SandboxReady(IpAddr),
     /// The sandbox could not be made.
     SandboxFailed(String),
+    /// The sandbox will not be made, whatever happens.
+    SandboxRefused {
+        /// `SysctlForbidden`…
+        reason: &'static str,
+        /// For people.
+        message: String,
+    },
     /// The sandbox is removed.
     SandboxRemoved,
     /// Every sandbox of the host is gone with it.

@@ -7,12 +7,13 @@
 mod resources;
 mod security;
 
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 
 use coracle_sandbox::{OciContainer, OciSandbox};
 use k8s_openapi::api::core::v1::{Container, Pod};
 
 use crate::images::manifest::Run;
+use crate::pod::spec as pods;
 
 /// Where a container's files are.
 #[derive(Debug, Clone, Default)]
@@ -32,9 +33,24 @@ pub struct Facts {
     pub seccomp: PathBuf,
 }
 
+/// An image's path as an absolute one; none where it leads elsewhere, or to the whole root.
+fn plain(path: &str) -> Option<PathBuf> {
+    let path = Path::new("/").join(path);
+    let inside = path.components().all(|c| matches!(c, Component::RootDir | Component::Normal(_)));
+    (inside && path != Path::new("/")).then(|| path.components().collect())
+}
+
 /// Whether the Pod uses the machine's network.
 pub fn is_on_host_network(pod: &Pod) -> bool {
     pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true))
+}
+
+/// Whether the Pod may have the kernel parameters that it asks for.
+///
+/// # Errors
+/// The kubelet's words for what it may not.
+pub fn allowed_sysctls(pod: &Pod) -> Result<(), String> {
+    pod.spec.as_ref().map_or(Ok(()), |spec| security::sysctls(spec).map(drop))
 }
 
 /// What the Pod's containers share.
@@ -65,22 +81,23 @@ pub fn sandbox(pod: &Pod, cgroup: PathBuf) -> Result<OciSandbox, String> {
 /// What a container is besides its arguments, environment and mounts.
 ///
 /// # Errors
-/// What cannot be honoured, in the kubelet's words where it has some.
+/// What cannot be honoured, in the kubelet's words where it has some, and what it calls that.
 pub fn container(
     pod: &Pod,
     container: &Container,
     run: &Run,
     files: Files,
     facts: &Facts,
-) -> Result<OciContainer, String> {
-    let Some(spec) = &pod.spec else { return Err("the Pod has no spec".to_owned()) };
+) -> Result<OciContainer, (&'static str, String)> {
+    let config = |message: String| ("CreateContainerConfigError", message);
+    let Some(spec) = &pod.spec else { return Err(config("the Pod has no spec".to_owned())) };
     let on = |flag: Option<bool>| flag == Some(true);
     let of_pod = spec.security_context.as_ref();
     let own = container.security_context.as_ref();
-    let who = security::who(pod, container, run)?;
+    let who = security::who(pod, container, run).map_err(config)?;
     let privileged = on(own.and_then(|c| c.privileged));
     let narrow = |group: i64| {
-        u32::try_from(group).map_err(|_| format!("supplementalGroups: {group} is no group"))
+        u32::try_from(group).map_err(|_| config(format!("supplementalGroups: {group} is no group")))
     };
     let groups = of_pod.and_then(|c| c.supplemental_groups.as_ref()).into_iter().flatten();
     let fs_group = of_pod.and_then(|c| c.fs_group).map(narrow).transpose()?;
@@ -88,6 +105,7 @@ pub fn container(
     Ok(OciContainer {
         layers: files.layers,
         upper: files.upper,
+        volumes: run.volumes.iter().filter_map(|path| plain(path)).collect(),
         user: who.user,
         run_as_non_root: who.non_root,
         groups: groups.copied().map(narrow).collect::<Result<_, _>>()?,
@@ -97,13 +115,15 @@ pub fn container(
         capabilities: security::capabilities(own),
         privileged,
         no_new_privileges: own.and_then(|c| c.allow_privilege_escalation) == Some(false),
-        seccomp: security::seccomp(of_pod, own, privileged, &facts.seccomp)?,
+        seccomp: security::seccomp(of_pod, own, privileged, &facts.seccomp)
+            .map_err(|message| ("CreateContainerError", message))?,
         read_only: on(own.and_then(|c| c.read_only_root_filesystem)),
         unmasked: privileged || own.and_then(|c| c.proc_mount.as_deref()) == Some("Unmasked"),
         devices: Vec::new(),
         pids_limit: None,
         hugepages: resources::hugepages(container),
         oom_score_adj: Some(resources::oom_score_adj(pod, container, facts.memory)),
+        target: pods::target(pod, &container.name).map(str::to_owned),
         rlimits: Vec::new(),
         stdin: on(container.stdin),
         stdin_once: on(container.stdin_once),

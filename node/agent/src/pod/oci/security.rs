@@ -154,7 +154,10 @@ fn localhost(profile: Option<&SeccompProfile>, folder: &Path) -> Result<Seccomp,
     }
     let path = folder.join(name);
     let failed = |why: String| {
-        format!("seccompProfile.localhostProfile: cannot load {}: {why}", path.display())
+        format!(
+            "seccompProfile.localhostProfile: cannot load seccomp profile {:?}: {why}",
+            path.display()
+        )
     };
     let size = std::fs::metadata(&path).map_err(|e| failed(e.to_string()))?.len();
     if size > LARGEST_PROFILE {

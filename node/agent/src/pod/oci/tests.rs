@@ -13,7 +13,7 @@ fn made(spec: Value, run: Run) -> Result<Value, String> {
     let pod = pod(spec);
     let first = &pod.spec.as_ref().unwrap().containers[0];
     let facts = Facts { memory: 10 << 30, seccomp: "/nowhere".into() };
-    let made = container(&pod, first, &run, Files::default(), &facts)?;
+    let made = container(&pod, first, &run, Files::default(), &facts).map_err(|(_, why)| why)?;
     Ok(serde_json::to_value(made).unwrap())
 }
 

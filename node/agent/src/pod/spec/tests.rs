@@ -51,5 +51,5 @@ fn a_cpu_limit_is_a_request_too() {
     ]}));
     let expected =
         Limits { cpu_request: 1500, cpu_limit: Some(1500), memory_limit: Some(64 << 20) };
-    assert_eq!(limits(container(&pod, "c").unwrap()), expected);
+    assert_eq!(limits(&container(&pod, "c").unwrap()), expected);
 }

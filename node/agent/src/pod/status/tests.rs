@@ -56,15 +56,31 @@ fn condition<'a>(told: &'a Value, name: &str) -> &'a Value {
 }
 
 #[test]
-fn ephemeral_containers_are_told_to_wait() {
+fn ephemeral_containers_are_told_of_and_nothing_depends_on_them() {
     let debugger = json!([{"name": "debugger", "image": "tools"}]);
     let pod =
         pod(json!({"containers": [{"name": "a"}], "ephemeralContainers": debugger}), json!({}));
-    let told = told(&pod, &after(&pod, vec![ready()]));
-    let it = &told["ephemeralContainerStatuses"][0];
+    let all = |events: Vec<Vec<Event>>| {
+        let events = events.into_iter().flatten().collect();
+        let told = told(&pod, &after(&pod, events));
+        assert_eq!(told["containerStatuses"].as_array().map(Vec::len), Some(1));
+        assert_eq!(
+            (&told["phase"], &condition(&told, "Ready")["status"]),
+            (&json!("Running"), &json!("True"))
+        );
+        told["ephemeralContainerStatuses"][0].clone()
+    };
+    let it = all(vec![vec![ready()], up("a")]);
     assert_eq!((&it["name"], &it["image"]), (&json!("debugger"), &json!("tools")));
-    assert_eq!(it["state"]["waiting"]["reason"], "CreateContainerError");
-    assert_eq!(told["containerStatuses"].as_array().map(Vec::len), Some(1));
+    assert_eq!(it["state"]["waiting"]["reason"], "ContainerCreating");
+    let it = all(vec![vec![ready()], up("a"), up("debugger")]);
+    assert!(it["state"]["running"].is_object() && it["ready"] == false, "{it}");
+    // It ends once, whatever the Pod's policy is.
+    let it = all(vec![vec![ready()], up("a"), up("debugger"), vec![down("debugger", 0, 3)]]);
+    assert_eq!(
+        (&it["state"]["terminated"]["exitCode"], &it["restartCount"]),
+        (&json!(3), &json!(0))
+    );
 }
 
 #[test]

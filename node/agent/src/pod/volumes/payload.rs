@@ -202,7 +202,8 @@ fn downward(
             let name = wanted.container_name.as_deref().unwrap_or_default();
             let container = spec::container(inputs.pod, name).ok_or_else(unknown)?;
             let divisor = wanted.divisor.as_ref().and_then(|d| d.0.parse::<Quantity>().ok());
-            env::resource(container, &wanted.resource, divisor, inputs.facts).ok_or_else(unknown)?
+            env::resource(&container, &wanted.resource, divisor, inputs.facts)
+                .ok_or_else(unknown)?
         } else {
             continue;
         };

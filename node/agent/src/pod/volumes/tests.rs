@@ -179,7 +179,7 @@ fn mounts(dir: &Path, list: Value) -> Result<Vec<(String, PathBuf, bool)>, Strin
     let pod = pod(json!({"containers": [{"name": "c", "volumeMounts": list}]}));
     let container = spec::container(&pod, "c").unwrap();
     let env = [("WHO".to_owned(), "me".to_owned())];
-    let mounts = volumes(dir).mounts(container, &env).map_err(|e| e.to_string())?;
+    let mounts = volumes(dir).mounts(&container, &env).map_err(|e| e.to_string())?;
     let plain = |m: coracle_sandbox::Mount| {
         (m.guest_path.to_str().unwrap().to_owned(), m.host_path, m.read_only)
     };

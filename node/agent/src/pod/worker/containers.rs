@@ -12,7 +12,7 @@ use coracle_sandbox::{
 use k8s_openapi::api::core::v1::{Container, ExecAction, Pod};
 
 use super::start::mount;
-use super::{Workers, images, names, said};
+use super::{Presence, Workers, images, names, said};
 use crate::hosts::Runtime;
 use crate::images::manifest::Run;
 use crate::isolation;
@@ -133,6 +133,9 @@ impl Workers {
         };
         let (namespace, pod_name) = names(pod);
         let (name, run) = (container.name.as_str(), &image.run);
+        if let Some(target) = spec::target(pod, name) {
+            self.may_join(uid, target).map_err(config)?;
+        }
         let folders = parts.hosts.folders(uid);
         let owner = Owner::of(&folders, pod);
         let owner = if self.mixes(uid, pod).await { owner.with_wasm() } else { owner };
@@ -150,7 +153,7 @@ impl Workers {
             memory: parts.allocatable.1,
             seccomp: parts.volumes.data().join("seccomp"),
         };
-        let oci = oci::container(pod, container, run, files, &facts).map_err(config)?;
+        let oci = oci::container(pod, container, run, files, &facts)?;
         let limits = spec::limits(container);
         let logs = folders.pod_logs(namespace, pod_name, uid);
         let own_folder = container.working_dir.clone().filter(|d| !d.is_empty());
@@ -175,9 +178,20 @@ impl Workers {
         forget_roots(folders.roots(name), attempt).await;
         parts.recorder.pod(pod, Some(name), false, "Created", format!("Container created: {name}"));
         parts.hosts.runs(uid, name, Runtime::Oci);
-        let status = shim.start_container(uid, &spec).await.map_err(|e| failed(said(e)))?;
+        let status = shim.start_container(uid, &spec).await.map_err(refused)?;
         logs::forget_old(&logs, name, attempt).await;
         Ok(status)
+    }
+
+    /// Whether there are processes for an ephemeral container to see.
+    fn may_join(&self, uid: &str, target: &str) -> Result<(), String> {
+        match self.presence(uid, target) {
+            Presence::Running(_) if self.inner.parts.hosts.is_in_shim(uid, target) => Ok(()),
+            Presence::Running(_) => Err(format!(
+                "targetContainerName: container \"{target}\" is a Wasm component, which has no processes to look at; leave the target out"
+            )),
+            _ => Err(format!("unable to find target container \"{target}\"")),
+        }
     }
 
     /// An exec probe, as the kubelet has it: the output is the message.
@@ -238,6 +252,15 @@ impl Workers {
             Err(error) => Err(said(error)),
         }
     }
+}
+
+/// A program that cannot be executed is not the same as a container that cannot be made.
+fn refused(error: ClientError) -> (&'static str, String) {
+    let reason = match error.problem().map(|problem| problem.code) {
+        Some(ProblemCode::StartFailed) => "RunContainerError",
+        _ => "CreateContainerError",
+    };
+    (reason, said(error))
 }
 
 fn expanded(exec: &ExecAction) -> Vec<String> {

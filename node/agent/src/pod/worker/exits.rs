@@ -78,10 +78,10 @@ impl Workers {
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
         let folders = self.inner.parts.hosts.folders(uid);
         let volumes = folders.pod_volumes(uid);
-        let copy = container.clone();
+        let copy = container.clone().into_owned();
         let read = move || termination::message(&copy, &volumes, attempt);
         let mut own = tokio::task::spawn_blocking(read).await.unwrap_or_default();
-        if own.is_empty() && termination::falls_back_to_log(container, how.code) {
+        if own.is_empty() && termination::falls_back_to_log(&container, how.code) {
             let (namespace, pod_name) = names(pod);
             let dir = folders.pod_logs(namespace, pod_name, uid);
             own = log_end(logs::attempt_path(&dir, name, attempt)).await;

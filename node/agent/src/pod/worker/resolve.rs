@@ -112,7 +112,7 @@ impl Workers {
             let why = "the container is no longer in its Pod";
             return Err(PullError::InvalidName { name: name.to_owned(), why });
         };
-        let wanted = images::wanted(container);
+        let wanted = images::wanted(&container);
         let pulling = || {
             let message = format!("Pulling image \"{}\"", wanted.name);
             parts.recorder.pod(pod, Some(name), false, "Pulling", message);

@@ -17,6 +17,7 @@ use crate::isolation::{self, Group};
 use crate::logs;
 use crate::pod::annotations::{self, Annotations, Settings};
 use crate::pod::env::{self, NodeFacts};
+use crate::pod::lifecycle::Event;
 use crate::pod::names as pod_names;
 use crate::pod::oci;
 use crate::pod::resources::pod_limits;
@@ -89,22 +90,28 @@ impl Workers {
         }
     }
 
-    pub(super) async fn create_sandbox(&self, uid: &str, pod: &Arc<Pod>) -> Result<IpAddr, String> {
+    pub(super) async fn create_sandbox(&self, uid: &str, pod: &Arc<Pod>) -> Result<IpAddr, Event> {
         let parts = &self.inner.parts;
         let (namespace, name) = names(pod);
+        let failed = Event::SandboxFailed;
         if let Some(problem) = pod_names::problem(pod) {
-            return Err(problem);
+            return Err(failed(problem));
         }
         let containers = self.needs_containers(uid, pod).await;
         if containers != parts.hosts.has_containers(uid) {
             self.move_out(uid).await;
         }
+        if containers && let Err(message) = oci::allowed_sysctls(pod) {
+            return Err(Event::SandboxRefused { reason: "SysctlForbidden", message });
+        }
         let ip = match containers && oci::is_on_host_network(pod) {
-            true => parts.host_ip.parse().map_err(|e| format!("{}: {e}", parts.host_ip))?,
-            false => IpAddr::V4(parts.network.allocate_pod_ip(uid).map_err(|e| e.to_string())?),
+            true => parts.host_ip.parse().map_err(|e| failed(format!("{}: {e}", parts.host_ip)))?,
+            false => {
+                IpAddr::V4(parts.network.allocate_pod_ip(uid).map_err(|e| failed(e.to_string()))?)
+            }
         };
         let cgroup = || parts.hosts.pod_cgroup(uid);
-        let oci = containers.then(|| oci::sandbox(pod, cgroup())).transpose()?;
+        let oci = containers.then(|| oci::sandbox(pod, cgroup())).transpose().map_err(failed)?;
         let limits = pod_limits(pod);
         let sandbox = SandboxSpec {
             id: uid.to_owned(),
@@ -134,7 +141,7 @@ impl Workers {
             Err(error) => {
                 parts.hosts.leave(uid).await;
                 parts.network.release(uid);
-                Err(format!("Failed to create pod sandbox: {error}"))
+                Err(failed(format!("Failed to create pod sandbox: {error}")))
             }
         }
     }
@@ -173,7 +180,8 @@ impl Workers {
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
         let container = spec::container(pod, name);
         let missing = || ("CreateContainerConfigError", format!("no container {name} in the spec"));
-        let image = images::wanted(container.ok_or_else(missing)?).name;
+        let container = container.ok_or_else(missing)?;
+        let image = images::wanted(&container).name;
         let pulled = self.fetched(uid, pod, name).await.map_err(|e| (e.reason(), e.to_string()))?;
         let message = match pulled.took {
             Some(took) => format!(
@@ -188,12 +196,19 @@ impl Workers {
         let wasm = match pulled.workload {
             Workload::Wasm(wasm) => wasm,
             Workload::Container { .. } => {
-                // The sandbox was made before this was known.
                 let fits = parts.hosts.has_containers(uid);
+                if !fits && spec::is_ephemeral(pod, name) {
+                    let why = format!(
+                        "image \"{image}\" is a container image, and this Pod is of Wasm alone: it has no namespaces that a container could join; \
+                         `kubectl debug` with --copy-to=NAME makes a Pod that has both, and an image with Wasm runs here"
+                    );
+                    return Err(("CreateContainerError", why));
+                }
+                // The sandbox was made before this was known.
                 return Ok(fits.then_some(pulled.manifest_digest));
             }
         };
-        let limit = container.and_then(|c| spec::limits(c).memory_limit);
+        let limit = spec::limits(&container).memory_limit;
         let ready = parts
             .compiler
             .ensure(&wasm, limit)
@@ -224,7 +239,8 @@ impl Workers {
     ) -> Result<ContainerStatus, (&'static str, String)> {
         let parts = &self.inner.parts;
         let missing = || ("CreateContainerConfigError", format!("no container {name} in the spec"));
-        let container = spec::container(pod, name).ok_or_else(missing)?;
+        let found = spec::container(pod, name).ok_or_else(missing)?;
+        let container = found.as_ref();
         let image_name = container.image.as_deref().unwrap_or_default();
         // What was pulled for this attempt, whatever its name means by now.
         let digest = self.pulled_digest(uid, name);
