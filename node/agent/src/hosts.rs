@@ -82,7 +82,8 @@ struct Inner {
     /// Hosts that new Pods of their groups do not come to: they are of an older program, or stood in for one that was.
     older: Mutex<Vec<Arc<Host>>>,
     /// Held while the process that makes shims is looked for or started.
-    zygote: tokio::sync::Mutex<()>,
+    /// Whether the zygote is known to be of this program; locked while it is looked for.
+    zygote: tokio::sync::Mutex<bool>,
     /// Pods that are not in the shared host.
     pods: RwLock<HashMap<String, Arc<Host>>>,
     /// Some host does not have the node's routes.

@@ -10,6 +10,7 @@ mod enter;
 mod program;
 mod reply;
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
@@ -50,6 +51,8 @@ pub(crate) struct Subject<'a> {
     pub(crate) sandbox: &'a SandboxSpec,
     pub(crate) container: &'a ContainerSpec,
     pub(crate) oci: &'a OciContainer,
+    /// The machine's mount namespace.
+    pub(crate) machine: &'a File,
     /// The container's own folder.
     pub(crate) folder: PathBuf,
     pub(crate) places: Places,
@@ -104,7 +107,7 @@ pub(crate) fn start(
         ForkResult::Child => {
             let work = std::panic::AssertUnwindSafe(|| {
                 let mut kept = streams.numbers();
-                kept.push(sender.number());
+                kept.extend([sender.number(), subject.machine.as_raw_fd()]);
                 settle(&kept);
                 // libcontainer goes on writing notes when the standard error is the container's already.
                 let _quiet = tracing::subscriber::set_default(NoSubscriber::default());

@@ -6,7 +6,9 @@ mod mounts;
 use std::collections::BTreeSet;
 use std::path::{Component, Path};
 
-use coracle_sandbox::{ContainerSpec, OciContainer, Problem, ProblemCode, SandboxSpec};
+use coracle_sandbox::{
+    ContainerSpec, Mount, OciContainer, Problem, ProblemCode, Propagation, SandboxSpec,
+};
 use serde_json::{Value, json};
 
 use crate::capabilities::Set;
@@ -67,6 +69,12 @@ pub(crate) fn config(known: &Known<'_>) -> Result<(Value, Vec<Value>), Problem> 
     if known.unified && !oci.privileged {
         namespaces.push(json!({"type": "cgroup"}));
     }
+    // Only in a tree that is shared do mounts of the container's pass on to whoever shares the volume.
+    let shares = |mount: &Mount| mount.propagation == Propagation::Bidirectional;
+    let propagation = match known.container.mounts.iter().any(shares) {
+        true => "shared",
+        false => "slave",
+    };
     let hidden =
         |paths: &[&str]| if oci.privileged || oci.unmasked { json!([]) } else { json!(paths) };
     let config = json!({
@@ -76,6 +84,7 @@ pub(crate) fn config(known: &Known<'_>) -> Result<(Value, Vec<Value>), Problem> 
         "mounts": mounts::of(known)?,
         "linux": {
             "namespaces": namespaces,
+            "rootfsPropagation": propagation,
             "cgroupsPath": known.cgroup,
             "devices": devices.nodes,
             "resources": {"devices": devices.rules},

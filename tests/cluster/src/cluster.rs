@@ -319,6 +319,29 @@ impl Cluster {
         forked.filter(|pid| parent(*pid).and_then(parent).is_none()).collect()
     }
 
+    /// The process that makes its shims.
+    pub fn zygote(&self) -> Option<i32> {
+        self.shims().into_iter().next().and_then(process::parent)
+    }
+
+    /// Host processes of a Pod's container, or of all of them, by their cgroups.
+    pub fn processes_of(&self, uid: &str, container: &str) -> Vec<i32> {
+        self.leftovers().processes_in(&format!("pod-{uid}/{container}-"))
+    }
+
+    /// Kills everything at once, as a machine does that loses its power; what runs in containers, too. Whatever the kernel
+    /// keeps without processes stays: mounts, cgroups, namespaces, tables.
+    ///
+    /// # Errors
+    /// When it was not running.
+    pub async fn kill9_all(&self, part: Part) -> anyhow::Result<()> {
+        self.kill9(part).await?;
+        self.leftovers().kill();
+        // The next one has to clear up what it finds.
+        self.state().killed = false;
+        Ok(())
+    }
+
     /// Processes that compile for it at the moment.
     pub fn compilers(&self) -> Vec<i32> {
         let all = process::of_folder(&self.data()).into_iter();

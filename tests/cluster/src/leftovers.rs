@@ -1,6 +1,7 @@
 //! What a cluster leaves on a machine: processes, network namespaces with the mounts that name them, links, nftables tables,
 //! cgroups, mounts in its folder.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -57,10 +58,20 @@ impl Leftovers {
 
     /// Processes in the cluster's cgroups.
     fn contained(&self) -> Vec<i32> {
-        let lists = self.cgroups().into_iter().map(|group| group.join("cgroup.procs"));
+        self.processes_in("")
+    }
+
+    /// Processes in those of the cluster's cgroups whose path has these words in it.
+    pub(crate) fn processes_in(&self, words: &str) -> Vec<i32> {
+        let groups = self.cgroups().into_iter();
+        let groups = groups.filter(|group| group.to_string_lossy().contains(words));
+        let lists = groups.map(|group| group.join("cgroup.procs"));
         let texts = lists.map(|list| fs::read_to_string(list).unwrap_or_default());
         let texts: String = texts.collect::<Vec<_>>().join("\n");
-        texts.lines().filter_map(|line| line.trim().parse().ok()).filter(|pid| *pid > 1).collect()
+        // Each is in a group of every hierarchy.
+        let found: BTreeSet<i32> =
+            texts.lines().filter_map(|line| line.trim().parse().ok()).collect();
+        found.into_iter().filter(|pid| *pid > 1).collect()
     }
 
     /// Names of the cluster's network namespaces, those of its isolation groups included.
@@ -94,8 +105,8 @@ impl Leftovers {
         found
     }
 
-    /// Removes all of it.
-    pub(crate) fn remove(&self) {
+    /// Ends all processes by force.
+    pub(crate) fn kill(&self) {
         // A supervisor may start a host anew while others are being killed.
         for _ in 0..3 {
             let ours = process::of_folder(&self.folder).into_iter().map(|(pid, _)| pid);
@@ -106,6 +117,11 @@ impl Leftovers {
             }
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
+    }
+
+    /// Removes all of it.
+    pub(crate) fn remove(&self) {
+        self.kill();
         if let Some(config) = &self.network {
             if let Ok(mut rules) = Rules::open(config.clone()) {
                 let _ = rules.delete();

@@ -385,7 +385,7 @@ impl Hosts {
     async fn zygote(&self) -> Result<Client, PlaceError> {
         let config = &self.inner.config;
         let client = Client::new(self.zygote_socket());
-        let _one = self.inner.zygote.lock().await;
+        let mut is_ours = self.inner.zygote.lock().await;
         if self.inner.closed.is_cancelled() {
             return Err(PlaceError::Closed);
         }
@@ -396,7 +396,16 @@ impl Hosts {
         let command = HostCommand { program: config.program.clone(), args, log };
         let cgroup = self.inner.cgroups.as_ref().and_then(|cgroups| cgroups.ensure(ZYGOTE).ok());
         let doors = cgroup.and_then(|cgroup| cgroup.doors().ok()).unwrap_or_default();
+        if !*is_ours
+            && let Ok(info) = client.info().await
+            && host::is_other_program(info.pid).await
+        {
+            // Shims of the older program stay with their Pods: a zygote finds all that there are.
+            tracing::info!("replacing the zygote, which is of another program");
+            host::end(&client).await;
+        }
         host::ensure(&client, &command, doors).await?;
+        *is_ours = true;
         Ok(client)
     }
 

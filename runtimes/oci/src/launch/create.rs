@@ -1,5 +1,6 @@
 //! Making a container and starting its first process.
 
+use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
@@ -8,7 +9,7 @@ use coracle_sandbox::{Mount, Problem, ProblemCode, Propagation};
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 
 use super::console::Console;
 use super::program::{Program, Told};
@@ -25,7 +26,7 @@ const WORDS: &str = "OCI runtime create failed: unable to start container proces
 pub(super) fn create(subject: &Subject<'_>, streams: Streams) -> Result<Started, Problem> {
     let rootfs = subject.places.rootfs.clone();
     std::fs::create_dir_all(&rootfs).map_err(|e| internal("cannot make the root folder", e))?;
-    let mut mounts = own_mounts(&subject.container.mounts, &subject.folder)?;
+    let mut mounts = own_mounts(subject)?;
     let oci = subject.oci;
     rootfs::mount_overlay(&oci.layers, &oci.upper, &rootfs)?;
     let root = Root::open(&rootfs).map_err(|e| internal("cannot open the root file system", e))?;
@@ -170,23 +171,34 @@ impl Rights {
 
 /// A mount namespace of the launcher's own, where nothing passes to or from the machine, but for volumes that ask for it.
 /// What workloads can change the path of is found here, in one step, and mounted where they cannot.
-fn own_mounts(mounts: &[Mount], folder: &Path) -> Result<Vec<Mount>, Problem> {
+fn own_mounts(subject: &Subject<'_>) -> Result<Vec<Mount>, Problem> {
+    let folder = &subject.folder;
     let failed = |e: std::io::Error| internal("cannot make a mount namespace", e);
     unshare(CloneFlags::CLONE_NEWNS).map_err(|e| failed(e.into()))?;
-    let mut mounts = mounts.to_vec();
+    let own = File::open("/proc/self/ns/mnt").map_err(failed)?;
+    let mut mounts = subject.container.mounts.clone();
     let mut placed = Vec::new();
-    let to_place = |m: &&mut Mount| {
-        m.propagation == Propagation::HostToContainer || !m.volume.as_os_str().is_empty()
-    };
+    let to_place =
+        |m: &&mut Mount| m.propagation != Propagation::None || !m.volume.as_os_str().is_empty();
     for mount in mounts.iter_mut().filter(to_place) {
-        let found = mount.find().and_then(|found| {
-            let (fd, is_folder) = match found {
+        let find = || -> std::io::Result<(OwnedFd, bool)> {
+            let (fd, is_folder) = match mount.find()? {
                 Found::Folder(folder) => (folder.into_file(), true),
                 Found::Other(file) => (file, false),
             };
             // A copy keeps its tie to the machine's mount when all others lose theirs.
             Ok((open_tree(&fd)?, is_folder))
-        });
+        };
+        let found = match mount.propagation {
+            // Those of the Pod's namespace only receive. A copy made in the machine's is as good as its own.
+            Propagation::Bidirectional => (|| {
+                setns(subject.machine, CloneFlags::CLONE_NEWNS)?;
+                let found = find();
+                setns(&own, CloneFlags::CLONE_NEWNS)?;
+                found
+            })(),
+            Propagation::None | Propagation::HostToContainer => find(),
+        };
         let (tree, is_folder) = found.map_err(|e| {
             let path = mount.host_path.display();
             Problem::new(ProblemCode::InvalidSpec, format!("mounts: cannot mount {path}: {e}"))
@@ -238,7 +250,7 @@ fn image_volumes(
     Ok(made)
 }
 
-fn open_tree(found: &std::fs::File) -> std::io::Result<OwnedFd> {
+fn open_tree(found: &File) -> std::io::Result<OwnedFd> {
     use std::os::fd::FromRawFd;
     let flags = libc::OPEN_TREE_CLONE
         | libc::OPEN_TREE_CLOEXEC

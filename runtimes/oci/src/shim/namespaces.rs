@@ -10,8 +10,13 @@ use nix::sched::{CloneFlags, setns, unshare};
 /// Docker's and containerd's size of `/dev/shm`.
 const SHM: u64 = 64 << 20;
 
-/// Enters them, and makes what belongs to them. Only once in a process's life.
-pub(super) fn enter(spec: &SandboxSpec, oci: &OciSandbox, folder: &Path) -> Result<(), Problem> {
+/// Enters them, and makes what belongs to them. Only once in a process's life. What comes is the machine's own mount namespace,
+/// for volumes whose mounts are to reach it.
+pub(super) fn enter(spec: &SandboxSpec, oci: &OciSandbox, folder: &Path) -> Result<File, Problem> {
+    let machine = File::open("/proc/self/ns/mnt").map_err(|error| {
+        let message = format!("cannot open the machine's mount namespace: {error}");
+        Problem::new(ProblemCode::Internal, message)
+    })?;
     let failed = |what: String| {
         move |error: nix::Error| Problem::new(ProblemCode::Internal, format!("{what}: {error}"))
     };
@@ -49,7 +54,8 @@ pub(super) fn enter(spec: &SandboxSpec, oci: &OciSandbox, folder: &Path) -> Resu
     let options = format!("mode=1777,size={}", oci.shm_bytes.unwrap_or(SHM));
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("shm"), &shm, Some("tmpfs"), flags, Some(options.as_str()))
-        .map_err(failed("cannot mount the Pod's shared memory".into()))
+        .map_err(failed("cannot mount the Pod's shared memory".into()))?;
+    Ok(machine)
 }
 
 /// Sets a kernel parameter of this process's namespaces.

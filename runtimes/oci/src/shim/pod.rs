@@ -1,6 +1,7 @@
 //! The Pod that a shim holds, and how its containers are started.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -49,6 +50,8 @@ pub(super) struct Pod {
     /// The holder of the pid namespace that its containers share.
     pause: Option<Pid>,
     files: Vec<(PathBuf, PathBuf)>,
+    /// The machine's mount namespace.
+    machine: File,
 }
 
 impl Shim {
@@ -208,17 +211,17 @@ impl Shim {
         let made = (|| {
             group.limit(&limits).map_err(internal)?;
             let files = files(&spec, &oci, &self.folder.join("files")).map_err(internal)?;
-            namespaces::enter(&spec, &oci, &self.folder)?;
+            let machine = namespaces::enter(&spec, &oci, &self.folder)?;
             let pause = match oci.share_pids && !oci.host_pid {
                 true => Some(pause::start().map_err(internal)?),
                 false => None,
             };
-            Ok((files, pause))
+            Ok((files, pause, machine))
         })();
         match made {
-            Ok((files, pause)) => {
+            Ok((files, pause, machine)) => {
                 let created_at = Timestamp::now();
-                Ok(Arc::new(Pod { spec, oci, created_at, group, pause, files }))
+                Ok(Arc::new(Pod { spec, oci, created_at, group, pause, files, machine }))
             }
             Err(problem) => {
                 group.destroy(Duration::from_millis(500));
@@ -332,6 +335,7 @@ impl Shim {
             sandbox: &pod.spec,
             container: spec,
             oci,
+            machine: &pod.machine,
             folder: folder.to_owned(),
             places: Places {
                 rootfs: folder.join("rootfs"),

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use coracle_sandbox::{Problem, ProblemCode, Propagation};
+use coracle_sandbox::Problem;
 use serde_json::{Value, json};
 
 use super::{Known, require_plain};
@@ -67,13 +67,6 @@ pub(super) fn of(known: &Known<'_>) -> Result<Vec<Value>, Problem> {
     for mount in given {
         require_plain(&mount.guest_path, "mounts.guest_path")?;
         require_plain(&mount.host_path, "mounts.host_path")?;
-        if mount.propagation == Propagation::Bidirectional {
-            let message = format!(
-                "volumeMounts: {} has mountPropagation Bidirectional, which this runtime does not support; use HostToContainer",
-                mount.guest_path.display()
-            );
-            return Err(Problem::new(ProblemCode::InvalidSpec, message));
-        }
         let mut options = vec!["rbind"];
         match (mount.read_only, mount.recursive_read_only) {
             (true, true) => options.extend(["ro", "rro"]),

@@ -8,6 +8,7 @@ mod bad_input;
 mod clients;
 mod container_features;
 mod container_images;
+mod container_survival;
 mod containers;
 mod context;
 mod debugging;
@@ -205,6 +206,12 @@ suite! {
         a_missing_program_is_a_start_error,
         a_container_that_is_found_late_changes_the_sandbox,
         a_runtime_that_is_insisted_on_is_the_one,
+    }
+    container_survival {
+        who_is_killed_comes_back_alone,
+        all_is_lost_and_made_anew,
+        another_program_takes_over,
+        mounts_pass_on_as_asked,
     }
     container_images { container_images_are_unpacked_as_they_are, a_server_of_debians_is_pulled }
 }

@@ -58,7 +58,7 @@ pub(super) fn container(
     }
     ports(container.list(&["ports"]), context.host_network, &at.child("ports"), errors);
     environment(container, at, errors);
-    mounts(container.list(&["volumeMounts"]), &context.volumes, &at.child("volumeMounts"), errors);
+    mounts(container, &context.volumes, &at.child("volumeMounts"), errors);
     resources(container, &at.child("resources"), errors);
     security_ids(container, at, errors);
     let sidecar = restart == "Always";
@@ -234,9 +234,10 @@ fn value_from(from: &Value, has_value: bool, at: &Path<'_>, errors: &mut Errors)
     }
 }
 
-fn mounts(mounts: &[Value], volumes: &HashSet<&str>, at: &Path<'_>, errors: &mut Errors) {
+fn mounts(container: &Value, volumes: &HashSet<&str>, at: &Path<'_>, errors: &mut Errors) {
     let mut seen = HashSet::new();
-    for (i, mount) in mounts.iter().enumerate() {
+    let privileged = container["securityContext"]["privileged"] == true;
+    for (i, mount) in container.list(&["volumeMounts"]).iter().enumerate() {
         let at = at.index(i);
         let name = mount.text(&["name"]);
         if name.is_empty() {
@@ -263,6 +264,20 @@ fn mounts(mounts: &[Value], volumes: &HashSet<&str>, at: &Path<'_>, errors: &mut
                 mount.text(&["subPathExpr"]),
                 "subPathExpr and subPath are mutually exclusive",
             ));
+        }
+        let field = at.child("mountPropagation");
+        match mount.text(&["mountPropagation"]) {
+            "" | "None" | "HostToContainer" => {}
+            "Bidirectional" if privileged => {}
+            "Bidirectional" => errors.push(FieldError::forbidden(
+                field,
+                "Bidirectional mount propagation is available only to privileged containers",
+            )),
+            other => errors.push(FieldError::not_supported(
+                field,
+                other,
+                &["Bidirectional", "HostToContainer", "None"],
+            )),
         }
     }
 }

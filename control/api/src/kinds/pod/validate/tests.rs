@@ -130,6 +130,14 @@ fn resources() {
 #[test]
 fn mounts_and_volumes() {
     check_container(json!({"volumeMounts": [{"name": "v", "mountPath": "/a", "subPath": "b/c"}]}), &[]);
+    let both = json!([{"name": "v", "mountPath": "/a", "mountPropagation": "Bidirectional"}]);
+    check_container(json!({"volumeMounts": both, "securityContext": {"privileged": true}}), &[]);
+    check_container(
+        json!({"volumeMounts": both}),
+        &[
+            "spec.containers[0].volumeMounts[0].mountPropagation: Forbidden: Bidirectional mount propagation is available only to privileged containers",
+        ],
+    );
     check_container(
         json!({"volumeMounts": [{"name": "w", "mountPath": "/a"}, {"name": "v", "mountPath": "/a", "subPath": "../b"}, {"name": "v"}]}),
         &[
