@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::profile::{Action, Argument, Compare, Profile};
+use super::profile::{Action, Argument, Compare, Numbers, Profile};
 
 /// Most instructions that the kernel takes.
 const MOST: usize = 4096;
@@ -18,8 +18,13 @@ const ARGUMENTS: u32 = 16;
 const X32: u32 = 0x4000_0000;
 #[cfg(target_arch = "x86_64")]
 const NATIVE: u32 = 0xc000_003e;
+/// The architecture of 32-bit programs.
+#[cfg(target_arch = "x86_64")]
+const COMPAT: Option<u32> = Some(0x4000_0003);
 #[cfg(target_arch = "aarch64")]
 const NATIVE: u32 = 0xc000_00b7;
+#[cfg(target_arch = "aarch64")]
+const COMPAT: Option<u32> = None;
 
 /// Why there is no program.
 #[derive(Debug, PartialEq, Eq)]
@@ -32,22 +37,32 @@ impl std::fmt::Display for TooLong {
 }
 
 pub(super) fn compile(profile: &Profile) -> Result<Vec<libc::sock_filter>, TooLong> {
-    let mut calls: BTreeMap<u32, Vec<(&[Argument], Action)>> = BTreeMap::new();
-    for rule in &profile.rules {
-        for number in &rule.numbers {
-            calls.entry(*number).or_default().push((&rule.arguments, rule.action));
-        }
-    }
     let mut program = vec![load(ARCHITECTURE)];
-    // Programs for other architectures (32 bits) find that there are no calls, rather than calls that mean something else.
+    if let Some(compat) = COMPAT.filter(|_| profile.compat) {
+        enclose(&mut program, compat, decide(profile, |numbers| &numbers.compat));
+    }
+    // Programs for other architectures find that there are no calls, rather than calls that mean something else.
     program.push(jump(libc::BPF_JEQ, NATIVE, 1, 0));
     program.push(answer(Action::errno(libc::ENOSYS)));
-    program.push(load(NUMBER));
     #[cfg(target_arch = "x86_64")]
     {
+        program.push(load(NUMBER));
         program.push(jump(libc::BPF_JGE, X32, 0, 1));
         program.push(answer(Action::errno(libc::ENOSYS)));
     }
+    program.extend(decide(profile, |numbers| &numbers.native));
+    if program.len() > MOST { Err(TooLong) } else { Ok(program) }
+}
+
+/// What becomes of a call of one architecture, by its number; always answers.
+fn decide(profile: &Profile, of: impl Fn(&Numbers) -> &[u32]) -> Vec<libc::sock_filter> {
+    let mut calls: BTreeMap<u32, Vec<(&[Argument], Action)>> = BTreeMap::new();
+    for rule in &profile.rules {
+        for number in of(&rule.numbers) {
+            calls.entry(*number).or_default().push((&rule.arguments, rule.action));
+        }
+    }
+    let mut program = vec![load(NUMBER)];
     for (number, rules) in calls {
         let mut section = Vec::new();
         let mut decided = false;
@@ -63,13 +78,18 @@ pub(super) fn compile(profile: &Profile) -> Result<Vec<libc::sock_filter>, TooLo
         if !decided {
             section.push(answer(profile.otherwise));
         }
-        // Jumps beside a comparison reach 255 instructions; a plain one reaches all.
-        program.push(jump(libc::BPF_JEQ, number, 1, 0));
-        program.push(statement(libc::BPF_JMP | libc::BPF_JA, section.len() as u32));
-        program.extend(section);
+        enclose(&mut program, number, section);
     }
     program.push(answer(profile.otherwise));
-    if program.len() > MOST { Err(TooLong) } else { Ok(program) }
+    program
+}
+
+/// Adds what is only for this value of what was loaded.
+fn enclose(program: &mut Vec<libc::sock_filter>, value: u32, section: Vec<libc::sock_filter>) {
+    // Jumps beside a comparison reach 255 instructions; a plain one reaches all.
+    program.push(jump(libc::BPF_JEQ, value, 1, 0));
+    program.push(statement(libc::BPF_JMP | libc::BPF_JA, section.len() as u32));
+    program.extend(section);
 }
 
 /// Comparisons of arguments; where one fails, on behind the answer that follows them.

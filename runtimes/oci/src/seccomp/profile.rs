@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde::Deserialize;
 
-use super::numbers::NUMBERS;
+use super::numbers::{COMPAT, NUMBERS};
 use crate::capabilities::Set;
 
 /// Bytes of a profile; Docker's own has 13,000.
@@ -45,10 +45,32 @@ pub(super) enum Compare {
     Masked(u64),
 }
 
+/// How some calls are numbered: what has no number does not exist, so there is nothing to decide.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Numbers {
+    pub(super) native: Vec<u32>,
+    /// In 32-bit programs.
+    pub(super) compat: Vec<u32>,
+}
+
+impl Numbers {
+    pub(super) fn of<'a>(names: impl IntoIterator<Item = &'a str>) -> Numbers {
+        let mut numbers = Numbers::default();
+        let find = |table: &[(&str, u32)], wanted: &str| {
+            table.iter().find(|(name, _)| *name == wanted).map(|(_, number)| *number)
+        };
+        for name in names {
+            numbers.native.extend(find(NUMBERS, name));
+            numbers.compat.extend(find(COMPAT, name));
+        }
+        numbers
+    }
+}
+
 /// What becomes of some calls, if all arguments are as they say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Rule {
-    pub(super) numbers: Vec<u32>,
+    pub(super) numbers: Numbers,
     pub(super) arguments: Vec<Argument>,
     pub(super) action: Action,
 }
@@ -58,6 +80,8 @@ pub(super) struct Rule {
 pub(super) struct Profile {
     pub(super) otherwise: Action,
     pub(super) rules: Vec<Rule>,
+    /// Whether 32-bit programs run by the same rules. Otherwise they find that there are no calls.
+    pub(super) compat: bool,
     /// `SECCOMP_FILTER_FLAG_*`.
     pub(super) flags: u64,
 }
@@ -94,6 +118,8 @@ struct Text {
 #[serde(rename_all = "camelCase")]
 struct ArchMap {
     architecture: String,
+    #[serde(default)]
+    sub_architectures: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -155,7 +181,7 @@ pub(super) fn parse(text: &str, capabilities: Set) -> Result<Profile, ProfileErr
             continue;
         }
         let names = calls.names.iter().chain(&calls.name);
-        let numbers: Vec<u32> = names.filter_map(|name| number(name)).collect();
+        let numbers = Numbers::of(names.map(String::as_str));
         let arguments = calls.args.iter().flatten().map(argument).collect::<Result<Vec<_>, _>>()?;
         let action = action(&calls.action, calls.errno_ret.or(text.default_errno_ret))?;
         // As libseccomp has it, arguments named twice are alternatives.
@@ -171,12 +197,9 @@ pub(super) fn parse(text: &str, capabilities: Set) -> Result<Profile, ProfileErr
         }
     }
     let flags = text.flags.iter().try_fold(0, |all, name| Ok(all | flag(name)?))?;
-    Ok(Profile { otherwise, rules, flags })
-}
-
-/// None: there is no such call here, so there is nothing to decide.
-pub(super) fn number(name: &str) -> Option<u32> {
-    NUMBERS.iter().find(|(known, _)| *known == name).map(|(_, number)| *number)
+    let below = text.arch_map.iter().flat_map(|map| &map.sub_architectures);
+    let compat = text.architectures.iter().chain(below).any(|name| name == "SCMP_ARCH_X86");
+    Ok(Profile { otherwise, rules, compat, flags })
 }
 
 fn action(name: &str, errno: Option<u16>) -> Result<Action, ProfileError> {

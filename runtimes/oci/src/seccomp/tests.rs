@@ -1,6 +1,6 @@
 use std::collections::HashSet;
 
-use super::profile::{Action, number, parse};
+use super::profile::{Action, Numbers, parse};
 use super::*;
 
 /// What a filter answers, as the kernel would run it.
@@ -35,8 +35,12 @@ fn run(program: &[libc::sock_filter], data: &[u8]) -> u32 {
 const NATIVE: u32 = if cfg!(target_arch = "x86_64") { 0xc000_003e } else { 0xc000_00b7 };
 
 fn answer(filter: &Filter, name: &str, arguments: &[u64]) -> Action {
-    let mut data = number(name).unwrap().to_ne_bytes().to_vec();
-    data.extend(NATIVE.to_ne_bytes());
+    answer_to(filter, NATIVE, Numbers::of([name]).native[0], arguments)
+}
+
+fn answer_to(filter: &Filter, architecture: u32, number: u32, arguments: &[u64]) -> Action {
+    let mut data = number.to_ne_bytes().to_vec();
+    data.extend(architecture.to_ne_bytes());
     data.extend([0; 8]);
     for n in 0..6 {
         data.extend(arguments.get(n).copied().unwrap_or(0).to_ne_bytes());
@@ -68,6 +72,52 @@ fn the_usual_profile_lets_programs_run_and_keeps_them_in() {
     let all = usual(Set::default().to_confine());
     assert_eq!(answer(&all, "mount", &[]), Action::ALLOW);
     assert_eq!(answer(&all, "clone", &[libc::CLONE_NEWUSER as u64]), Action::ALLOW);
+}
+
+/// Their calls have other numbers, which mean something else in others: 21 is mount there, and access here.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn programs_of_32_bits_follow_the_same_rules() {
+    const I386: u32 = 0x4000_0003;
+    let refused = Action::errno(libc::EPERM);
+    let ask = |filter: &Filter, name: &str, arguments: &[u64]| {
+        answer_to(filter, I386, Numbers::of([name]).compat[0], arguments)
+    };
+    let none = usual(Set::default());
+    for name in ["read", "mmap2", "stat64", "socketcall", "set_thread_area", "futex_time64"] {
+        assert_eq!(ask(&none, name, &[]), Action::ALLOW, "{name}");
+    }
+    for name in ["mount", "umount", "bpf", "keyctl", "stime"] {
+        assert_eq!(ask(&none, name, &[]), refused, "{name}");
+    }
+    assert_eq!(ask(&none, "clone", &[libc::CLONE_NEWUSER as u64]), refused);
+    assert_eq!(ask(&usual(Set::default().to_confine()), "mount", &[]), Action::ALLOW);
+    // A profile says whether it is for them, too.
+    let profile = |architectures: &str| {
+        let rule = r#"{"names": ["getpid"], "action": "SCMP_ACT_ERRNO"}"#;
+        let profile = format!(
+            r#"{{"defaultAction": "SCMP_ACT_ALLOW", {architectures} "syscalls": [{rule}]}}"#
+        );
+        filter(&Seccomp::Localhost { profile }, Set::default()).unwrap().unwrap()
+    };
+    let not_there = Action::errno(libc::ENOSYS);
+    for (architectures, getpid, read) in [
+        ("", not_there, not_there),
+        (r#""architectures": ["SCMP_ARCH_X86_64"],"#, not_there, not_there),
+        (r#""architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"],"#, refused, Action::ALLOW),
+        (
+            r#""archMap": [{"architecture": "SCMP_ARCH_X86_64", "subArchitectures": ["SCMP_ARCH_X86", "SCMP_ARCH_X32"]}],"#,
+            refused,
+            Action::ALLOW,
+        ),
+    ] {
+        let filter = profile(architectures);
+        assert_eq!(
+            (ask(&filter, "getpid", &[]), ask(&filter, "read", &[])),
+            (getpid, read),
+            "{architectures}"
+        );
+    }
 }
 
 #[test]

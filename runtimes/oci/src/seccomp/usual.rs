@@ -1,7 +1,7 @@
 //! The profile that container runtimes commonly give (`RuntimeDefault`): everything that programs need, and nothing that
 //! reaches beyond a container or into rarely used parts of the kernel. What capabilities give, they give here, too.
 
-use super::profile::{Action, Argument, Compare, Profile, Rule, number};
+use super::profile::{Action, Argument, Compare, Numbers, Profile, Rule};
 use crate::capabilities::Set;
 
 /// Calls of every container.
@@ -61,6 +61,16 @@ const ALWAYS: &[&str] = &[
     "arch_prctl", "getrandom", "modify_ldt", "sysinfo", "uname",
     // Looking into processes of its own (since Linux 4.8, no way around a filter).
     "process_vm_readv", "process_vm_writev", "ptrace", "name_to_handle_at",
+    // What 32-bit programs call instead of some of these.
+    "_llseek", "_newselect", "chown32", "clock_getres_time64", "clock_gettime64", "clock_nanosleep_time64",
+    "fadvise64_64", "fchown32", "fcntl64", "fstat64", "fstatat64", "fstatfs64", "ftruncate64", "futex_time64",
+    "getegid32", "geteuid32", "getgid32", "getgroups32", "getresgid32", "getresuid32", "getuid32",
+    "io_pgetevents_time64", "ipc", "lchown32", "lstat64", "mmap2", "mq_timedreceive_time64", "mq_timedsend_time64",
+    "ppoll_time64", "pselect6_time64", "recvmmsg_time64", "rt_sigtimedwait_time64", "sched_rr_get_interval_time64",
+    "semtimedop_time64", "sendfile64", "setfsgid32", "setfsuid32", "setgid32", "setgroups32", "setregid32",
+    "setresgid32", "setresuid32", "setreuid32", "setuid32", "sigprocmask", "sigreturn", "socketcall", "stat64",
+    "statfs64", "timer_gettime64", "timer_settime64", "timerfd_gettime64", "timerfd_settime64", "truncate64",
+    "ugetrlimit", "utimensat_time64", "waitpid",
 ];
 
 /// Calls that come with a capability.
@@ -70,7 +80,7 @@ const GIVEN: &[(&str, &[&str])] = &[
     ("SYS_ADMIN", &[
         "bpf", "clone", "clone3", "fanotify_init", "fsconfig", "fsmount", "fsopen", "fspick", "lookup_dcookie", "mount",
         "mount_setattr", "move_mount", "open_tree", "open_tree_attr", "perf_event_open", "quotactl", "quotactl_fd",
-        "setdomainname", "sethostname", "setns", "syslog", "umount2", "unshare",
+        "setdomainname", "sethostname", "setns", "syslog", "umount", "umount2", "unshare",
     ]),
     ("SYS_BOOT", &["reboot"]),
     ("SYS_CHROOT", &["chroot"]),
@@ -78,7 +88,7 @@ const GIVEN: &[(&str, &[&str])] = &[
     ("SYS_PACCT", &["acct"]),
     ("SYS_PTRACE", &["kcmp", "pidfd_getfd"]),
     ("SYS_RAWIO", &["ioperm", "iopl"]),
-    ("SYS_TIME", &["clock_settime", "settimeofday"]),
+    ("SYS_TIME", &["clock_adjtime64", "clock_settime", "clock_settime64", "settimeofday", "stime"]),
     ("SYS_TTY_CONFIG", &["vhangup"]),
     ("SYS_NICE", &["get_mempolicy", "mbind", "set_mempolicy", "set_mempolicy_home_node"]),
     ("SYSLOG", &["syslog"]),
@@ -101,12 +111,12 @@ const NAMESPACES: u64 = (libc::CLONE_NEWNS
 /// The profile of a container with these capabilities.
 pub(super) fn profile(capabilities: Set) -> Profile {
     let allow = |names: &[&str]| Rule {
-        numbers: names.iter().filter_map(|name| number(name)).collect(),
+        numbers: Numbers::of(names.iter().copied()),
         arguments: Vec::new(),
         action: Action::ALLOW,
     };
     let when = |name: &str, compare, value| Rule {
-        numbers: number(name).into_iter().collect(),
+        numbers: Numbers::of([name]),
         arguments: vec![Argument { index: 0, compare, value }],
         action: Action::ALLOW,
     };
@@ -120,10 +130,10 @@ pub(super) fn profile(capabilities: Set) -> Profile {
         rules.push(when("clone", Compare::Masked(NAMESPACES), 0));
         // Its flags are where a filter cannot look; C libraries then use `clone`.
         rules.push(Rule {
-            numbers: number("clone3").into_iter().collect(),
+            numbers: Numbers::of(["clone3"]),
             arguments: Vec::new(),
             action: Action::errno(libc::ENOSYS),
         });
     }
-    Profile { otherwise: Action::errno(libc::EPERM), rules, flags: 0 }
+    Profile { otherwise: Action::errno(libc::EPERM), rules, compat: true, flags: 0 }
 }

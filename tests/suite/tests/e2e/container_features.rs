@@ -340,6 +340,37 @@ pub(crate) async fn rights_are_given_and_taken(context: Arc<Context>) -> Outcome
     Ok(())
 }
 
+/// A 32-bit call is taken or refused as its 64-bit counterpart: getpid is 20 there, mount 21.
+#[cfg(target_arch = "x86_64")]
+const CALLS_OF_32_BITS: &str = r#"
+#include <stdio.h>
+static long call(long number) {
+    long result;
+    __asm__ volatile("int $0x80" : "=a"(result) : "a"(number), "b"(0L), "c"(0L), "d"(0L) : "memory");
+    return result;
+}
+int main(void) {
+    printf("getpid %d mount %ld\n", call(20) == 1, call(21));
+    return 0;
+}
+"#;
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) async fn programs_of_32_bits_run(context: Arc<Context>) -> Outcome {
+    let Some(cluster) = boxes(&context).await? else { return Ok(()) };
+    let Some(image) = available(containers::program(CALLS_OF_32_BITS))? else { return Ok(()) };
+    cluster.push(&layout(&cluster, "old", &image)?, "old:v1").await?;
+    let mut spec = one(json!({"image": "old:v1"}));
+    spec["restartPolicy"] = json!("Never");
+    apply(&cluster, "old", spec).await?;
+    expect(&said(&cluster, "old").await?, &["getpid 1 mount -1"])
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) async fn programs_of_32_bits_run(_: Arc<Context>) -> Outcome {
+    Ok(())
+}
+
 /// A volume of the image's has what the image has there and can be written, whatever the rest of the root can.
 pub(crate) async fn volumes_of_images_are_writable(context: Arc<Context>) -> Outcome {
     let Some(cluster) = boxes(&context).await? else { return Ok(()) };

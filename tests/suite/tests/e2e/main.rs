@@ -203,6 +203,7 @@ suite! {
         namespaces_are_shared_as_asked,
         rights_are_given_and_taken,
         volumes_of_images_are_writable,
+        programs_of_32_bits_run,
         a_missing_program_is_a_start_error,
         a_container_that_is_found_late_changes_the_sandbox,
         a_runtime_that_is_insisted_on_is_the_one,
