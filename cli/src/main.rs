@@ -117,10 +117,11 @@ fn in_one_line(error: &anyhow::Error) -> String {
 }
 
 /// What is logged: `$CORACLE_LOG`, or warnings. The API client's own words on a server that is away are left out, since
-/// the agent says that itself, once.
+/// the agent says that itself, once; and so are those of the container library on each controller that a machine does not have.
 fn log_filter() -> tracing_subscriber::EnvFilter {
-    tracing_subscriber::EnvFilter::try_from_env("CORACLE_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,kube_client=off"))
+    tracing_subscriber::EnvFilter::try_from_env("CORACLE_LOG").unwrap_or_else(|_| {
+        tracing_subscriber::EnvFilter::new("warn,kube_client=off,libcgroups=error")
+    })
 }
 
 /// A line for people. A closed standard output is no error of ours.
