@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use coracle_sandbox::{Problem, ProblemCode};
+use coracle_sandbox::{FolderAttributes, Problem, ProblemCode};
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::{Mode, mkdirat};
@@ -186,6 +186,15 @@ impl Root {
     /// A folder, by name only.
     pub(crate) fn open_folder(&self, path: &Path) -> io::Result<File> {
         Ok(File::from(self.at(path, OFlag::O_PATH | OFlag::O_DIRECTORY)?))
+    }
+
+    /// Makes a folder what the image says of it.
+    pub(crate) fn describe(&self, folder: &FolderAttributes) -> io::Result<()> {
+        let FolderAttributes { path, user, group, mode } = folder;
+        let fd = self.at(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
+        nix::unistd::fchown(&fd, Some((*user).into()), Some((*group).into()))?;
+        // Afterwards: a change of the owner takes bits away.
+        Ok(nix::sys::stat::fchmod(&fd, Mode::from_bits_truncate(*mode))?)
     }
 
     /// An ordinary file, for reading.

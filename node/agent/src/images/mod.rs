@@ -14,6 +14,7 @@ pub mod credentials;
 mod error;
 mod fetch;
 pub mod gc;
+mod implied;
 mod layers;
 pub mod layout;
 pub mod manifest;
@@ -31,7 +32,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use coracle_sandbox::Image;
+use coracle_sandbox::{FolderAttributes, Image};
 use tokio::sync::{Notify, Semaphore};
 
 use self::credentials::Keyring;
@@ -84,6 +85,8 @@ pub enum Workload {
     Container {
         /// Folders of its layers, lowest first, as overlayfs wants them: read-only, and shared with other images.
         layers: Vec<PathBuf>,
+        /// Folders that are otherwise than the highest layer has them.
+        folders: Vec<FolderAttributes>,
     },
 }
 
@@ -272,7 +275,7 @@ impl Images {
             pull::Wants::Files => {
                 let needed = image.diff_ids().chain(&image.blobs).cloned().collect();
                 let _lease = store.lease(needed);
-                Workload::Container { layers: self.unpacked(given, image).await? }
+                self.unpacked(given, image).await?
             }
         };
         store.touch(&image.digest);

@@ -1,7 +1,6 @@
 //! One image from its name to the store: ask each place in turn, pick the manifest, fetch what it names, find the program.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +18,7 @@ use super::manifest::{
 use super::reference::ImageName;
 use super::registry::{Place, RegistryError, Session, Who};
 use super::store::{Files, FilesLayer, Program, Stored};
-use super::{Images, hex};
+use super::{Images, Workload, hex, implied};
 
 /// Blobs of one image fetched at once.
 const LAYERS: usize = 3;
@@ -298,7 +297,7 @@ impl Images {
         &self,
         given: &str,
         image: &Stored,
-    ) -> Result<Vec<PathBuf>, PullError> {
+    ) -> Result<Workload, PullError> {
         if !nix::unistd::geteuid().is_root() {
             return Err(PullError::NeedsRoot(given.to_owned()));
         }
@@ -307,7 +306,13 @@ impl Images {
         if unpacked.as_ref().is_err_and(PullError::is_full_disk) {
             self.find_room();
         }
-        unpacked
+        let layers = unpacked?;
+        blocking(move || {
+            let folders = implied::attributes(&layers);
+            let layers = layers.into_iter().map(|layer| layer.folder).collect();
+            Ok(Workload::Container { layers, folders })
+        })
+        .await
     }
 
     /// There may be images that nobody uses.

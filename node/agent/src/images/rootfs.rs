@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 
 use super::error::PullError;
 use super::fetch::blocking;
+use super::implied::Layer;
 use super::manifest::Packing;
 use super::store::{FilesLayer, Store, StoreError};
 use super::unpack::{Fault, Job, Limits, Refusal, UnpackCommand, Unpacked, process};
@@ -52,7 +53,7 @@ impl Unpacker {
         Self { store, command, limits, slots, flights, refused }
     }
 
-    /// Makes sure that these layers of image `name`, lowest first, are unpacked: their folders, lowest first. Whoever calls
+    /// Makes sure that these layers of image `name`, lowest first, are unpacked: where, lowest first. Whoever calls
     /// holds a lease on blobs and diff ids.
     ///
     /// A layer that an image has twice is there once, where it counts: overlayfs wants each folder once, and what the lower
@@ -61,8 +62,8 @@ impl Unpacker {
         &self,
         name: &str,
         layers: &[FilesLayer],
-    ) -> Result<Vec<PathBuf>, PullError> {
-        let mut folders = Vec::with_capacity(layers.len());
+    ) -> Result<Vec<Layer>, PullError> {
+        let mut unpacked = Vec::with_capacity(layers.len());
         for (index, layer) in layers.iter().enumerate() {
             if layers[index + 1..].iter().any(|above| above.diff_id == layer.diff_id) {
                 continue;
@@ -71,7 +72,7 @@ impl Unpacker {
                 Some(folder) => Ok(folder),
                 None => self.once(name, layer).await,
             };
-            folders.push(found.map_err(|failed| match failed {
+            let folder = found.map_err(|failed| match failed {
                 Failed::Refused(refusal) => PullError::Unpack {
                     name: name.to_owned(),
                     layer: layer.digest.clone(),
@@ -80,9 +81,11 @@ impl Unpacker {
                 Failed::Store(StoreError { path, source }) => {
                     PullError::Disk { name: name.to_owned(), path, source }
                 }
-            })?);
+            })?;
+            let implied = self.store.implied(&layer.diff_id);
+            unpacked.push(Layer { folder, implied });
         }
-        Ok(folders)
+        Ok(unpacked)
     }
 
     async fn once(&self, name: &str, layer: &FilesLayer) -> Result<PathBuf, Failed> {

@@ -31,6 +31,12 @@ pub(super) fn create(subject: &Subject<'_>, streams: Streams) -> Result<Started,
     rootfs::mount_overlay(&oci.layers, &oci.upper, &rootfs)?;
     let root = Root::open(&rootfs).map_err(|e| internal("cannot open the root file system", e))?;
     root.require_folders(&["dev", "proc", "sys"])?;
+    for folder in &oci.folders {
+        root.describe(folder).map_err(|error| {
+            let path = folder.path.display();
+            internal(&format!("cannot give the image's {path} its attributes"), error)
+        })?;
+    }
     let user = user::resolve(&root, oci)?;
     let folder = subject.container.working_dir.clone().unwrap_or_else(|| "/".into());
     if !mounts.iter().any(|mount| folder.starts_with(&mount.guest_path)) {

@@ -177,6 +177,10 @@ impl Host {
         }
         Client::new(self.path().join("zygote")).shutdown().await.unwrap();
         self.zygote.wait().unwrap();
+        // A process that answers no more may not have ended yet.
+        while Instant::now() < until && !leftovers(self.path(), &self.pod).is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         self.assert_nothing_left();
     }
 

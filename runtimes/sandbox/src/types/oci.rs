@@ -46,6 +46,8 @@ pub struct UserMapping {
 pub struct OciContainer {
     /// The image's unpacked layers, lowest first; never written to. Required.
     pub layers: Vec<PathBuf>,
+    /// Folders that are otherwise than the highest layer has them.
+    pub folders: Vec<FolderAttributes>,
     /// A folder for what this attempt writes, on a file system that overlayfs can use. Required, and its own.
     pub upper: PathBuf,
     /// Folders of the image that are volumes (`VOLUME`), where nothing else is mounted: writable whatever the rest is.
@@ -92,6 +94,20 @@ pub struct OciContainer {
     pub stdin_once: bool,
     /// Whether it has a terminal.
     pub tty: bool,
+}
+
+/// A folder of an image.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FolderAttributes {
+    /// Where it is in the image; absolute.
+    pub path: PathBuf,
+    /// Whose it is.
+    pub user: u32,
+    /// Its group.
+    pub group: u32,
+    /// Its mode's last twelve bits.
+    pub mode: u32,
 }
 
 /// Changes to the usual capabilities (`core/v1 Capabilities`); names with or without `CAP_`, or `ALL`.

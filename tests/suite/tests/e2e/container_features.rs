@@ -314,6 +314,10 @@ pub(crate) async fn rights_are_given_and_taken(context: Arc<Context>) -> Outcome
     let of =
         |name: &str, security: Value| (name.to_owned(), one(json!({"securityContext": security})));
     let of_image = |name: &str, image: &str| (name.to_owned(), one(json!({"image": image})));
+    let strange = available(containers::busybox())?.context("busybox is there")?;
+    cluster
+        .push(&layout(&cluster, "strange", &strange.platform("linux", "s390x"))?, "strange:v1")
+        .await?;
     let missing = ["mine/missing.json", "No such file"];
     for ((name, spec), reason, words) in [
         (
@@ -332,6 +336,7 @@ pub(crate) async fn rights_are_given_and_taken(context: Arc<Context>) -> Outcome
         (of("no-profile", localhost("missing")), "CreateContainerError", &missing),
         (of("bad-profile", localhost("bad")), "CreateContainerError", &["SCMP_ACT_SOMETHING"]),
         (of_image("ghost", "ghost:v1"), "CreateContainerError", &["ghost"]),
+        (of_image("strange", "strange:v1"), "ImagePullBackOff", &["strange:v1", "s390x"]),
     ] {
         apply(&cluster, &name, spec).await?;
         waits(&cluster, &name, reason, words).await?;
@@ -382,9 +387,12 @@ pub(crate) async fn volumes_of_images_are_writable(context: Arc<Context>) -> Out
     let volumes =
         json!({"/data": {}, "fresh/deep/": {}, "/mounted": {}, "/linked": {}, "/../out": {}});
     let image = available(containers::busybox())?.context("busybox is there")?;
-    let image = image.config(json!({"Cmd": ["sh"], "Volumes": volumes})).layer(layer)?;
+    // Folders that a layer has something in, and says nothing of, stay what they are.
+    let above = Layer::default().file("data/above", 0o644, "")?.file("root/above", 0o644, "")?;
+    let image =
+        image.config(json!({"Cmd": ["sh"], "Volumes": volumes})).layer(layer)?.layer(above)?;
     cluster.push(&layout(&cluster, "volumes", &image)?, "volumes:v1").await?;
-    let look = "cat /data/given; echo; echo more > /data/more && cat /data/more; stat -c %u:%a /data; \
+    let look = "cat /data/given; echo; echo more > /data/more && cat /data/more; stat -c %u:%a /data /root /tmp; \
         touch /fresh/deep/x && echo fresh; touch /x; cat /mounted/x; ls /linked; cat /proc/mounts";
     let mut spec = once(look, json!({"readOnlyRootFilesystem": true}));
     spec["containers"][0]["image"] = json!("volumes:v1");
@@ -396,7 +404,7 @@ pub(crate) async fn volumes_of_images_are_writable(context: Arc<Context>) -> Out
     expect(
         &said,
         &[
-            "by the image\nmore\n1000:750\nfresh\n",
+            "by the image\nmore\n1000:750\n0:700\n0:1777\nfresh\n",
             "/x: Read-only file system",
             "mounted",
             "group",

@@ -93,6 +93,12 @@ impl Store {
         self.state().layers.contains_key(diff_id).then(|| self.layer_path(diff_id))
     }
 
+    /// Folders that an unpacked layer has and does not describe.
+    pub(in crate::images) fn implied(&self, diff_id: &str) -> Vec<String> {
+        let state = self.state();
+        state.layers.get(diff_id).map(|known| known.unpacked.implied.clone()).unwrap_or_default()
+    }
+
     /// An empty folder to unpack a layer into.
     pub(in crate::images) fn new_layer(&self) -> Result<PathBuf, StoreError> {
         let name = format!("{NEW}{}-{}", self.inner.run, uuid::Uuid::new_v4());

@@ -116,7 +116,7 @@ fn here() -> (&'static str, &'static str) {
 
 fn layers(pulled: &Pulled) -> Vec<PathBuf> {
     match &pulled.workload {
-        Workload::Container { layers } => layers.clone(),
+        Workload::Container { layers, .. } => layers.clone(),
         other => panic!("{other:?} is no container"),
     }
 }

@@ -9,7 +9,7 @@ mod security;
 
 use std::path::{Component, Path, PathBuf};
 
-use coracle_sandbox::{OciContainer, OciSandbox};
+use coracle_sandbox::{FolderAttributes, OciContainer, OciSandbox};
 use k8s_openapi::api::core::v1::{Container, Pod};
 
 use crate::images::manifest::Run;
@@ -20,6 +20,8 @@ use crate::pod::spec as pods;
 pub struct Files {
     /// Its image's layers, lowest first.
     pub layers: Vec<PathBuf>,
+    /// Folders of it that are otherwise than the highest layer has them.
+    pub folders: Vec<FolderAttributes>,
     /// What this attempt writes.
     pub upper: PathBuf,
 }
@@ -104,6 +106,7 @@ pub fn container(
     let strict = of_pod.and_then(|c| c.supplemental_groups_policy.as_deref()) == Some("Strict");
     Ok(OciContainer {
         layers: files.layers,
+        folders: files.folders,
         upper: files.upper,
         volumes: run.volumes.iter().filter_map(|path| plain(path)).collect(),
         user: who.user,

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_sandbox::{
-    Client, ClientError, ContainerSpec, ContainerStatus, Image, ProblemCode, RunSpec, SandboxSpec,
-    SandboxStatus,
+    Client, ClientError, ContainerSpec, ContainerStatus, FolderAttributes, Image, ProblemCode,
+    RunSpec, SandboxSpec, SandboxStatus,
 };
 use k8s_openapi::api::core::v1::{Container, ExecAction, Pod};
 
@@ -28,6 +28,7 @@ const LONGEST_HOOK: Duration = Duration::from_secs(600);
 pub(super) struct Unpacked {
     pub(super) digest: String,
     pub(super) layers: Vec<PathBuf>,
+    pub(super) folders: Vec<FolderAttributes>,
     pub(super) run: Run,
 }
 
@@ -148,7 +149,8 @@ impl Workers {
         let args = arguments(container, &environment, run).ok_or_else(|| {
             failed("no command specified: neither the container nor its image has one".to_owned())
         })?;
-        let files = Files { layers: image.layers, upper: folders.root(name, attempt) };
+        let upper = folders.root(name, attempt);
+        let files = Files { layers: image.layers, folders: image.folders, upper };
         let facts = oci::Facts {
             memory: parts.allocatable.1,
             seccomp: parts.volumes.data().join("seccomp"),

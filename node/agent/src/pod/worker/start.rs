@@ -251,8 +251,8 @@ impl Workers {
             .map_err(|e| (e.reason(), e.to_string()))?;
         let (image, run) = match pulled.workload {
             Workload::Wasm(image) => (image, pulled.run),
-            Workload::Container { layers } => {
-                let image = Unpacked { digest, layers, run: pulled.run };
+            Workload::Container { layers, folders } => {
+                let image = Unpacked { digest, layers, folders, run: pulled.run };
                 return self.start_oci(uid, pod, container, attempt, image).await;
             }
         };
