@@ -84,6 +84,13 @@ impl Cluster {
         self.api.connect().await
     }
 
+    /// The usual client library, as admin.
+    pub(crate) async fn client(&self) -> anyhow::Result<kube::Client> {
+        let config = kube::config::Kubeconfig::read_from(kubeconfig(self.data.path()))?;
+        let config = kube::Config::from_custom_kubeconfig(config, &Default::default()).await?;
+        Ok(kube::Client::try_from(config)?)
+    }
+
     /// Runs a client command against it.
     pub(crate) fn run(&self, arguments: &[&dyn AsRef<OsStr>]) -> anyhow::Result<()> {
         let mut command = Command::new(&self.binary);

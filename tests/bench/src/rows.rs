@@ -9,6 +9,7 @@ mod list;
 mod memory;
 mod neighbours;
 mod oci_cycle;
+mod oci_pods;
 mod pod;
 mod push;
 mod requests;
@@ -154,6 +155,27 @@ pub(crate) const ROWS: &[Row] = &[
         goal: "≤ 1.3 × crun, less than runc",
         compare: "crun and runc, measured beside it",
         measure: |bench| Box::pin(oci_cycle::measure(bench)),
+    },
+    Row {
+        name: "oci-pod",
+        what: "Pod of busybox: create → Ready, image present, one at a time",
+        goal: "p50 ≤ 100 ms",
+        compare: "—",
+        measure: |bench| Box::pin(oci_pods::alone(bench)),
+    },
+    Row {
+        name: "oci-pods",
+        what: "200 Pods of busybox at once → Ready: rate, memory a Pod beyond its own processes",
+        goal: "≥ 30/s, ≤ 2 MiB",
+        compare: "—",
+        measure: |bench| Box::pin(oci_pods::at_once(bench)),
+    },
+    Row {
+        name: "oci-exec",
+        what: "exec of `true` in a container, by kubectl's protocol",
+        goal: "p50 ≤ 40 ms",
+        compare: "—",
+        measure: |bench| Box::pin(oci_pods::exec(bench)),
     },
 ];
 
