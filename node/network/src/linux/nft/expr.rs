@@ -71,6 +71,8 @@ pub(super) enum Expr {
     LoadReverse(Register),
     /// Loads the connection's status bits.
     LoadConnectionStatus(Register),
+    /// Loads a field of the packet that began the connection, as it came.
+    LoadBegun(Field, Register),
     /// Goes on only if the key at the register is in the set.
     Member { set: &'static str, key: Register },
     /// Follows the verdict that the map holds for the key; goes on if there is none.
@@ -136,7 +138,7 @@ impl Expr {
             Expr::Mask(..) => "bitwise",
             Expr::Compare(..) => "cmp",
             Expr::LoadAddressType(..) | Expr::LoadReverse(_) => "fib",
-            Expr::LoadConnectionStatus(_) => "ct",
+            Expr::LoadConnectionStatus(_) | Expr::LoadBegun(..) => "ct",
             Expr::Member { .. } | Expr::Dispatch { .. } | Expr::Find { .. } => "lookup",
             Expr::Random { .. } => "numgen",
             Expr::Hash { .. } => "hash",
@@ -198,6 +200,19 @@ impl Expr {
             Expr::LoadConnectionStatus(register) => {
                 out.number(1, register.0);
                 out.number(2, 2);
+            }
+            Expr::LoadBegun(field, register) => {
+                out.number(1, register.0);
+                out.number(
+                    2,
+                    match field {
+                        Field::SourceAddress => 19,
+                        Field::DestinationAddress => 20,
+                        Field::DestinationPort => 12,
+                    },
+                );
+                // The direction in which it began.
+                out.bytes(3, &[0]);
             }
             Expr::Member { set, key } => {
                 out.string(1, set);

@@ -159,6 +159,23 @@ fn translated() -> [Expr; 3] {
     ]
 }
 
+/// Goes on if a Service (or a NodePort) of this table is what was called: others on this machine translate as well, another
+/// cluster for one.
+fn led(node_port: bool) -> [Expr; 5] {
+    let address = match node_port {
+        true => Expr::Constant(R0, [0; 4]),
+        false => Expr::LoadBegun(Field::DestinationAddress, R0),
+    };
+    [
+        address,
+        Expr::LoadProtocol(R1),
+        Expr::LoadBegun(Field::DestinationPort, R2),
+        // Whatever has backends has a first one.
+        Expr::Constant(R3, [0; 4]),
+        Expr::Find { map: BACKENDS, key: R0, value: R0 },
+    ]
+}
+
 enum SetData {
     None,
     Verdict,
@@ -269,14 +286,17 @@ impl Table<'_> {
             &within(Field::DestinationAddress, pods, Test::Differs),
         ]);
         // The world outside that is led on to another machine's Pod.
-        masquerade(&[
-            &translated(),
-            &within(Field::DestinationAddress, pods, Test::Differs),
-            &[
-                Expr::LoadAddressType(Field::SourceAddress, SCRATCH),
-                Expr::Compare(SCRATCH, Test::Differs, LOCAL.to_ne_bytes().to_vec()),
-            ],
-        ]);
+        for node_port in [false, true] {
+            masquerade(&[
+                &translated(),
+                &within(Field::DestinationAddress, pods, Test::Differs),
+                &[
+                    Expr::LoadAddressType(Field::SourceAddress, SCRATCH),
+                    Expr::Compare(SCRATCH, Test::Differs, LOCAL.to_ne_bytes().to_vec()),
+                ],
+                &led(node_port),
+            ]);
+        }
     }
 
     /// Callers of a Service without backends, or of no Service, are told at once.

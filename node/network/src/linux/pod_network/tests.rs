@@ -358,6 +358,7 @@ fn clusters_live_side_by_side() {
         let mut two = PodNetwork::ensure(machine.config("two", 80)).unwrap();
         serve_pods(&one, 8080);
         serve_pods(&two, 8080);
+        let client = one.attach("uid", Ipv4Addr::new(10, 70, 1, 9)).unwrap();
         one.replace(&[route("web", "10.71.0.5", 80, Some(30080), &["10.70.1.1:8080"])]).unwrap();
         two.replace(&[route("web", "10.81.0.5", 80, Some(30081), &["10.80.1.1:8080"])]).unwrap();
         for (address, expected) in [
@@ -368,6 +369,10 @@ fn clusters_live_side_by_side() {
         ] {
             assert_eq!(answered(address).as_deref(), Ok(expected), "{address}");
         }
+        // What one table has translated is none of the other's business: callers keep their addresses.
+        let (answered_by, saw) =
+            NetNs::named(&client).run(|| call("10.71.0.5:80")).unwrap().unwrap();
+        assert_eq!((&answered_by[..], &saw[..]), ("10.70.1.1:8080", "10.70.1.9"));
         let taken = rtnl::taken_ranges().unwrap();
         for range in [one.config.pods, one.config.services, two.config.pods, two.config.services] {
             assert!(taken.contains(&range), "a new cluster would not see that {range} is taken");
