@@ -1,11 +1,13 @@
 //! `coracle host`: a sandbox host, as the agent starts it.
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use coracle_agent::images::manifest::Packing;
 use coracle_agent::images::unpack;
 use coracle_network::linux::may_administer_network;
+use tracing_subscriber::fmt::writer::OptionalWriter;
 
 use crate::folder::Folder;
 use crate::run::Exited;
@@ -130,9 +132,15 @@ fn packing(name: &str) -> Result<Packing, String> {
 
 /// Runs until it is told to end.
 pub(crate) fn main(command: Command) -> anyhow::Result<()> {
+    let log = identity();
     tracing_subscriber::fmt()
         .with_env_filter(log_filter())
-        .with_writer(std::io::stderr)
+        // What becomes a container's process has its streams before its program: nothing of ours belongs into them.
+        .with_writer(move || match identity() == log {
+            true => OptionalWriter::some(std::io::stderr()),
+            false => OptionalWriter::none(),
+        })
+        .with_ansi(std::io::stderr().is_terminal())
         .compact()
         .init();
     match command {
@@ -141,6 +149,12 @@ pub(crate) fn main(command: Command) -> anyhow::Result<()> {
         Command::Unpack(args) => unpack(args),
         Command::Oci(args) => oci(args),
     }
+}
+
+/// Which file standard error is.
+fn identity() -> Option<(u64, u64)> {
+    let found = nix::sys::stat::fstat(std::io::stderr()).ok()?;
+    Some((found.st_dev, found.st_ino))
 }
 
 fn wasm(args: WasmArgs) -> anyhow::Result<()> {
