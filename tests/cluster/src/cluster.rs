@@ -18,6 +18,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
 
 use crate::command::{self, Output};
+use crate::containers;
 use crate::leftovers::Leftovers;
 use crate::process::{self, Process};
 use crate::tools;
@@ -47,18 +48,29 @@ impl User {
     }
 }
 
+/// What the guests of a test are, and so what runs them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Runtime {
+    /// Components, in a Wasm host.
+    Wasm,
+    /// Container images that do the same.
+    Oci,
+}
+
 /// How to start a cluster.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// As whom.
     pub user: User,
+    /// For which guests.
+    pub runtime: Runtime,
     /// More arguments of `up`, or of `server`.
     pub args: Vec<String>,
 }
 
 impl From<User> for Options {
     fn from(user: User) -> Self {
-        Self { user, args: Vec::new() }
+        Self { user, runtime: Runtime::Wasm, args: Vec::new() }
     }
 }
 
@@ -87,6 +99,7 @@ pub struct HostProcess {
 /// A running cluster.
 pub struct Cluster {
     user: User,
+    runtime: Runtime,
     args: Vec<String>,
     folder: tempfile::TempDir,
     binary: RwLock<PathBuf>,
@@ -145,9 +158,9 @@ impl Cluster {
         // Builds often lie where an ordinary user may not look.
         let built = tools::coracle()?;
         fs::hard_link(&built, &binary).or_else(|_| fs::copy(&built, &binary).map(drop))?;
-        let Options { user, args } = options;
+        let Options { user, runtime, args } = options;
         let binary = RwLock::new(binary);
-        Ok(Self { user, args, folder, binary, split, state: Mutex::default() })
+        Ok(Self { user, runtime, args, folder, binary, split, state: Mutex::default() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -157,6 +170,11 @@ impl Cluster {
     /// Whose it is.
     pub fn user(&self) -> User {
         self.user
+    }
+
+    /// What its guests are.
+    pub fn runtime(&self) -> Runtime {
+        self.runtime
     }
 
     /// The data folder.
@@ -484,6 +502,19 @@ impl Cluster {
         let mut command = std::process::Command::new(self.binary());
         command.env("KUBECONFIG", self.kubeconfig()).arg("push").arg(file).arg(image);
         command::run(command.into(), b"").await?.ok().map(drop)
+    }
+
+    /// Pushes the example component of this name, or the container image that does the same where that is what guests are.
+    ///
+    /// # Errors
+    /// With what `coracle push` said; [`containers::Missing`] where the image cannot be made.
+    pub async fn push_guest(&self, name: &str, image: &str) -> anyhow::Result<()> {
+        if self.runtime == Runtime::Wasm {
+            return self.push(&tools::component(name), image).await;
+        }
+        let layout = self.home().join(image.replace([':', '/'], "-"));
+        containers::twin(name)?.write(&layout)?;
+        self.push(&layout, image).await
     }
 
     /// A client with the admin's credentials.

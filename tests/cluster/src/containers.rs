@@ -1,8 +1,9 @@
 //! Container images, made without a container engine, as OCI layouts for `coracle push` and skopeo.
 //!
 //! An [`Image`] is put together of [`Layer`]s and a configuration, and written to a folder. [`busybox`] is one with a shell
-//! and its tools, from this machine's `busybox`; [`program`] one with nothing but a program compiled for the test;
-//! [`debian`] one of Debian's packages with the libraries that they need, as their server images have them.
+//! and its tools, from this machine's `busybox`; [`program`] one with nothing but a program compiled for the test; [`twin`]
+//! one that does what an example component does; [`debian`] one of Debian's packages with the libraries that they need, as
+//! their server images have them.
 
 mod sources;
 
@@ -13,7 +14,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-pub use sources::{Missing, busybox, debian, program};
+pub use sources::{Missing, busybox, debian, program, twin};
 
 /// How a layer is packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

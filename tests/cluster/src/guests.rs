@@ -6,7 +6,7 @@
 //! source and its toolchain. Tests run side by side: whoever comes first builds, the others wait.
 
 use std::fs::{self, File};
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -58,23 +58,14 @@ impl Guest {
     /// # Errors
     /// [`Missing`] where the toolchain cannot be had; anything else is a failure to build.
     pub fn built(self) -> anyhow::Result<PathBuf> {
-        let cache = cache()?;
         let source = self.source();
         let text = fs::read(&source).with_context(|| source.display().to_string())?;
-        let mut hasher = DefaultHasher::new();
-        (text, self.package()).hash(&mut hasher);
-        let built = cache.join(format!("{self:?}-{:016x}.wasm", hasher.finish()));
-        let lock = File::create(cache.join(format!("{self:?}.lock")))?;
-        let Ok(_alone) = Flock::lock(lock, FlockArg::LockExclusive) else {
-            bail!("cannot lock {}", cache.display());
-        };
-        if !built.exists() {
-            let work = tempfile::tempdir_in(&cache)?;
-            let made = work.path().join("made.wasm");
-            self.build(&cache, work.path(), &made)?;
-            fs::rename(made, &built)?;
-        }
-        Ok(built)
+        let name = named(&format!("{self:?}"), &(text, self.package()));
+        kept(&format!("{name}.wasm"), |cache, work| {
+            let made = work.join("made.wasm");
+            self.build(cache, work, &made)?;
+            Ok(made)
+        })
     }
 
     fn build(self, cache: &Path, work: &Path, made: &Path) -> anyhow::Result<()> {
@@ -139,13 +130,39 @@ impl Guest {
 }
 
 /// Where what was built is kept.
-pub(crate) fn cache() -> anyhow::Result<PathBuf> {
+fn cache() -> anyhow::Result<PathBuf> {
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
     let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
     let cache =
         base.context("neither HOME nor XDG_CACHE_HOME is set")?.join("coracle-guests/built");
     fs::create_dir_all(&cache)?;
     Ok(cache)
+}
+
+/// What `make` makes in the work folder that it is given besides the cache's; or what it made before under this name.
+/// Whoever comes first does it, the others wait.
+pub(crate) fn kept(
+    name: &str,
+    make: impl FnOnce(&Path, &Path) -> anyhow::Result<PathBuf>,
+) -> anyhow::Result<PathBuf> {
+    let cache = cache()?;
+    let built = cache.join(name);
+    let lock = File::create(cache.join(format!("{name}.lock")))?;
+    let Ok(_alone) = Flock::lock(lock, FlockArg::LockExclusive) else {
+        bail!("cannot lock {}", cache.display());
+    };
+    if !built.exists() {
+        let work = tempfile::tempdir_in(&cache)?;
+        fs::rename(make(&cache, work.path())?, &built)?;
+    }
+    Ok(built)
+}
+
+/// A name that changes with what it is made of.
+pub(crate) fn named(name: &str, source: &impl Hash) -> String {
+    let mut hasher = DefaultHasher::new();
+    source.hash(&mut hasher);
+    format!("{name}-{:016x}", hasher.finish())
 }
 
 /// A world for an HTTP service, with the interfaces of WASI at one release.

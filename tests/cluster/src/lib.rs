@@ -19,6 +19,6 @@ pub mod tools;
 mod upgrade;
 mod wait;
 
-pub use cluster::{Cluster, HostProcess, Options, Part, User};
+pub use cluster::{Cluster, HostProcess, Options, Part, Runtime, User};
 pub use command::{Output, run};
 pub use wait::eventually;

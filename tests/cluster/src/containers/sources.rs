@@ -1,17 +1,16 @@
-//! Where the programs in test images come from: this machine, its compiler, and Debian's packages.
+//! Where the programs in test images come from: this machine, its compilers, and Debian's packages.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::{env, fs};
 
 use anyhow::{Context as _, bail};
-use nix::fcntl::{Flock, FlockArg};
 use serde_json::json;
 
 use super::{Image, Layer};
-use crate::guests::{cache, run};
+use crate::guests::{kept, named, run};
+use crate::tools::repository;
 
 /// What an image is made of cannot be had here: a reason to leave a test out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -59,21 +58,48 @@ pub fn busybox() -> anyhow::Result<Image> {
 /// # Errors
 /// [`Missing`] where there is no C compiler; a failure to compile.
 pub fn program(source: &str) -> anyhow::Result<Image> {
-    let mut hasher = DefaultHasher::new();
-    source.hash(&mut hasher);
-    let built = cache()?.join(format!("program-{:016x}", hasher.finish()));
-    if !built.exists() {
+    let built = kept(&named("program", &source), |_, work| {
         if Command::new("cc").arg("--version").output().is_err() {
             bail!(Missing("a C compiler (cc)".to_owned()));
         }
-        let work = tempfile::tempdir_in(cache()?)?;
-        let (code, made) = (work.path().join("program.c"), work.path().join("program"));
+        let (code, made) = (work.join("program.c"), work.join("program"));
         fs::write(&code, source)?;
         run(Command::new("cc").args(["-static", "-O1", "-o"]).arg(&made).arg(&code))?;
-        fs::rename(made, &built)?;
-    }
+        Ok(made)
+    })?;
     let layer = Layer::default().file("program", 0o755, fs::read(&built)?)?;
     Image::new(json!({"Entrypoint": ["/program"]})).layer(layer)
+}
+
+/// An image with nothing but a program that does what the example component of this name does: `hello-v1`, `probe-http`, ….
+///
+/// # Errors
+/// [`Missing`] where there is no Rust compiler; a failure to compile.
+pub fn twin(name: &str) -> anyhow::Result<Image> {
+    let folder = repository("tests/cluster/twin");
+    let mut sources: Vec<PathBuf> =
+        fs::read_dir(&folder)?.map(|e| Ok(e?.path())).collect::<anyhow::Result<_>>()?;
+    sources.sort();
+    let texts: Vec<Vec<u8>> = sources.iter().map(fs::read).collect::<Result<_, _>>()?;
+    let built = kept(&named("twin", &texts), |_, work| {
+        let made = work.join("twin");
+        let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+        if Command::new(&rustc).arg("--version").output().is_err() {
+            bail!(Missing("a Rust compiler (rustc)".to_owned()));
+        }
+        let mut rustc = Command::new(rustc);
+        rustc.args(["--edition=2024", "-O", "-Ctarget-feature=+crt-static", "-Cpanic=abort"]);
+        run(rustc.args(["-Cstrip=symbols", "-o"]).arg(&made).arg(folder.join("main.rs")))?;
+        Ok(made)
+    })?;
+    // A command is also called by the name that the suite's manifests have for all of them.
+    let called = if name == "probe-files" { "hello-command" } else { name };
+    let layer = Layer::default().folder("bin", 0o755)?.file(
+        &format!("bin/{called}"),
+        0o755,
+        fs::read(&built)?,
+    )?;
+    Image::new(json!({"Entrypoint": [called], "Env": ["PATH=/bin"]})).layer(layer)
 }
 
 /// An image of Debian's packages, with the libraries that they need; its configuration is for the caller to give.
@@ -84,18 +110,11 @@ pub fn program(source: &str) -> anyhow::Result<Image> {
 /// # Errors
 /// [`Missing`] where the system is not Debian's, or the packages cannot be fetched.
 pub fn debian(packages: &[&str]) -> anyhow::Result<Image> {
-    let folder = cache()?.join(format!("debian-{}", packages.join("-")));
-    let lock = File::create(folder.with_extension("lock"))?;
-    let Ok(_alone) = Flock::lock(lock, FlockArg::LockExclusive) else {
-        bail!("cannot lock {}", folder.display());
-    };
-    if !folder.exists() {
-        let work = tempfile::tempdir_in(cache()?)?;
-        let tree = fetch(packages, work.path()).map_err(|error| {
-            Missing(format!("Debian's packages {}: {error:#}", packages.join(", ")))
-        })?;
-        fs::rename(tree, &folder)?;
-    }
+    let folder = kept(&format!("debian-{}", packages.join("-")), |_, work| {
+        fetch(packages, work).map_err(|error| {
+            Missing(format!("Debian's packages {}: {error:#}", packages.join(", "))).into()
+        })
+    })?;
     let mut layer = Layer::default().tree(&folder)?;
     for (path, mode) in [("tmp", 0o1777), ("run", 0o755), ("var/tmp", 0o1777), ("root", 0o700)] {
         if !folder.join(path).exists() {

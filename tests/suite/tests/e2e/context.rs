@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use coracle_test_cluster::{Cluster, Options, User, tools};
+use coracle_test_cluster::{Cluster, Options, Runtime, User, containers, tools};
 use futures::FutureExt as _;
 use serde_json::Value;
 
@@ -22,30 +22,34 @@ pub(crate) type Outcome = anyhow::Result<()>;
 /// A body's surroundings.
 pub(crate) struct Context {
     pub(crate) user: User,
+    pub(crate) runtime: Runtime,
     clusters: Mutex<Vec<Arc<Cluster>>>,
 }
 
 impl Context {
     /// A cluster in one process.
     pub(crate) async fn up(&self) -> anyhow::Result<Arc<Cluster>> {
-        Ok(self.keep(Cluster::up(self.user).await?))
+        self.up_with(&[]).await
     }
 
     /// A cluster in one process, started with more arguments.
     pub(crate) async fn up_with(&self, args: &[&str]) -> anyhow::Result<Arc<Cluster>> {
         let args = args.iter().map(|&arg| arg.to_owned()).collect();
-        Ok(self.keep(Cluster::up(Options { user: self.user, args }).await?))
+        Ok(self.keep(Cluster::up(self.options(args)).await?))
     }
 
     /// A cluster that is still to be started.
     pub(crate) fn prepared(&self) -> anyhow::Result<Arc<Cluster>> {
-        let options = Options { user: self.user, args: Vec::new() };
-        Ok(self.keep(Cluster::prepare(options, false)?))
+        Ok(self.keep(Cluster::prepare(self.options(Vec::new()), false)?))
     }
 
     /// A cluster whose control plane and node are two processes.
     pub(crate) async fn split(&self) -> anyhow::Result<Arc<Cluster>> {
-        Ok(self.keep(Cluster::split(self.user).await?))
+        Ok(self.keep(Cluster::split(self.options(Vec::new())).await?))
+    }
+
+    fn options(&self, args: Vec<String>) -> Options {
+        Options { user: self.user, runtime: self.runtime, args }
     }
 
     fn keep(&self, cluster: Cluster) -> Arc<Cluster> {
@@ -57,14 +61,14 @@ impl Context {
 }
 
 /// Runs a body as a test.
-pub(crate) fn run(user: User, body: impl AsyncFnOnce(Arc<Context>) -> Outcome) {
+pub(crate) fn run(user: User, runtime: Runtime, body: impl AsyncFnOnce(Arc<Context>) -> Outcome) {
     if !user.is_possible() {
         return skip("needs root");
     }
-    let runtime =
+    let executor =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    runtime.expect("a runtime").block_on(async {
-        let context = Arc::new(Context { user, clusters: Mutex::default() });
+    executor.expect("an executor").block_on(async {
+        let context = Arc::new(Context { user, runtime, clusters: Mutex::default() });
         let body = AssertUnwindSafe(body(context.clone())).catch_unwind();
         let outcome = match tokio::time::timeout(LIMIT, body).await {
             Ok(Ok(outcome)) => outcome,
@@ -75,9 +79,9 @@ pub(crate) fn run(user: User, body: impl AsyncFnOnce(Arc<Context>) -> Outcome) {
             std::mem::take(&mut *context.clusters.lock().unwrap_or_else(PoisonError::into_inner));
         let mut report = String::new();
         if let Err(error) = &outcome
-            && let Some(old) = error.downcast_ref::<tools::TooOld>()
+            && (error.is::<tools::TooOld>() || error.is::<containers::Missing>())
         {
-            skip(&old.to_string());
+            skip(&format!("{error:#}"));
         } else if let Err(error) = &outcome {
             report = describe(error);
             for cluster in &clusters {
@@ -187,7 +191,7 @@ spec:
 
 /// Shorthands for what many bodies do.
 pub(crate) trait ClusterExt {
-    /// Pushes prebuilt components: (component, image).
+    /// Pushes guests: (example component, image).
     async fn push_all(&self, images: &[(&str, &str)]) -> Outcome;
     /// Applies [`hello`] and waits until it is available.
     async fn deploy_hello(&self, name: &str, image: &str, replicas: u32) -> Outcome;
@@ -202,7 +206,7 @@ pub(crate) trait ClusterExt {
 impl ClusterExt for Cluster {
     async fn push_all(&self, images: &[(&str, &str)]) -> Outcome {
         for (component, image) in images {
-            self.push(&tools::component(component), image).await?;
+            self.push_guest(component, image).await?;
         }
         Ok(())
     }

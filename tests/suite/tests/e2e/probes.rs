@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use coracle_test_cluster::{Cluster, eventually};
+use coracle_test_cluster::{Cluster, Runtime, eventually};
 use serde_json::Value;
 
 use crate::context::{ClusterExt as _, Context, Outcome, SOON, expect};
@@ -81,6 +81,9 @@ pub(crate) async fn of_every_kind(context: Arc<Context>) -> Outcome {
             !ready(app) && app["state"]["running"].is_object() && !restarted(app)
         })
         .await?;
+    }
+    if context.runtime == Runtime::Oci {
+        return Ok(());
     }
     app_is(&cluster, "exec", "it says what it cannot do", |app| {
         let waiting = &app["state"]["waiting"];
