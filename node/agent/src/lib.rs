@@ -157,6 +157,17 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
         memory,
     };
     let services = services::Services::default();
+    // Before the first Pod is told whom to ask.
+    let names = if hosts.runs_containers() {
+        let bound = coracle_network::dns::Server::bind(config.network.clone()).await;
+        bound.inspect_err(|error| {
+            let address = config.network.host_address();
+            tracing::warn!(%error, %address, "containers find no Services by name: port 53 cannot be had");
+        })
+        .ok()
+    } else {
+        None
+    };
     let namespaces = namespaces::Namespaces::new(client.clone());
     let recorder = events::Recorder::start(client.clone(), config.node_name.clone());
     for message in hosts.older_hosts().await {
@@ -187,6 +198,7 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
         volumes: volumes.clone(),
         recorder: recorder.clone(),
         host_ip: machine.ip.clone(),
+        name_server: names.is_some().then(|| config.network.host_address().into()),
         allocatable,
     });
     node::register(&client, &machine, &images)
@@ -220,6 +232,9 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
         move || workers.services_changed()
     };
     tasks.spawn(namespaces.watch());
+    if let Some(names) = names {
+        tasks.spawn(names.run());
+    }
     let (retrying, evicting) = (workers.clone(), workers.clone());
     tasks.spawn(volumes.clone().run(pod::volumes::Hooks {
         retry: move |uid: &str| retrying.retry(uid),

@@ -491,6 +491,18 @@ impl Network {
         Snapshot { generation: services.generation, services: routes, listen }
     }
 
+    /// The Service of this name, as its address and its endpoints can be connected to as root.
+    #[must_use]
+    pub fn service(&self, key: &ServiceKey) -> Option<Arc<ServiceRoute>> {
+        lock(&self.shared.services).routes.get(key).cloned()
+    }
+
+    /// Whether it is an address of this node's Pods, or this machine's among them.
+    #[must_use]
+    pub fn is_of_this_node(&self, address: Ipv4Addr) -> bool {
+        self.shared.config.pods.contains(address)
+    }
+
     /// For each TCP port of a NodePort or LoadBalancer Service, a URL that a browser on this machine can open.
     #[must_use]
     pub fn urls(&self, route: &ServiceRoute) -> Vec<String> {

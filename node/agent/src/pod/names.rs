@@ -63,17 +63,29 @@ pub fn aliases(pod: &Pod, ip: IpAddr) -> Vec<HostAlias> {
     own.into_iter().chain(aliases).collect()
 }
 
-/// What the resolver is told: nothing (as the machine is configured) without a `dnsConfig`, which is added to the
-/// machine's own configuration, or with `dnsPolicy: None` replaces it. Services are found by the host itself.
-pub fn dns(pod: &Pod, machine: impl FnOnce() -> String) -> Option<Dns> {
+/// What the resolver is told, by `dnsPolicy`: of the `cluster`'s name server, or, where none is given, what the machine is. A
+/// `dnsConfig` is added to that, or with `dnsPolicy: None` replaces it. Nothing where nothing differs from the machine.
+pub fn dns(pod: &Pod, machine: impl Fn() -> String, cluster: Option<IpAddr>) -> Option<Dns> {
     let spec = pod.spec.as_ref()?;
-    let alone = spec.dns_policy.as_deref() == Some("None");
-    let config = match &spec.dns_config {
-        None if !alone => return None,
-        config => config.clone().unwrap_or_default(),
+    let base = match spec.dns_policy.as_deref().unwrap_or("ClusterFirst") {
+        "None" => Some(Dns::default()),
+        "ClusterFirst" if spec.host_network == Some(true) => None,
+        "ClusterFirst" | "ClusterFirstWithHostNet" => cluster.map(|server| {
+            let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+            let mut dns = parse(&machine());
+            let own = [format!("{namespace}.svc.{DOMAIN}"), format!("svc.{DOMAIN}"), DOMAIN.into()];
+            dns.searches.splice(..0, own);
+            Dns { servers: vec![server], options: vec!["ndots:5".to_owned()], ..dns }
+        }),
+        _ => None,
     };
-    let base = if alone { Dns::default() } else { parse(&machine()) };
-    Some(merged(base, &config))
+    match (base, &spec.dns_config) {
+        (None, None) => None,
+        (base, config) => {
+            let base = base.unwrap_or_else(|| parse(&machine()));
+            Some(merged(base, &config.clone().unwrap_or_default()))
+        }
+    }
 }
 
 fn merged(mut dns: Dns, config: &PodDNSConfig) -> Dns {

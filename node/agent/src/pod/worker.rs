@@ -19,6 +19,7 @@ mod successor;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -82,6 +83,8 @@ pub struct Parts {
     pub recorder: Recorder,
     /// `status.hostIP`.
     pub host_ip: String,
+    /// Whom containers ask for names, if there is such a server.
+    pub name_server: Option<IpAddr>,
     /// Allocatable CPU in millicores and memory in bytes.
     pub allocatable: (u64, u64),
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use coracle_test_cluster::{Runtime, eventually, http};
+use coracle_test_cluster::{eventually, http};
 
 use crate::context::{ClusterExt as _, Context, Outcome, SOON, expect, hello};
 
@@ -48,10 +48,7 @@ pub(crate) async fn guests_call_services(context: Arc<Context>) -> Outcome {
     let address = cluster.service("default", "probe").await?;
     let ip = cluster.get(&["service", "web"]).await?;
     let ip = ip["spec"]["clusterIP"].as_str().context("no clusterIP")?.to_owned();
-    let names = ["web", "web.default", "web.default.svc.cluster.local"];
-    // A container would ask the cluster's name server, which is still to come.
-    let names = if context.runtime == Runtime::Wasm { &names[..] } else { &[] };
-    for host in names.iter().copied().chain([&ip[..]]) {
+    for host in ["web", "web.default", "web.default.svc.cluster.local", &ip] {
         eventually(SOON, "the guest reaches the Service", async || {
             let reply = http::get(address, &format!("/fetch?url=http://{host}/version")).await?;
             expect(&reply.body, &["200", "v1"]).with_context(|| host.to_owned())

@@ -87,11 +87,9 @@ pub(crate) async fn a_tcp_server_is_behind_a_service(context: Arc<Context>) -> O
         expect(&said, &[&format!("{own}:"), &format!("called {to}: hello")])?;
         expect(&cluster.kubectl(&["logs", "echo"]).await?, &[&format!("connection from {own}:")])?;
     }
-    // Names lead there too. A container would ask the cluster's name server, which is still to come.
-    if context.runtime == Runtime::Wasm {
-        cluster.apply(&pod("names", "resolve, echo.default.svc.cluster.local", "")).await?;
-        expect(&finished(&cluster, "names").await?, &[&format!(" is {}", address.ip())])?;
-    }
+    // Names lead there too.
+    cluster.apply(&pod("names", "resolve, echo.default.svc.cluster.local", "")).await?;
+    expect(&finished(&cluster, "names").await?, &[&format!(" is {}", address.ip())])?;
     // Localhost is the Pod itself, in which nobody listens.
     cluster.apply(&pod("lonely", "tcp, '127.0.0.1:7007', x", "")).await?;
     // Refused, or reset where the host listens on that port for other Pods; another Pod's echo never answers.

@@ -76,9 +76,39 @@ fn a_resolver_is_told_what_the_pod_adds() {
         ),
     ] {
         let said = spec.to_string();
-        let found = dns(&pod(spec), || machine.to_owned());
+        let found = dns(&pod(spec), || machine.to_owned(), None);
         let found = found
             .map(|d| (d.servers.iter().map(|s| s.to_string()).collect(), d.searches, d.options));
         assert_eq!(found, expected, "{said}");
+    }
+}
+
+#[test]
+fn a_resolver_is_told_of_the_clusters_name_server() {
+    let machine = || "nameserver 192.0.2.53\nsearch a.test\noptions edns0\n".to_owned();
+    let cluster = "10.1.0.1".parse::<IpAddr>().unwrap();
+    let searches = "shop.svc.cluster.local svc.cluster.local cluster.local a.test";
+    let first = format!("10.1.0.1 | {searches} | ndots:5");
+    for (spec, expected) in [
+        (json!({}), first.clone()),
+        (json!({"dnsPolicy": "ClusterFirst"}), first.clone()),
+        (json!({"dnsPolicy": "ClusterFirstWithHostNet", "hostNetwork": true}), first),
+        (json!({"dnsPolicy": "ClusterFirst", "hostNetwork": true}), "as the machine".to_owned()),
+        (json!({"dnsPolicy": "Default"}), "as the machine".to_owned()),
+        (
+            json!({"dnsConfig": {"nameservers": ["192.0.2.99"], "options": [{"name": "ndots", "value": "2"}]}}),
+            format!("10.1.0.1 192.0.2.99 | {searches} | ndots:2"),
+        ),
+        (
+            json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": ["192.0.2.99"]}}),
+            "192.0.2.99 |  | ".to_owned(),
+        ),
+    ] {
+        let said = spec.to_string();
+        let found = dns(&pod(spec), machine, Some(cluster)).map(|dns| {
+            let servers: Vec<String> = dns.servers.iter().map(ToString::to_string).collect();
+            [servers.join(" "), dns.searches.join(" "), dns.options.join(" ")].join(" | ")
+        });
+        assert_eq!(found.unwrap_or_else(|| "as the machine".to_owned()), expected, "{said}");
     }
 }

@@ -53,7 +53,7 @@ pub(super) fn mount(error: MountError) -> (&'static str, String) {
     }
 }
 
-/// The machine's resolver, which a Pod's `dnsConfig` is added to.
+/// The machine's resolver: what a Pod's `dnsConfig` is added to where it does not ask the cluster's.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 impl Workers {
@@ -119,7 +119,12 @@ impl Workers {
                 .map(|(k, v)| (k.to_owned(), v.to_owned()))
                 .into(),
             hostname: pod_names::hostname(pod),
-            dns: pod_names::dns(pod, || std::fs::read_to_string(RESOLV_CONF).unwrap_or_default()),
+            dns: pod_names::dns(
+                pod,
+                || std::fs::read_to_string(RESOLV_CONF).unwrap_or_default(),
+                // Wasm hosts find Services by themselves.
+                parts.name_server.filter(|_| containers),
+            ),
             hosts: pod_names::aliases(pod, ip),
             ips: vec![ip],
             memory_limit: limits.memory_limit,
