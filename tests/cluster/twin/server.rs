@@ -123,6 +123,9 @@ fn exchange(
     let headers = head.iter().skip(1).filter_map(|line| line.split_once(':'));
     let headers: HashMap<String, &str> =
         headers.map(|(name, value)| (name.to_ascii_lowercase(), value.trim())).collect();
+    if headers.get("transfer-encoding") == Some(&"chunked") {
+        return echo(input, out).map(|()| true);
+    }
     let length = headers.get("content-length").and_then(|n| n.parse().ok()).unwrap_or(0);
     std::io::copy(&mut input.take(LARGEST.min(length) as u64), &mut std::io::sink())?;
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
@@ -139,4 +142,20 @@ fn exchange(
     text += if closes { "connection: close\r\n\r\n" } else { "\r\n" };
     out.write_all(&[text.as_bytes(), reply.body.as_bytes()].concat())?;
     Ok(!closes)
+}
+
+/// Sends a body in chunks back as it comes: only `/echo` is called with one.
+fn echo(input: &mut BufReader<TcpStream>, out: &mut TcpStream) -> std::io::Result<()> {
+    out.write_all(b"HTTP/1.1 200 -\r\ntransfer-encoding: chunked\r\n\r\n")?;
+    loop {
+        let mut head = String::new();
+        input.read_line(&mut head)?;
+        let length = u64::from_str_radix(head.trim_end(), 16).map_err(std::io::Error::other)?;
+        out.write_all(head.as_bytes())?;
+        // With the end of its line.
+        std::io::copy(&mut input.take(length + 2), out)?;
+        if length == 0 {
+            return Ok(());
+        }
+    }
 }

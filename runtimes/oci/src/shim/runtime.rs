@@ -125,8 +125,11 @@ impl Runtime for Shim {
         match connected {
             Ok(stream) => Ok(Box::new(stream)),
             Err(error) => {
-                let message =
-                    format!("cannot connect to port {port} of sandbox {sandbox}: {error}");
+                // As containerd and Go have it, since that is what people search for.
+                let why = error.kind();
+                let message = format!(
+                    "failed to connect to localhost:{port} inside namespace of sandbox {sandbox}: connect: {why}"
+                );
                 Err(Problem::new(ProblemCode::NotFound, message))
             }
         }

@@ -226,16 +226,16 @@ suite! {
         wasm [is_refused_with_the_field_named]
     }
     streams {
-        // About what stands in for a shell in a component; `containers` has exec.
-        wasm [
+        both [
             every_kubectl_forwards,
             much_goes_through_a_forward,
             a_forward_says_what_is_wrong,
             forwards_reach_pods_apart_and_end_with_the_agent,
-            debug_adds_containers_that_wait,
-            exec_and_attach_to_wasm,
+            exec_and_attach,
             the_kube_crate_forwards_and_attaches,
         ]
+        // About containers that cannot be added.
+        wasm [debug_adds_containers_that_wait]
     }
     starts {
         // About the command line.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
-use coracle_test_cluster::{Cluster, Part, eventually, http, tools};
+use coracle_test_cluster::{Cluster, Part, Runtime, eventually, http, tools};
 use futures::StreamExt as _;
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
@@ -316,8 +316,8 @@ pub(crate) async fn debug_adds_containers_that_wait(context: Arc<Context>) -> Ou
     Ok(())
 }
 
-/// A Wasm component has no shell; what it writes can be seen.
-pub(crate) async fn exec_and_attach_to_wasm(context: Arc<Context>) -> Outcome {
+/// What a guest writes can be seen. A component has no shell, and says so.
+pub(crate) async fn exec_and_attach(context: Arc<Context>) -> Outcome {
     let cluster = context.up().await?;
     cluster.push_all(&[("hello-command", "hello-command:v1"), ("probe-http", "probe:v1")]).await?;
     cluster.deploy_hello("probe", "probe:v1", 1).await?;
@@ -331,10 +331,15 @@ pub(crate) async fn exec_and_attach_to_wasm(context: Arc<Context>) -> Outcome {
             anyhow::ensure!(!output.status.success(), "{args:?} should have failed");
             Ok(String::from_utf8_lossy(&output.stderr).into_owned())
         };
+        let (why, instead) = match context.runtime {
+            Runtime::Wasm => ("container \"app\" is a Wasm component", "kubectl port-forward"),
+            // There is none in its image, either.
+            Runtime::Oci => ("executable file not found in $PATH", "exec: \"ls\""),
+        };
         let said = run(&["exec", pod, "--", "ls", "/"]).await?;
-        expect(&said, &["container \"app\" is a Wasm component", "kubectl port-forward"])?;
+        expect(&said, &[why, instead])?;
         let said = run(&["exec", "-it", pod, "-c", "app", "--", "sh"]).await?;
-        expect(&said, &["container \"app\" is a Wasm component"])?;
+        expect(&said, &[why])?;
         let said = run(&["exec", pod, "-c", "nope", "--", "ls"]).await?;
         expect(&said, &["container", "nope"])?;
     }
