@@ -4,7 +4,7 @@
 //! machine's that all its Pods can reach. What it knows is what the Service table is made of, so a name and the address that it
 //! stands for come into force together. As in any cluster, a Pod that runs on while there is no agent finds no new names.
 //!
-//! [`zone`] is the pure part: the cluster's names, as of CoreDNS's `kubernetes` plugin. [`message`] is the format of RFC 1035.
+//! [`zone`] is the pure part: the cluster's names, as of CoreDNS's `kubernetes` plugin. [`message`] is the format of RFC 1035, by hickory-proto.
 
 mod message;
 #[cfg(test)]
@@ -36,8 +36,6 @@ const SERVERS: usize = 3;
 const MOST: usize = 512;
 /// How long a connection may be silent.
 const SILENCE: Duration = Duration::from_secs(10);
-/// Longest answer in a datagram, where nothing else was agreed upon.
-const DATAGRAM: usize = 512;
 
 /// A server that has its sockets.
 pub struct Server {
@@ -137,23 +135,23 @@ async fn answer(network: &Network, question: &[u8], way: Way) -> Option<Vec<u8>>
     };
     match zone::answer(&query, |key| network.service(key)) {
         Answer::Known(code, records) => {
-            let most = if way == Way::Datagram { DATAGRAM } else { usize::from(u16::MAX) };
-            Some(message::reply(&query, code, &records, most))
+            let most = if way == Way::Datagram { query.datagram() } else { usize::from(u16::MAX) };
+            message::reply(&query, code, &records, most).ok()
         }
-        Answer::Elsewhere => Some(forward(&query, question, way).await),
+        Answer::Elsewhere => forward(&query, question, way).await,
     }
 }
 
 /// What the machine's name servers say.
-async fn forward(query: &Query, question: &[u8], way: Way) -> Vec<u8> {
+async fn forward(query: &Query, question: &[u8], way: Way) -> Option<Vec<u8>> {
     let config = tokio::fs::read_to_string(RESOLV_CONF).await.unwrap_or_default();
     for server in servers(&config) {
         let asked = timeout(PATIENCE, ask(SocketAddr::new(server, PORT), question, way)).await;
         if let Ok(Ok(answer)) = asked {
-            return answer;
+            return Some(answer);
         }
     }
-    message::reply(query, Code::ServerFailure, &[], DATAGRAM)
+    message::reply(query, Code::ServFail, &[], query.datagram()).ok()
 }
 
 async fn ask(server: SocketAddr, question: &[u8], way: Way) -> io::Result<Vec<u8>> {

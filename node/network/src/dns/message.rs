@@ -1,45 +1,45 @@
-//! Questions and answers as they travel (RFC 1035, 4). Of all that there is, what a resolver of a Pod's needs: one question, and
-//! answers of a few types.
+//! Questions and answers as they travel (RFC 1035, 4): of all that there is, what a resolver of a Pod's needs.
 
 use std::net::Ipv4Addr;
 
+use hickory_proto::ProtoError;
+use hickory_proto::op::{Edns, Header, Message, MessageType, Metadata, OpCode, Query as Question};
+use hickory_proto::rr::rdata::{A, SRV};
+use hickory_proto::rr::{DNSClass, Name, RData, RecordType};
+use hickory_proto::serialize::binary::{BinDecodable, BinDecoder};
+
+pub(super) use hickory_proto::op::ResponseCode as Code;
+
 /// How long an answer may be kept, in seconds: as CoreDNS has it for Services.
 const LIFETIME: u32 = 5;
-const HEADER: usize = 12;
-const INTERNET: u16 = 1;
-/// In flags: an answer; authoritative; cut; recursion desired and available.
-const ANSWER: u16 = 1 << 15;
-const AUTHORITATIVE: u16 = 1 << 10;
-const CUT: u16 = 1 << 9;
-const DESIRED: u16 = 1 << 8;
-const AVAILABLE: u16 = 1 << 7;
-const OPCODE: u16 = 0xf << 11;
-
-/// A type of records.
-pub(super) const A: u16 = 1;
-pub(super) const SRV: u16 = 33;
-
-/// How it went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Code {
-    NoError = 0,
-    FormatError = 1,
-    ServerFailure = 2,
-    NoSuchName = 3,
-    NotImplemented = 4,
-}
+/// Longest answer in a datagram, where nothing else was agreed upon, and where something was: what needs no fragments.
+const DATAGRAM: u16 = 512;
+const MOST: u16 = 1232;
 
 /// A question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Query {
-    id: u16,
-    flags: u16,
-    /// As it was asked, to be repeated.
-    asked: Vec<u8>,
+    metadata: Metadata,
+    question: Question,
+    /// The longest datagram that the one who asks takes, if he said so (RFC 6891).
+    takes: Option<u16>,
     /// In small letters, without the root.
     pub(super) labels: Vec<String>,
-    pub(super) kind: u16,
-    pub(super) is_internet: bool,
+}
+
+impl Query {
+    pub(super) fn kind(&self) -> RecordType {
+        self.question.query_type
+    }
+
+    pub(super) fn is_internet(&self) -> bool {
+        self.question.query_class == DNSClass::IN
+    }
+
+    /// The longest datagram that may answer it.
+    pub(super) fn datagram(&self) -> usize {
+        self.takes.unwrap_or(DATAGRAM).clamp(DATAGRAM, MOST).into()
+    }
 }
 
 /// A part of an answer.
@@ -51,99 +51,58 @@ pub(super) enum Record {
 
 /// A question, or what to answer to something else: nothing where that could go on for ever.
 pub(super) fn parse(message: &[u8]) -> Result<Query, Option<Vec<u8>>> {
-    let word = |at: usize| message.get(at..at + 2).map(|b| u16::from_be_bytes([b[0], b[1]]));
-    let (Some(id), Some(flags), Some(questions)) = (word(0), word(2), word(4)) else {
-        return Err(None);
-    };
-    if flags & ANSWER != 0 {
+    let header = Header::read(&mut BinDecoder::new(message)).map_err(|_| None)?.metadata;
+    if header.message_type == MessageType::Response {
         return Err(None);
     }
-    let refuse = |code| {
-        let query = Query { id, flags, asked: vec![], labels: vec![], kind: 0, is_internet: true };
-        Err(Some(reply(&query, code, &[], HEADER)))
-    };
-    if flags & OPCODE != 0 {
-        return refuse(Code::NotImplemented);
+    let refuse = |code| Message::error_msg(header.id, header.op_code, code).to_vec().ok();
+    if header.op_code != OpCode::Query {
+        return Err(refuse(Code::NotImp));
     }
-    let Some((labels, end)) = name(message).filter(|_| questions == 1) else {
-        return refuse(Code::FormatError);
-    };
-    let (Some(kind), Some(class)) = (word(end), word(end + 2)) else {
-        return refuse(Code::FormatError);
-    };
-    let asked = message[HEADER..end + 4].to_vec();
-    Ok(Query { id, flags, asked, labels, kind, is_internet: class == INTERNET })
-}
-
-/// The name that a question is about, and where it ends. There is nothing before it that it could point to.
-fn name(message: &[u8]) -> Option<(Vec<String>, usize)> {
-    const LONGEST: usize = 255;
-    let (mut labels, mut at) = (Vec::new(), HEADER);
-    loop {
-        let length = usize::from(*message.get(at)?);
-        at += 1;
-        match length {
-            0 => return Some((labels, at)),
-            1..64 if at + length - HEADER < LONGEST => {
-                let label = message.get(at..at + length)?;
-                labels.push(String::from_utf8_lossy(label).to_ascii_lowercase());
-                at += length;
-            }
-            _ => return None,
-        }
-    }
+    let message = Message::from_vec(message).map_err(|_| refuse(Code::FormErr))?;
+    let [question] = &message.queries[..] else { return Err(refuse(Code::FormErr)) };
+    let labels = question.name.iter();
+    let labels = labels.map(|label| String::from_utf8_lossy(label).to_ascii_lowercase()).collect();
+    let takes = message.edns.as_ref().map(Edns::max_payload);
+    Ok(Query { metadata: message.metadata, question: question.clone(), takes, labels })
 }
 
 /// Whether a message answers this one.
 pub(super) fn is_answer(message: &[u8], question: &[u8]) -> bool {
-    message.len() >= HEADER && message[..2] == question[..2] && message[2] & 0x80 != 0
+    let header = |bytes| Header::read(&mut BinDecoder::new(bytes)).ok().map(|h| h.metadata);
+    let (Some(message), Some(question)) = (header(message), header(question)) else { return false };
+    message.id == question.id && message.message_type == MessageType::Response
 }
 
 /// An answer, of at most so many bytes: a longer one is cut, whereupon it is asked for over a connection.
-pub(super) fn reply(query: &Query, code: Code, records: &[Record], most: usize) -> Vec<u8> {
-    let known = matches!(code, Code::NoError | Code::NoSuchName);
-    let mut flags = ANSWER | AVAILABLE | (query.flags & DESIRED) | code as u16;
-    flags |= if known { AUTHORITATIVE } else { 0 };
-    let parts: Vec<Vec<u8>> = records.iter().map(record).collect();
-    let whole = HEADER + query.asked.len() + parts.iter().map(Vec::len).sum::<usize>() <= most;
-    let count = if whole { parts.len() as u16 } else { 0 };
-    flags |= if whole { 0 } else { CUT };
-    let questions = u16::from(!query.asked.is_empty());
-    let mut message = Vec::new();
-    for word in [query.id, flags, questions, count, 0, 0] {
-        message.extend(word.to_be_bytes());
+pub(super) fn reply(
+    query: &Query,
+    code: Code,
+    records: &[Record],
+    most: usize,
+) -> Result<Vec<u8>, ProtoError> {
+    let mut reply = Message::response(query.metadata.id, OpCode::Query);
+    reply.metadata = Metadata::response_from_request(&query.metadata);
+    reply.metadata.response_code = code;
+    reply.metadata.authoritative = matches!(code, Code::NoError | Code::NXDomain);
+    reply.metadata.recursion_available = true;
+    reply.add_query(query.question.clone());
+    if query.takes.is_some() {
+        let mut edns = Edns::new();
+        edns.set_max_payload(MOST);
+        reply.set_edns(edns);
     }
-    message.extend(&query.asked);
-    if whole {
-        parts.iter().for_each(|part| message.extend(part));
-    }
-    message
-}
-
-fn record(record: &Record) -> Vec<u8> {
-    let (kind, data) = match record {
-        Record::Address(address) => (A, address.octets().to_vec()),
-        Record::Server { port, target } => {
-            let mut data = Vec::new();
+    for record in records {
+        let data = match record {
+            Record::Address(address) => RData::A(A(*address)),
             // Priority and weight: all are alike.
-            for word in [0, 100, *port] {
-                data.extend(word.to_be_bytes());
+            Record::Server { port, target } => {
+                RData::SRV(SRV::new(0, 100, *port, Name::from_ascii(target)?))
             }
-            for label in target.split('.') {
-                data.push(label.len() as u8);
-                data.extend(label.as_bytes());
-            }
-            data.push(0);
-            (SRV, data)
-        }
-    };
-    // Its name is the question's, to which it points.
-    let mut bytes = (0xc000 | HEADER as u16).to_be_bytes().to_vec();
-    for word in [kind, INTERNET] {
-        bytes.extend(word.to_be_bytes());
+        };
+        let name = query.question.name.clone();
+        reply.add_answer(hickory_proto::rr::Record::from_rdata(name, LIFETIME, data));
     }
-    bytes.extend(LIFETIME.to_be_bytes());
-    bytes.extend((data.len() as u16).to_be_bytes());
-    bytes.extend(data);
-    bytes
+    let whole = reply.to_vec()?;
+    if whole.len() > most { reply.truncate().to_vec() } else { Ok(whole) }
 }

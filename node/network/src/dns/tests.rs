@@ -2,9 +2,14 @@
 
 use std::net::SocketAddr;
 
-use super::message::{A, Record, SRV};
+use super::message::Record;
 use super::*;
 use crate::routes::{PortRoute, Protocol, ServiceKey, ServiceRoute};
+
+const A: u16 = 1;
+const SRV: u16 = 33;
+/// Longest datagram, where nothing else was agreed upon.
+const DATAGRAM: usize = 512;
 
 fn question(name: &str, kind: u16) -> Vec<u8> {
     let mut message = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
@@ -51,7 +56,7 @@ fn names_of_the_cluster() {
     let address = |text: &str| Record::Address(text.parse().unwrap());
     let server = |port, target: &str| Record::Server { port, target: target.to_owned() };
     let known = |records: &[Record]| Answer::Known(Code::NoError, records.to_vec());
-    let none = || Answer::Known(Code::NoSuchName, Vec::new());
+    let none = || Answer::Known(Code::NXDomain, Vec::new());
     const AAAA: u16 = 28;
     for (name, kind, expected) in [
         ("web.default.svc.cluster.local", A, known(&[address("10.1.0.7")])),
@@ -93,7 +98,7 @@ fn answers_as_they_travel() {
     let question = question("web.default.svc.cluster.local", A);
     let query = message::parse(&question).unwrap();
     let records = [Record::Address(Ipv4Addr::new(10, 1, 0, 7))];
-    let reply = message::reply(&query, Code::NoError, &records, DATAGRAM);
+    let reply = message::reply(&query, Code::NoError, &records, query.datagram()).unwrap();
     assert!(message::is_answer(&reply, &question));
     // An authoritative answer with one record; the question; the record.
     assert_eq!(reply[..12], [0x12, 0x34, 0x85, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]);
@@ -101,9 +106,9 @@ fn answers_as_they_travel() {
     assert_eq!(reply[question.len()..], [0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 5, 0, 4, 10, 1, 0, 7]);
     // What does not fit is cut, not shortened.
     let many = vec![records[0].clone(); 100];
-    let reply = message::reply(&query, Code::NoError, &many, DATAGRAM);
+    let reply = message::reply(&query, Code::NoError, &many, DATAGRAM).unwrap();
     assert_eq!((reply.len(), reply[2] & 2, reply[7]), (question.len(), 2, 0));
-    assert_eq!(message::reply(&query, Code::NoError, &many, 65_535)[7], 100);
+    assert_eq!(message::reply(&query, Code::NoError, &many, 65_535).unwrap()[7], 100);
 }
 
 #[test]
@@ -122,16 +127,16 @@ fn what_is_no_question() {
     };
     let mut update = whole.clone();
     update[2] |= 5 << 3;
-    assert_eq!(code(&update), Code::NotImplemented as u8);
+    assert_eq!(code(&update), Code::NotImp.low());
     let mut pointer = whole.clone();
     pointer[12] = 0xc0;
     let mut two = whole.clone();
     two[5] = 2;
     for message in [&pointer[..], &two, &whole[..20], &whole[..whole.len() - 1]] {
-        assert_eq!(code(message), Code::FormatError as u8, "{message:?}");
+        assert_eq!(code(message), Code::FormErr.low(), "{message:?}");
     }
     let endless = question(&"a.".repeat(200), A);
-    assert_eq!(code(&endless), Code::FormatError as u8);
+    assert_eq!(code(&endless), Code::FormErr.low());
 }
 
 #[test]
@@ -141,4 +146,18 @@ fn the_machines_servers() {
     let expected: Vec<IpAddr> =
         ["127.0.0.53", "::1", "1.1.1.1"].iter().map(|ip| ip.parse().unwrap()).collect();
     assert_eq!(servers(config), expected);
+}
+
+#[test]
+fn who_takes_longer_datagrams_gets_them() {
+    use hickory_proto::op::{Edns, Message};
+    let mut asked = Message::from_vec(&question("db.data.svc.cluster.local", A)).unwrap();
+    let mut edns = Edns::new();
+    edns.set_max_payload(4096);
+    asked.set_edns(edns);
+    let query = message::parse(&asked.to_vec().unwrap()).unwrap();
+    let records = vec![Record::Address(Ipv4Addr::new(10, 1, 0, 7)); 60];
+    let reply = message::reply(&query, Code::NoError, &records, query.datagram()).unwrap();
+    let reply = Message::from_vec(&reply).unwrap();
+    assert!(reply.answers.len() == 60 && reply.edns.is_some() && !reply.metadata.truncation);
 }

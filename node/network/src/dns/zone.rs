@@ -11,7 +11,9 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use super::message::{A, Code, Query, Record, SRV};
+use hickory_proto::rr::RecordType;
+
+use super::message::{Code, Query, Record};
 use crate::routes::{PortRoute, Protocol, ServiceKey, ServiceRoute};
 
 /// The cluster's domain.
@@ -33,8 +35,8 @@ pub(super) fn answer(
 ) -> Answer {
     let labels: Vec<&str> = query.labels.iter().map(String::as_str).collect();
     let [name @ .., "cluster", "local"] = &labels[..] else { return Answer::Elsewhere };
-    if !query.is_internet {
-        return Answer::Known(Code::NotImplemented, Vec::new());
+    if !query.is_internet() {
+        return Answer::Known(Code::NotImp, Vec::new());
     }
     let find = |namespace: &str, name: &str| {
         service(&ServiceKey { namespace: namespace.to_owned(), name: name.to_owned() })
@@ -54,10 +56,10 @@ pub(super) fn answer(
             .filter(|servers| !servers.is_empty()),
         _ => None,
     };
-    let Some(mut records) = found else { return Answer::Known(Code::NoSuchName, Vec::new()) };
+    let Some(mut records) = found else { return Answer::Known(Code::NXDomain, Vec::new()) };
     records.retain(|record| match record {
-        Record::Address(_) => query.kind == A,
-        Record::Server { .. } => query.kind == SRV,
+        Record::Address(_) => query.kind() == RecordType::A,
+        Record::Server { .. } => query.kind() == RecordType::SRV,
     });
     Answer::Known(Code::NoError, records)
 }
