@@ -67,9 +67,11 @@ fn termination(was: &ContainerStateTerminated, now: Timestamp) -> Termination {
 /// host is over too.
 fn recall(state: &mut PodState, known: &Reported, host_has_it: bool, now: Timestamp) {
     let Some(container) = state.container(&known.name) else { return };
-    container.restarts = known.restart_count.try_into().unwrap_or(0);
     container.image_digest = known.image_id.as_str().into();
     let last = known.last_state.as_ref().and_then(|s| s.terminated.as_ref());
+    // One that was waited for had not been counted.
+    let awaited = last.is_some() && known.state.as_ref().is_some_and(|s| s.waiting.is_some());
+    container.restarts = u32::try_from(known.restart_count).unwrap_or(0) + u32::from(awaited);
     container.last = last.map(|t| termination(t, now).into());
     let Some(was) = &known.state else { return };
     let ended = if let Some(t) = &was.terminated {
@@ -85,7 +87,7 @@ fn recall(state: &mut PodState, known: &Reported, host_has_it: bool, now: Timest
             finished_at: now,
         }
     } else {
-        container.started_once = known.restart_count > 0 || was.running.is_some();
+        container.started_once = container.restarts > 0 || was.running.is_some();
         return;
     };
     container.settle(ended);

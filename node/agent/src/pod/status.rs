@@ -229,6 +229,10 @@ fn container(
         },
         Phase::Exited(how) => terminated(how, known.restarts),
     };
+    // An attempt counts once it is one: what is waited for is still to come.
+    let before = known.restarts.saturating_sub(1);
+    let awaited = state.waiting.is_some() && known.last.is_some();
+    let attempt = if awaited { before } else { known.restarts };
     let completed_init = known.rule.role == Role::Init
         && matches!(&known.phase, Phase::Exited(how) if how.code == 0);
     let resources = spec
@@ -241,13 +245,10 @@ fn container(
         image_id: known.image_digest.to_string(),
         ready: known.ready() || completed_init,
         started: Some(known.started()),
-        restart_count: known.restarts.try_into().unwrap_or(i32::MAX),
+        restart_count: attempt.try_into().unwrap_or(i32::MAX),
         state: Some(state),
-        last_state: known
-            .last
-            .as_ref()
-            .map(|how| terminated(how, known.restarts.saturating_sub(1))),
-        container_id: known.started_once.then(|| id(known.restarts)),
+        last_state: known.last.as_ref().map(|how| terminated(how, before)),
+        container_id: known.started_once.then(|| id(attempt)),
         allocated_resources: resources.and_then(|r| r.requests.clone()),
         resources: resources.map(|r| ResourceRequirements {
             limits: r.limits.clone(),

@@ -112,6 +112,18 @@ fn in_a_lost_sandbox_init_containers_run_again() {
     assert_eq!(state.containers.iter().map(|c| c.restarts).collect::<Vec<_>>(), [1, 3]);
 }
 
+/// What waits for its next attempt has been told of the last one only.
+#[test]
+fn a_wait_for_the_next_attempt_is_not_that_attempt() {
+    let mut waits = main_status(json!({"waiting": {"reason": "CrashLoopBackOff"}}), 1);
+    waits["lastState"] = json!({"terminated": {"exitCode": 7}});
+    let told = json!({"initContainerStatuses": init_done(), "containerStatuses": [waits]});
+    let ended = || sandbox(vec![("init", 0, exited(0)), ("main", 1, exited(7))]);
+    let state = adopt(&pod(told), Some(&ended()), at(5));
+    let main = state.containers.iter().find(|c| &*c.rule.name == "main").unwrap();
+    assert_eq!(main.restarts, 2, "it has ended, and that is known");
+}
+
 /// A hook that was under way when the agent went is delivered once more, and one that was done is not.
 #[test]
 fn hooks_are_delivered_at_least_once() {
