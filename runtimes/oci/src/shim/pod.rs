@@ -281,7 +281,7 @@ impl Shim {
             }
         }
         if let Some(target) = &oci.target
-            && !self.known(target).is_some_and(|target| !target.is_exited())
+            && self.known(target).is_none_or(|target| target.is_exited())
         {
             let message =
                 format!("container {} cannot join {target}, which does not run", spec.name);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use coracle_test_cluster::tools::Kubectl;
-use coracle_test_cluster::{Cluster, Output, User, eventually, http, tools};
+use coracle_test_cluster::{Cluster, Output, Part, User, eventually, http, tools};
 use serde_json::Value;
 
 use crate::containers::{push_script, web};
@@ -210,7 +210,60 @@ pub(crate) async fn debug_in_wasm_pods(context: Arc<Context>) -> Outcome {
         let said =
             cluster.kubectl(&[&look[..], &["http://127.0.0.1:8080/version"]].concat()).await?;
         expect(&said, &["v1"])?;
+        // There a component may be run, too; but there is nothing to see in the one that serves.
+        let args = ["debug", "copy", "--image=command:v1", "-c", "wasm", "--target=box", "--"];
+        let refused = ["debug", "copy", "--image=tools:v1", "-c", "look", "--target=app"];
+        cluster.kubectl(&[&args[..], &["hello-command", "--exit", "4"]].concat()).await?;
+        cluster.kubectl(&refused).await?;
+        let status = end_of(&cluster, "copy", "wasm").await?;
+        anyhow::ensure!(status["state"]["terminated"]["exitCode"] == 4, "{status:#}");
+        eventually(SOON, "it says why it waits", async || {
+            let waiting = added(&cluster, "copy", "look").await?["state"]["waiting"].clone();
+            anyhow::ensure!(waiting["reason"] == "CreateContainerConfigError", "{waiting:#}");
+            let message = waiting["message"].as_str().unwrap_or_default();
+            expect(message, &["\"app\" is a Wasm component, which has no processes"])
+        })
+        .await?;
+        expect(&cluster.kubectl(&["get", "pod", "copy"]).await?, &["2/2", "Running"])?;
     }
+    Ok(())
+}
+
+/// The agent is killed while an ephemeral container runs: it goes on, and is known to the next.
+pub(crate) async fn what_was_added_outlives_the_agent(context: Arc<Context>) -> Outcome {
+    if context.user != User::Root {
+        return Ok(());
+    }
+    let cluster = context.split().await?;
+    if !start(&cluster).await? {
+        return Ok(());
+    }
+    let args = ["debug", "web", "--image=tools:v1", "-c", "long", "--target=app", "--"];
+    cluster
+        .kubectl(
+            &[&args[..], &["sh", "-c", "while [ ! -e /end ]; do sleep 0.1; done; exit 6"]].concat(),
+        )
+        .await?;
+    let since = eventually(SOON, "it runs", async || {
+        let status = added(&cluster, "web", "long").await?;
+        let since = status["state"]["running"]["startedAt"].clone();
+        anyhow::ensure!(since.is_string(), "{status:#}");
+        Ok(since)
+    })
+    .await?;
+    cluster.kill9(Part::Agent).await?;
+    cluster.start(Part::Agent).await?;
+    let end = ["exec", "web", "-c", "long", "--", "touch", "/end"];
+    eventually(SOON, "the next agent knows it", async || cluster.kubectl(&end).await.map(drop))
+        .await?;
+    let ended = end_of(&cluster, "web", "long").await?["state"]["terminated"].clone();
+    anyhow::ensure!(ended["exitCode"] == 6 && ended["startedAt"] == since, "{ended:#}");
+    // A later agent does not run it again, either.
+    cluster.kill9(Part::Agent).await?;
+    cluster.start(Part::Agent).await?;
+    wait_ready(&cluster, "web").await?;
+    let again = end_of(&cluster, "web", "long").await?["state"]["terminated"].clone();
+    anyhow::ensure!(again == ended, "{again:#}");
     Ok(())
 }
 

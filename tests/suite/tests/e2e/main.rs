@@ -282,6 +282,7 @@ suite! {
         wasm [
             debug_joins_a_pod_that_runs,
             debug_in_wasm_pods,
+            what_was_added_outlives_the_agent,
             debug_looks_at_a_node,
             exec_and_cp_and_attach,
         ]

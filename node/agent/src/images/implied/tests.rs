@@ -3,8 +3,11 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use super::*;
 
-/// Layers, lowest first: the folders of each with their modes, and those that it implies.
-fn check(layers: &[(&[(&str, u32)], &[&str])], expected: &[(&str, u32)]) {
+/// A layer's folders with their modes, and those that it implies.
+type Given<'a> = (&'a [(&'a str, u32)], &'a [&'a str]);
+
+/// Layers are the lowest first.
+fn check(layers: &[Given<'_>], expected: &[(&str, u32)]) {
     let place = tempfile::tempdir().unwrap();
     let layers: Vec<Layer> = layers
         .iter()
@@ -27,9 +30,8 @@ fn check(layers: &[(&[(&str, u32)], &[&str])], expected: &[(&str, u32)]) {
 
 #[test]
 fn what_is_implied_is_as_the_layers_below_have_it() {
-    let base: (&[_], &[&str]) = (&[("a", 0o700), ("a/b", 0o1777), ("c", 0o750)], &[]);
-    let implies: (&[_], &[&str]) =
-        (&[("a", 0o755), ("a/b", 0o755), ("d", 0o755)], &["a", "a/b", "d"]);
+    let base: Given<'_> = (&[("a", 0o700), ("a/b", 0o1777), ("c", 0o750)], &[]);
+    let implies: Given<'_> = (&[("a", 0o755), ("a/b", 0o755), ("d", 0o755)], &["a", "a/b", "d"]);
     check(&[base, implies], &[("/a", 0o700), ("/a/b", 0o1777)]);
     check(&[base, implies, implies], &[("/a", 0o700), ("/a/b", 0o1777)]);
     // Described again above, or below what implies it.
