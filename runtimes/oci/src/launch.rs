@@ -19,7 +19,6 @@ use std::time::Duration;
 use coracle_sandbox::{ContainerSpec, OciContainer, Problem, ProblemCode, SandboxSpec};
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, kill, signal, sigprocmask};
 use nix::unistd::{ForkResult, Pid, fork};
-use tracing::subscriber::NoSubscriber;
 
 use crate::spec::Places;
 use crate::user::User;
@@ -109,8 +108,6 @@ pub(crate) fn start(
                 let mut kept = streams.numbers();
                 kept.extend([sender.number(), subject.machine.as_raw_fd()]);
                 settle(&kept);
-                // libcontainer goes on writing notes when the standard error is the container's already.
-                let _quiet = tracing::subscriber::set_default(NoSubscriber::default());
                 let result = match job {
                     Job::Create => create::create(subject, streams),
                     Job::Enter { args, tty, user, number } => {

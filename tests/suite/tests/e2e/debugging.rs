@@ -323,6 +323,8 @@ pub(crate) async fn exec_and_cp_and_attach(context: Arc<Context>) -> Outcome {
         let said = in_terminal(&cluster, &kubectl.path, &line, "").await?;
         expect(&said.stdout, &["/dev/pts/0", "33 111", "44 122"])
             .with_context(|| format!("kubectl 1.{version}"))?;
+        // What the node's own programs note is not for users.
+        anyhow::ensure!(!said.stdout.contains("libcontainer"), "{said}");
         anyhow::ensure!(said.status.code() == Some(9), "{said:?}");
         let attached = "kubectl attach -it web -c talker";
         let typed = "echo $((6*7)) rows; stty size\n";
