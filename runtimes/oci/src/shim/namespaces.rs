@@ -4,9 +4,16 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use coracle_sandbox::{OciSandbox, Problem, ProblemCode, SandboxSpec};
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 
+/// In the Pod's folder: the `/dev/shm` of its containers.
+pub(super) const SHARED_MEMORY: &str = "shm";
+/// In the Pod's folder: what is noted down of each container while it lives, and where its files are mounted. In memory: it is
+/// nobody's after the shim's end, and a dozen files made and removed on a disk take longer than all the rest of a start.
+pub(super) const CONTAINERS: &str = "containers";
+/// Bytes of these notes at most.
+const NOTES: u64 = 64 << 20;
 /// Docker's and containerd's size of `/dev/shm`.
 const SHM: u64 = 64 << 20;
 
@@ -47,15 +54,28 @@ pub(super) fn enter(spec: &SandboxSpec, oci: &OciSandbox, folder: &Path) -> Resu
     for (name, value) in &oci.sysctls {
         set(name, value, spec, oci)?;
     }
-    let shm = folder.join("shm");
-    let io =
-        |e: std::io::Error| Problem::new(ProblemCode::Internal, format!("{}: {e}", shm.display()));
-    fs::create_dir_all(&shm).map_err(io)?;
-    let options = format!("mode=1777,size={}", oci.shm_bytes.unwrap_or(SHM));
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some("shm"), &shm, Some("tmpfs"), flags, Some(options.as_str()))
-        .map_err(failed("cannot mount the Pod's shared memory".into()))?;
+    let size = oci.shm_bytes.unwrap_or(SHM);
+    mount_memory(&folder.join(SHARED_MEMORY), &format!("mode=1777,size={size}"))?;
+    mount_memory(&folder.join(CONTAINERS), &format!("mode=700,size={NOTES}"))?;
     Ok(machine)
+}
+
+/// Takes away what keeps the Pod's folder from being removed.
+pub(super) fn leave(folder: &Path) {
+    for name in [SHARED_MEMORY, CONTAINERS] {
+        let _ = umount2(&folder.join(name), MntFlags::MNT_DETACH);
+    }
+}
+
+fn mount_memory(folder: &Path, options: &str) -> Result<(), Problem> {
+    let failed = |error: std::io::Error| {
+        let message = format!("cannot mount a tmpfs at {}: {error}", folder.display());
+        Problem::new(ProblemCode::Internal, message)
+    };
+    fs::create_dir_all(folder).map_err(failed)?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("tmpfs"), folder, Some("tmpfs"), flags, Some(options))
+        .map_err(|error| failed(error.into()))
 }
 
 /// Sets a kernel parameter of this process's namespaces.

@@ -225,6 +225,7 @@ impl Shim {
             }
             Err(problem) => {
                 group.destroy(Duration::from_millis(500));
+                namespaces::leave(&self.folder);
                 let _ = std::fs::remove_dir_all(&self.folder);
                 Err(problem)
             }
@@ -246,7 +247,7 @@ impl Shim {
             let _ = kill(pause, Signal::SIGKILL);
         }
         remove_group(&pod.group).await;
-        let _ = nix::mount::umount2(&self.folder.join("shm"), nix::mount::MntFlags::MNT_DETACH);
+        namespaces::leave(&self.folder);
         if let Err(error) = std::fs::remove_dir_all(&self.folder) {
             tracing::warn!(folder = %self.folder.display(), %error, "a Pod's folder was not removed");
         }
@@ -287,7 +288,7 @@ impl Shim {
                 format!("container {} cannot join {target}, which does not run", spec.name);
             return Err(Problem::new(ProblemCode::Conflict, message));
         }
-        let folder = self.folder.join("containers").join(launch::id(&spec));
+        let folder = self.folder.join(namespaces::CONTAINERS).join(launch::id(&spec));
         let subject = self.subject(&pod, &spec, &oci, &folder);
         let made = self.launch_new(&subject).await;
         let (started, ends, end) = match made {
@@ -339,7 +340,10 @@ impl Shim {
             folder: folder.to_owned(),
             places: Places {
                 rootfs: folder.join("rootfs"),
-                shm: if pod.oci.host_ipc { "/dev/shm".into() } else { self.folder.join("shm") },
+                shm: match pod.oci.host_ipc {
+                    true => "/dev/shm".into(),
+                    false => self.folder.join(namespaces::SHARED_MEMORY),
+                },
                 files: pod.files.clone(),
                 groups: group.shown(),
             },
