@@ -310,12 +310,16 @@ impl PodState {
                 if let Some(c) = self.container(&container)
                     && matches!(c.phase, Phase::Pulling | Phase::Starting)
                 {
-                    // What it waits for in creation is a volume.
-                    let what = match reason {
-                        "ContainerCreating" => "FailedMount",
-                        _ => "Failed",
+                    let (what, told) = match reason {
+                        // What it waits for in creation is a volume.
+                        "ContainerCreating" => ("FailedMount", message.clone()),
+                        // As the kubelet has it of what comes after the image.
+                        "CreateContainerConfigError"
+                        | "CreateContainerError"
+                        | "RunContainerError" => ("Failed", format!("Error: {message}")),
+                        _ => ("Failed", message.clone()),
                     };
-                    actions.push(c.report(true, what, message.clone()));
+                    actions.push(c.report(true, what, told));
                     match reason {
                         // It was made, so that was an attempt, and this is its end.
                         "RunContainerError" => {
