@@ -218,13 +218,18 @@ pub(crate) async fn what_cannot_be_run_says_why(context: Arc<Context>) -> Outcom
     cluster.apply(&pods.join("---\n")).await?;
     let unfit = &["CreateContainerError"];
     waits(&cluster, "two", unfit, &["two:v1", "holds 2 Wasm components"]).await?;
-    // Where containers run, a program without content is no program.
-    let shell = if context.user == User::Root {
-        "exec /bin/sh"
+    if context.user == User::Root {
+        // Where containers run, a program without content is no program: that was an attempt.
+        eventually(SOON, "the Pod says why it failed", async || {
+            let status = cluster.get(&["pod", "shell"]).await?["status"].clone();
+            let ended = &status["containerStatuses"][0]["state"]["terminated"];
+            anyhow::ensure!(ended["reason"] == "StartError", "{status:#}");
+            expect(ended["message"].as_str().unwrap_or_default(), &["exec /bin/sh"])
+        })
+        .await?;
     } else {
-        "\"shell:v1\" is a container image"
-    };
-    waits(&cluster, "shell", unfit, &[shell]).await?;
+        waits(&cluster, "shell", unfit, &["\"shell:v1\" is a container image"]).await?;
+    }
     waits(&cluster, "lacks", unfit, &["it has no file /app.wasm"]).await?;
     waits(&cluster, "text", unfit, &["/app.wasm is not WebAssembly"]).await?;
     waits(&cluster, "never", &["ErrImageNeverPull"], &["not present with pull policy of Never"])
