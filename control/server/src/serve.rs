@@ -33,6 +33,8 @@ use crate::{bootstrap, driver, events, recorder, scheduling, tls};
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long requests may still take once the server is stopping.
 const DRAIN: Duration = Duration::from_secs(3);
+/// Ports that are tried at most, where any will do.
+const TRIES: u32 = 16;
 /// Streams that one HTTP/2 connection may have open.
 const STREAMS: u32 = 1000;
 
@@ -49,18 +51,32 @@ pub struct Server {
     pub(crate) app: App,
 }
 
+/// Takes the port, at both addresses where there is one for Pods.
+async fn listen(config: &Config) -> Result<(TcpListener, SocketAddr, Option<Pods>), StartError> {
+    let failed = |source| StartError::Listen { address: config.listen, source };
+    let mut tries = TRIES;
+    loop {
+        let listener = TcpListener::bind(config.listen).await.map_err(failed)?;
+        let addr = listener.local_addr().map_err(failed)?;
+        let gateway = config.gateway;
+        let pods = gateway.map(|gateway| Pods::listen(gateway, &config.pod_range, addr));
+        match pods.transpose() {
+            // Which port it is, nobody has said: what is free at one address may be taken at the other.
+            Err(StartError::Listen { source, .. })
+                if source.kind() == ErrorKind::AddrInUse
+                    && config.listen.port() == 0
+                    && tries > 0 =>
+            {
+                tries -= 1;
+            }
+            pods => return Ok((listener, addr, pods?.flatten())),
+        }
+    }
+}
+
 /// Starts a server; returns once `/readyz` answers `ok`.
 pub async fn start(config: Config) -> Result<Server, StartError> {
-    let listener = TcpListener::bind(config.listen)
-        .await
-        .map_err(|source| StartError::Listen { address: config.listen, source })?;
-    let addr = listener
-        .local_addr()
-        .map_err(|source| StartError::Listen { address: config.listen, source })?;
-    let pods = match config.gateway {
-        Some(gateway) => Pods::listen(gateway, &config.pod_range, addr)?,
-        None => None,
-    };
+    let (listener, addr, pods) = listen(&config).await?;
     let path = config.data.join("store.redb");
     let options = config.store.clone();
     let opening = tokio::task::spawn_blocking(move || Store::open(path, options));
