@@ -103,7 +103,8 @@ async fn write(
     recorder: Recorder,
 ) -> Vec<Arc<Object>> {
     let writes = decisions.into_iter().map(|decision| one(decision, &registry, &recorder));
-    stream::iter(writes).buffer_unordered(AT_ONCE).filter_map(async |failed| failed).collect().await
+    let outcomes: Vec<_> = stream::iter(writes).buffer_unordered(AT_ONCE).collect().await;
+    outcomes.into_iter().flatten().collect()
 }
 
 async fn one(decision: Decision, registry: &Registry, recorder: &Recorder) -> Option<Arc<Object>> {

@@ -3,10 +3,12 @@
 use coracle_sandbox::stream::{Input, Output, Session, Size};
 use coracle_sandbox::{AttachSpec, Client, ClientError, ExecSpec, Problem};
 use futures::future::BoxFuture;
+use http::StatusCode;
 use tokio::task::JoinSet;
 
 use super::remote_command::{Io, RemoteCommand, Wanted};
-use super::wasm;
+use super::routes::Refusal;
+use super::wasm::{self, ATTACHING};
 use crate::pod::worker::Workers;
 
 /// A container that runs in its Pod's shim.
@@ -34,48 +36,60 @@ pub(super) fn said(error: &ClientError) -> String {
 
 impl Container {
     /// A program to be run in it; `query` has its arguments.
-    pub(super) fn exec(self, wanted: Wanted, query: &[(String, String)]) -> Process {
+    pub(super) fn exec(self, wanted: Wanted, query: &[(String, String)]) -> Execution {
         let words = query.iter().filter(|(key, _)| key == "command");
         let Wanted { stdin, stdout, stderr, tty } = wanted;
         let args = words.map(|(_, word)| word.clone()).collect();
         let spec = ExecSpec { args, stdin, stdout, stderr, tty };
-        Process { container: self, what: What::Exec(spec) }
+        Execution { container: self, spec }
     }
 
-    /// Its own streams.
-    pub(super) fn attach(self, wanted: Wanted) -> Process {
+    /// Its own streams, from now on: nothing that it writes once the client is told that it is connected is missed.
+    ///
+    /// # Errors
+    /// What its shim says against it.
+    pub(super) async fn attach(self, wanted: Wanted) -> Result<Attached, Refusal> {
         let Wanted { stdin, stdout, stderr, .. } = wanted;
-        Process { container: self, what: What::Attach(AttachSpec { stdin, stdout, stderr }) }
+        let spec = AttachSpec { stdin, stdout, stderr };
+        let session = self.client.attach(&self.uid, &self.name, &spec).await;
+        let session = session.map_err(|error| Refusal {
+            code: StatusCode::INTERNAL_SERVER_ERROR,
+            reason: None,
+            message: format!("{ATTACHING}: {}", said(&error)),
+        })?;
+        Ok(Attached(session))
     }
 }
 
-enum What {
-    Exec(ExecSpec),
-    Attach(AttachSpec),
-}
-
-/// A process to work with.
-pub(super) struct Process {
+/// A program that is to be run in a container.
+pub(super) struct Execution {
     container: Container,
-    what: What,
+    spec: ExecSpec,
 }
 
-impl RemoteCommand for Process {
+/// The streams of a container that runs.
+pub(super) struct Attached(Session);
+
+impl RemoteCommand for Attached {
     fn what(&self) -> &'static str {
-        match self.what {
-            What::Exec(_) => "error executing command in container",
-            What::Attach(_) => "error attaching to container",
-        }
+        ATTACHING
+    }
+
+    fn run(self: Box<Self>, io: Io) -> BoxFuture<'static, Result<Option<i32>, String>> {
+        // How a container ends, its status tells.
+        Box::pin(async move { carry(self.0, io).await.map(|_| None) })
+    }
+}
+
+impl RemoteCommand for Execution {
+    fn what(&self) -> &'static str {
+        "error executing command in container"
     }
 
     fn run(self: Box<Self>, io: Io) -> BoxFuture<'static, Result<Option<i32>, String>> {
         Box::pin(async move {
             let Container { client, uid, name } = &self.container;
-            let session = match &self.what {
-                What::Exec(spec) => client.exec(uid, name, spec).await,
-                What::Attach(spec) => client.attach(uid, name, spec).await,
-            };
-            let session = match session {
+            let session = match client.exec(uid, name, &self.spec).await {
                 Err(ClientError::Problem(Problem { exit_code: Some(code), message, .. })) => {
                     // As a shell has it: said where complaints go, and the code that scripts know.
                     if let Some(to) = io.stderr.as_ref().or(io.stdout.as_ref()) {
@@ -85,9 +99,7 @@ impl RemoteCommand for Process {
                 }
                 session => session.map_err(|error| said(&error))?,
             };
-            let code = carry(session, io).await?;
-            // How a container ends, its status tells.
-            Ok(code.filter(|_| matches!(self.what, What::Exec(_))))
+            carry(session, io).await
         })
     }
 }

@@ -97,7 +97,10 @@ async fn attach(
         Err(why) => return (StatusCode::BAD_REQUEST, why).into_response(),
     };
     if let Some(process) = processes::find(&workers, &names) {
-        return serve_command(request, wanted, Box::new(process.attach(wanted)));
+        return match process.attach(wanted).await {
+            Ok(attached) => serve_command(request, wanted, Box::new(attached)),
+            Err(refusal) => refusal.into_response(),
+        };
     }
     match wasm::attach(&workers, &names, wanted) {
         Ok(command) => serve_command(request, wanted, Box::new(command)),

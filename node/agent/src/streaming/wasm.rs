@@ -17,6 +17,8 @@ use crate::logs::{self, LogOptions};
 use crate::pod::probes;
 use crate::pod::worker::{Located, Presence, Workers};
 
+/// What failures to attach are said to be failures of.
+pub(super) const ATTACHING: &str = "error attaching to container";
 /// Lines of a log that wait to be sent.
 const LINES: usize = 16;
 
@@ -97,7 +99,7 @@ pub(super) struct Attachment {
 
 impl RemoteCommand for Attachment {
     fn what(&self) -> &'static str {
-        "error attaching to container"
+        ATTACHING
     }
 
     fn run(self: Box<Self>, io: Io) -> BoxFuture<'static, Result<Option<i32>, String>> {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,8 @@ use anyhow::Context as _;
 use coracle_test_cluster::tools::Kubectl;
 use coracle_test_cluster::{Cluster, Output, Part, User, eventually, http, tools};
 use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout};
 
 use crate::containers::{push_script, web};
 use crate::context::{ClusterExt as _, Context, Outcome, SOON, expect};
@@ -34,19 +37,76 @@ async fn run(
     tokio::time::timeout(SOON, run).await.with_context(|| format!("{args:?} takes too long"))?
 }
 
-/// Runs a shell line in a terminal of 33 rows and 111 columns, `kubectl` being that one, and types `input`.
-async fn in_terminal(
-    cluster: &Cluster,
-    kubectl: &Path,
-    line: &str,
-    input: &str,
-) -> anyhow::Result<Output> {
-    let line = format!("stty rows 33 cols 111; {line}");
-    let line = line.replace("kubectl ", &format!("{} ", kubectl.display()));
-    let mut command = cluster.kubectl_command(Path::new("script"), &["-qefc", &line, "/dev/null"]);
-    command.env("TERM", "xterm");
-    let run = coracle_test_cluster::run(command.into(), input.as_bytes());
-    tokio::time::timeout(SOON, run).await.with_context(|| format!("{line} takes too long"))?
+/// A terminal of 33 rows and 111 columns in which a shell line runs.
+struct Terminal {
+    child: Child,
+    shown: Lines<BufReader<ChildStdout>>,
+    keys: ChildStdin,
+    /// What it is called on this machine.
+    device: String,
+    /// What was on it so far.
+    said: String,
+}
+
+impl Terminal {
+    /// Runs a line there, `kubectl` being that one.
+    async fn start(cluster: &Cluster, kubectl: &Path, line: &str) -> anyhow::Result<Self> {
+        let line = format!("stty rows 33 cols 111; tty; {line}");
+        let line = line.replace("kubectl ", &format!("{} ", kubectl.display()));
+        let command = cluster.kubectl_command(Path::new("script"), &["-qefc", &line, "/dev/null"]);
+        let mut command = tokio::process::Command::from(command);
+        command.env("TERM", "xterm").stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.kill_on_drop(true).spawn().context("script, of util-linux")?;
+        let keys = child.stdin.take().context("no keyboard")?;
+        let shown = BufReader::new(child.stdout.take().context("no screen")?).lines();
+        let mut terminal = Self { child, shown, keys, device: String::new(), said: String::new() };
+        terminal.until("/dev/pts/").await?;
+        terminal.device = std::mem::take(&mut terminal.said).trim().to_owned();
+        Ok(terminal)
+    }
+
+    async fn types(&mut self, text: &str) -> Outcome {
+        self.keys.write_all(text.as_bytes()).await?;
+        Ok(self.keys.flush().await?)
+    }
+
+    /// Reads on until a line holds `wanted`.
+    async fn until(&mut self, wanted: &str) -> Outcome {
+        let reading = async {
+            while let Some(line) = self.shown.next_line().await? {
+                self.said.push_str(&line);
+                self.said.push('\n');
+                if line.contains(wanted) {
+                    return Ok(());
+                }
+            }
+            anyhow::bail!("it ended")
+        };
+        let read = tokio::time::timeout(SOON, reading).await.context("too late");
+        read.flatten().with_context(|| format!("no {wanted:?} in:\n{}", self.said))
+    }
+
+    /// Another size, as when somebody draws the window.
+    async fn resize(&self, rows: u16, columns: u16) -> Outcome {
+        let (rows, columns) = (rows.to_string(), columns.to_string());
+        let mut command = tokio::process::Command::new("stty");
+        command.args(["-F", &self.device, "rows", &rows, "cols", &columns]);
+        coracle_test_cluster::run(command, b"").await?.ok().map(drop)
+    }
+
+    /// Waits for the line's end; all that was on the terminal, and the exit code.
+    async fn end(mut self) -> anyhow::Result<(String, Option<i32>)> {
+        let reading = async {
+            while let Some(line) = self.shown.next_line().await? {
+                self.said.push_str(&line);
+                self.said.push('\n');
+            }
+            anyhow::Ok(self.child.wait().await?.code())
+        };
+        let ended = tokio::time::timeout(SOON, reading).await.context("it does not end");
+        let code = ended.flatten().with_context(|| format!("after:\n{}", self.said))?;
+        Ok((self.said, code))
+    }
 }
 
 async fn wait_ready(cluster: &Cluster, pod: &str) -> Outcome {
@@ -131,10 +191,10 @@ pub(crate) async fn debug_joins_a_pod_that_runs(context: Arc<Context>) -> Outcom
         anyhow::ensure!(!said.contains("httpd"), "{said}");
         let name = format!("shell-{version}");
         let line = format!("kubectl debug web -it --image=tools:v1 -c {name} --target=app -- sh");
-        let said =
-            in_terminal(&cluster, &kubectl.path, &line, "tty; kill -0 1 && echo saw it\nexit 5\n")
-                .await?;
-        expect(&said.stdout, &["/dev/pts/0", "saw it"])?;
+        let mut terminal = Terminal::start(&cluster, &kubectl.path, &line).await?;
+        terminal.types("tty; kill -0 1 && echo saw it\nexit 5\n").await?;
+        let (said, _) = terminal.end().await?;
+        expect(&said, &["/dev/pts/0", "saw it"])?;
         let status = end_of(&cluster, "web", &name).await?;
         anyhow::ensure!(status["state"]["terminated"]["exitCode"] == 5, "{status:#}");
         anyhow::ensure!(status["restartCount"] == 0 && status["ready"] == false, "{status:#}");
@@ -318,19 +378,22 @@ pub(crate) async fn exec_and_cp_and_attach(context: Arc<Context>) -> Outcome {
         }
 
         // A terminal is as large as the client's, also when that changes.
-        let line = "kubectl exec -it web -c app -- sh -c 'tty; sleep 1; stty size; sleep 3; stty size; exit 9'";
-        let line = format!("(sleep 3; stty -F /dev/tty rows 44 cols 122) & {line}");
-        let said = in_terminal(&cluster, &kubectl.path, &line, "").await?;
-        expect(&said.stdout, &["/dev/pts/0", "33 111", "44 122"])
-            .with_context(|| format!("kubectl 1.{version}"))?;
+        let is = |size| format!("until [ \"$(stty size)\" = \"{size}\" ]; do sleep 0.1; done");
+        let script = format!("tty; {}; echo sized; {}; exit 9", is("33 111"), is("44 122"));
+        let line = format!("kubectl exec -it web -c app -- sh -c '{script}'");
+        let mut terminal = Terminal::start(&cluster, &kubectl.path, &line).await?;
+        terminal.until("sized").await.with_context(|| format!("kubectl 1.{version}"))?;
+        terminal.resize(44, 122).await?;
+        let (said, code) = terminal.end().await?;
+        expect(&said, &["/dev/pts/0"])?;
         // What the node's own programs note is not for users.
-        anyhow::ensure!(!said.stdout.contains("libcontainer"), "{said}");
-        anyhow::ensure!(said.status.code() == Some(9), "{said:?}");
-        let attached = "kubectl attach -it web -c talker";
-        let typed = "echo $((6*7)) rows; stty size\n";
-        let said =
-            in_terminal(&cluster, &kubectl.path, &format!("timeout 4 {attached}"), typed).await?;
-        expect(&said.stdout, &["42 rows", "33 111"])?;
+        anyhow::ensure!(!said.contains("libcontainer"), "{said}");
+        anyhow::ensure!(code == Some(9), "{code:?}: {said}");
+        let line = "kubectl attach -it web -c talker";
+        let mut terminal = Terminal::start(&cluster, &kubectl.path, line).await?;
+        terminal.types(&format!("{}; echo $((6*7)) rows\n", is("33 111"))).await?;
+        terminal.until("42 rows").await?;
+        drop(terminal);
 
         // Files go both ways, folders with all that is in them.
         let from = cluster.home().join(format!("from-{version}"));
