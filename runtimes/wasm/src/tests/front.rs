@@ -191,7 +191,9 @@ async fn odd_answers_harm_nobody() {
     let begin = "(call $begin (local.get $out)) (local.set $stream) (local.set $body)";
     let twice = format!("{begin} (call $answer (local.get $out) (call $response (call $fields)))");
     let address = host.serve("twice", crafted(&host, "twice", &twice)).await;
-    assert_eq!(get(address, "/").await.0, 500);
+    // A guest whose time slice ends between its two answers has begun to answer: that is broken off.
+    let said = say(address, b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
+    assert!(status(&said) == "500" || !said.ends_with("0\r\n\r\n"), "{said}");
 
     let silent = host.serve("silent", crafted(&host, "silent", "")).await;
     assert_eq!(get(silent, "/").await.0, 500);

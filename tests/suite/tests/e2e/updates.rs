@@ -187,7 +187,8 @@ pub(crate) async fn the_program_is_upgraded_under_load(context: Arc<Context>) ->
     // Killed while it compiles anew, or just after: what is missing is made by the next one.
     cluster.kill9(Part::Agent).await?;
     cluster.start(Part::Agent).await?;
-    eventually(SOON, "the image in use is compiled for the new engine", async || {
+    // What is made ahead of need is made at the lowest priority, and there is load.
+    eventually(4 * SOON, "the image in use is compiled for the new engine", async || {
         let now = compiled(&cluster);
         let all = before.iter().all(|name| now.contains(name));
         anyhow::ensure!(now.len() == 2 && all, "{before:?} {now:?}");
