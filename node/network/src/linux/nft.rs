@@ -9,5 +9,5 @@ mod rules;
 mod ruleset;
 mod wire;
 
-pub use rules::{Rules, RulesConfig, Scope};
+pub use rules::{Rules, RulesConfig, Scope, remove_unused};
 pub use wire::NftError;

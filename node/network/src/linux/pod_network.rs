@@ -25,7 +25,7 @@ use std::sync::Arc;
 use super::attached;
 use super::group::{self, GroupNetwork};
 use super::netns::{NetNs, NetNsError};
-use super::nft::{NftError, Rules, RulesConfig, Scope};
+use super::nft::{self, NftError, Rules, RulesConfig, Scope};
 use super::rtnl::{self, Rtnl, RtnlError};
 use crate::address::reserved_prefix;
 use crate::cidr::Cidr;
@@ -33,6 +33,10 @@ use crate::routes::{RouteChange, ServiceRoute};
 
 /// The link's name inside the Pods' namespace.
 pub(super) const INNER: &str = "eth0";
+
+/// What the names of links on this machine begin with, and those of Service tables.
+const LINK: &str = "cor-";
+const TABLE: &str = "coracle-";
 
 /// What the Pods' network of one node is made of.
 #[derive(Clone, Debug)]
@@ -102,13 +106,13 @@ impl PodNetworkConfig {
     /// The name of the link on this machine.
     #[must_use]
     pub fn link(&self) -> String {
-        format!("cor-{}", self.id)
+        format!("{LINK}{}", self.id)
     }
 
     /// The name of the Service tables.
     #[must_use]
     pub fn table(&self) -> String {
-        format!("coracle-{}", self.id)
+        format!("{TABLE}{}", self.id)
     }
 
     /// This machine's address on the link: how Pods reach it.
@@ -159,6 +163,7 @@ impl PodNetwork {
         let namespace = NetNs::ensure(&config.netns)?;
         let link = config.link();
         check_overlap(&config, &link)?;
+        remove_dead_tables(&config)?;
         connect(&config, &namespace, &link)?;
         set_sysctl("net/ipv4/ip_forward", "1")?;
         set_sysctl(&format!("net/ipv4/conf/{link}/route_localnet"), "1")?;
@@ -400,6 +405,21 @@ fn connect(
 }
 
 /// Refuses ranges of which another link already has routes. A wider route is no obstacle: ours are more specific.
+/// Removes the tables of clusters that were killed and whose links are gone: they would go on refusing what is sent to
+/// their Service ranges, which look free and may be somebody's Pods by now.
+fn remove_dead_tables(config: &PodNetworkConfig) -> Result<(), PodNetworkError> {
+    // Asked after the tables were listed: a cluster has its link before its table.
+    let has_link = |id: &str| {
+        let name = format!("{LINK}{id}");
+        rtnl::with(async |rtnl: &Rtnl| rtnl.link(&name).await).map_or(true, |link| link.is_some())
+    };
+    let is_used = |id: &str| {
+        let namespace = config.netns.with_file_name(format!("{TABLE}{id}"));
+        id == config.id || namespace.exists() || has_link(id)
+    };
+    Ok(nft::remove_unused(TABLE, is_used)?)
+}
+
 fn check_overlap(config: &PodNetworkConfig, link: &str) -> Result<(), PodNetworkError> {
     let conflict = rtnl::with(async |rtnl: &Rtnl| {
         let own = rtnl.link(link).await?;

@@ -53,6 +53,23 @@ pub struct Rules {
     dirty: bool,
 }
 
+/// Removes the tables of the calling thread's namespace whose names are `prefix` and an id that is not `is_used`.
+///
+/// # Errors
+/// When the kernel cannot be asked, or refuses.
+pub fn remove_unused(prefix: &str, is_used: impl Fn(&str) -> bool) -> Result<(), NftError> {
+    let socket = NftSocket::open()?;
+    for table in socket.tables()? {
+        if table.strip_prefix(prefix).is_some_and(|id| !is_used(id)) {
+            tracing::info!(table, "removing the Service table of a cluster that is gone");
+            let mut batch = Batch::new();
+            ruleset::delete(&mut batch, &table);
+            socket.commit(batch)?;
+        }
+    }
+    Ok(())
+}
+
 impl Rules {
     /// Opens a socket in the calling thread's namespace. A table of an earlier run goes on working until the first
     /// [`Rules::replace`] or [`Rules::apply`].
@@ -164,7 +181,7 @@ impl Rules {
     pub fn delete(&mut self) -> Result<(), NftError> {
         self.dirty = true;
         let mut batch = Batch::new();
-        ruleset::delete(&mut batch, &self.config);
+        ruleset::delete(&mut batch, &self.config.table);
         self.socket.commit(batch)
     }
 

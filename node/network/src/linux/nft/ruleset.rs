@@ -53,7 +53,7 @@ const SOURCE: i32 = 100;
 
 /// Writes the table, replacing one of the same name in the same transaction.
 pub(super) fn create(batch: &mut Batch, config: &RulesConfig) {
-    delete(batch, config);
+    delete(batch, &config.table);
     batch.message(Verb::NewTable, CREATE, |out| out.string(1, &config.table));
     let mut table = Table { batch, config };
     table.set(SERVICES, 1, 12, SetData::Verdict);
@@ -83,9 +83,9 @@ pub(super) fn create(batch: &mut Batch, config: &RulesConfig) {
 }
 
 /// Deletes the table, whether or not it exists.
-pub(super) fn delete(batch: &mut Batch, config: &RulesConfig) {
-    batch.message(Verb::NewTable, CREATE, |out| out.string(1, &config.table));
-    batch.message(Verb::DelTable, 0, |out| out.string(1, &config.table));
+pub(super) fn delete(batch: &mut Batch, table: &str) {
+    batch.message(Verb::NewTable, CREATE, |out| out.string(1, table));
+    batch.message(Verb::DelTable, 0, |out| out.string(1, table));
 }
 
 /// Writes the chain that picks one of a number of backends.

@@ -14,8 +14,10 @@ use nix::sys::socket::{
 };
 
 const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
 const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_ACK: u16 = 0x4;
+const NLM_F_DUMP: u16 = 0x300;
 /// Create what does not exist.
 pub(super) const CREATE: u16 = 0x400;
 /// Create at the end of the list: a rule after the others.
@@ -246,6 +248,34 @@ impl NftSocket {
         }
     }
 
+    /// The names of all tables.
+    pub(super) fn tables(&self) -> Result<Vec<String>, NftError> {
+        let mut request = Vec::new();
+        let kind = SUBSYSTEM << 8 | Verb::GetTable as u16;
+        let start = header(&mut request, kind, NLM_F_REQUEST | NLM_F_DUMP, 1, NFPROTO_IPV4, 0);
+        finish(&mut request, start);
+        self.send(&request)?;
+        let (mut tables, mut buffer) = (Vec::new(), vec![0; 1 << 16]);
+        loop {
+            // Each part of a list is there once the one before it is read.
+            let length = match recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+                Ok(length) => length,
+                Err(Errno::EINTR) => continue,
+                Err(Errno::EAGAIN) => return Err(NftError::Unacknowledged),
+                Err(errno) => {
+                    return Err(NftError::Socket { step: "read from", source: errno.into() });
+                }
+            };
+            for (kind, _, body) in messages(&buffer[..length]) {
+                match kind {
+                    NLMSG_DONE => return Ok(tables),
+                    NLMSG_ERROR => return Err(NftError::Unacknowledged),
+                    _ => tables.extend(table_name(body)),
+                }
+            }
+        }
+    }
+
     fn send(&self, bytes: &[u8]) -> Result<(), NftError> {
         let kernel = NetlinkAddr::new(0, 0);
         let sent = sendto(self.fd.as_raw_fd(), bytes, &kernel, MsgFlags::empty());
@@ -291,6 +321,14 @@ impl NftSocket {
             None => Err(NftError::Unacknowledged),
         }
     }
+}
+
+/// The name in a message about a table: its first attribute, behind the family's header.
+fn table_name(body: &[u8]) -> Option<String> {
+    let attribute = body.get(4..)?;
+    let length = usize::from(u16::from_ne_bytes(*attribute.first_chunk::<2>()?));
+    let name = attribute.get(4..length)?;
+    String::from_utf8(name.strip_suffix(&[0])?.to_vec()).ok()
 }
 
 /// The netlink messages in a buffer: kind, sequence number and what follows the header.

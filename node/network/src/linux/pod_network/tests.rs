@@ -330,6 +330,27 @@ fn an_agent_that_returns_finds_its_network() {
 }
 
 #[test]
+fn a_killed_clusters_table_is_in_nobodys_way() {
+    Machine::run("dead-table", |machine| {
+        let exists = |config: &PodNetworkConfig| {
+            Rules::open(config.rules(Scope::Host)).unwrap().exists().unwrap()
+        };
+        let (dead, alive) = (machine.config("dead", 74), machine.config("alive", 78));
+        for config in [&dead, &alive] {
+            PodNetwork::ensure(config.clone()).unwrap().replace(&[]).unwrap();
+        }
+        // As when its namespaces were removed by hand: the links went with them.
+        NetNs::named(&dead.netns).remove().unwrap();
+        rtnl::with(async |rtnl: &Rtnl| rtnl.delete_link(&dead.link()).await).unwrap();
+        assert!(exists(&dead));
+
+        let mut next = PodNetwork::ensure(machine.config("next", 75)).unwrap();
+        assert!(!exists(&dead) && exists(&alive));
+        next.teardown().unwrap();
+    });
+}
+
+#[test]
 fn teardown_leaves_nothing() {
     Machine::run("teardown", |machine| {
         let routes = || rtnl::with(async |rtnl: &Rtnl| rtnl.routes().await).unwrap();
