@@ -1,12 +1,13 @@
 //! What bodies run in: their clusters, a time limit, and a report when something fails.
 
+use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use coracle_test_cluster::{Cluster, Options, Runtime, User, containers, tools};
+use coracle_test_cluster::{Cluster, Options, Runtime, User, containers, eventually, http, tools};
 use futures::FutureExt as _;
 use serde_json::Value;
 
@@ -121,6 +122,14 @@ pub(crate) fn skip(why: &str) {
         let file = std::fs::OpenOptions::new().append(true).create(true).open(path);
         let _ = file.and_then(|mut file| file.write_all(line.as_bytes()));
     }
+}
+
+/// Waits until a Service answers with that version: Services follow Pods, a moment later.
+pub(crate) async fn serves(address: SocketAddr, version: &str) -> Outcome {
+    eventually(SOON, "the Service answers with that version", async || {
+        expect(&http::get(address, "/version").await?.body, &[version])
+    })
+    .await
 }
 
 /// An error unless `text` contains every one of `parts`.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use coracle_test_cluster::load::Load;
 use coracle_test_cluster::{eventually, http};
 
-use crate::context::{ClusterExt as _, Context, Outcome, SOON, expect, manifest};
+use crate::context::{ClusterExt as _, Context, Outcome, SOON, expect, manifest, serves};
 
 pub(crate) async fn nginx_deployment(context: Arc<Context>) -> Outcome {
     let cluster = context.up().await?;
@@ -30,17 +30,14 @@ pub(crate) async fn my_app_is_updated_under_load(context: Arc<Context>) -> Outco
     cluster.apply(&manifest("tests/suite/manifests/my-app.yaml")?).await?;
     cluster.rolled_out("my-app").await?;
     let address = cluster.service("default", "my-app-service").await?;
-    eventually(SOON, "the Service answers", async || {
-        expect(&http::get(address, "/version").await?.body, &["v1"])
-    })
-    .await?;
+    serves(address, "v1").await?;
     let load = Load::start(address, "/health", 4);
     cluster.kubectl(&["set", "image", "deployment/my-app", "app=my-app:v2.0"]).await?;
     cluster.rolled_out("my-app").await?;
-    expect(&http::get(address, "/version").await?.body, &["v2"])?;
+    serves(address, "v2").await?;
     cluster.kubectl(&["rollout", "undo", "deployment/my-app"]).await?;
     cluster.rolled_out("my-app").await?;
-    expect(&http::get(address, "/version").await?.body, &["v1"])?;
+    serves(address, "v1").await?;
     let report = load.stop().await;
     anyhow::ensure!(report.versions.len() == 2, "both versions answered: {report:?}");
     report.nothing_dropped()

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use coracle_test_cluster::{Cluster, Part, eventually, http, tools};
 
-use crate::context::{ClusterExt as _, Context, Outcome, SOON, expect, hello, manifest};
+use crate::context::{ClusterExt as _, Context, Outcome, SOON, expect, hello, manifest, serves};
 
 /// The address in the first `http://127.0.0.1:PORT` of a text.
 fn url(text: &str) -> anyhow::Result<SocketAddr> {
@@ -72,10 +72,10 @@ pub(crate) async fn the_example_manifest_rolls(context: Arc<Context>) -> Outcome
     expect(&http::get(address, "/").await?.body, &["Hello from a Wasm component (v1, hello-"])?;
     cluster.kubectl(&["set", "image", "deployment/hello", "hello=hello:v2"]).await?;
     cluster.rolled_out("hello").await?;
-    expect(&http::get(address, "/version").await?.body, &["v2"])?;
+    serves(address, "v2").await?;
     cluster.kubectl(&["rollout", "undo", "deployment/hello"]).await?;
     cluster.rolled_out("hello").await?;
-    expect(&http::get(address, "/version").await?.body, &["v1"])
+    serves(address, "v1").await
 }
 
 pub(crate) async fn up_applies_files_and_prints_urls(context: Arc<Context>) -> Outcome {

@@ -13,7 +13,7 @@ use kube::api::{ListParams, PostParams};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::context::{ClusterExt as _, Context, Outcome, SOON, expect};
+use crate::context::{ClusterExt as _, Context, Outcome, SOON, expect, serves};
 
 /// (name, restart count) of each container of the app, sorted.
 async fn restarts(cluster: &Cluster, app: &str) -> anyhow::Result<Vec<(String, u64)>> {
@@ -116,7 +116,7 @@ pub(crate) async fn up_finds_everything_again(context: Arc<Context>) -> Outcome 
     // Images are still there, and so is everything that makes an update.
     cluster.kubectl(&["set", "image", "deployment/web", "app=hello:v2"]).await?;
     cluster.rolled_out("web").await?;
-    expect(&http::get(address, "/version").await?.body, &["v2"])
+    serves(address, "v2").await
 }
 
 /// Kills the control plane in the middle of writes, again and again: every write that was acknowledged is there.

@@ -9,7 +9,7 @@ use coracle_test_cluster::{Cluster, Part, Runtime, User, eventually, http};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::context::{ClusterExt as _, Context, Outcome, SOON, expect, hello};
+use crate::context::{ClusterExt as _, Context, Outcome, SOON, expect, hello, serves};
 
 /// An event about an object: when it happened, in nanoseconds, its reason and its message.
 type Told = (u128, String, String);
@@ -70,7 +70,7 @@ pub(crate) async fn new_code_is_compiled_before_the_old_pod_stops(
     let slow = slow.await??;
     anyhow::ensure!(slow.status == 200, "{slow:?}");
     cluster.rolled_out("web").await?;
-    expect(&http::get(address, "/version").await?.body, &["v2"])?;
+    serves(address, "v2").await?;
 
     eventually(SOON, "the events tell the order", async || {
         let events = told(&cluster, &old).await?;
@@ -118,7 +118,7 @@ pub(crate) async fn an_update_without_surge_drops_nothing(context: Arc<Context>)
     cluster.rolled_out("web").await?;
     let report = load.stop().await;
     report.nothing_dropped()?;
-    expect(&http::get(address, "/version").await?.body, &["v2"])?;
+    serves(address, "v2").await?;
 
     cluster.kubectl(&["scale", "deployment/web", "--replicas=1"]).await?;
     eventually(SOON, "one Pod is left", async || {
@@ -230,7 +230,7 @@ pub(crate) async fn the_program_is_upgraded_under_load(context: Arc<Context>) ->
     cluster.rolled_out("web").await?;
     cluster.rolled_out("alone").await?;
     let address = cluster.service("default", "alone").await?;
-    expect(&http::get(address, "/version").await?.body, &["v1"])?;
+    serves(address, "v1").await?;
     eventually(SOON, "hosts of the old program end with their Pods", async || {
         for host in cluster.hosts() {
             let program = std::fs::read_link(format!("/proc/{}/exe", host.pid))?;

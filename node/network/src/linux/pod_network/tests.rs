@@ -344,7 +344,7 @@ fn a_killed_clusters_table_is_in_nobodys_way() {
         rtnl::with(async |rtnl: &Rtnl| rtnl.delete_link(&dead.link()).await).unwrap();
         assert!(exists(&dead));
 
-        let mut next = PodNetwork::ensure(machine.config("next", 75)).unwrap();
+        let next = PodNetwork::ensure(machine.config("next", 75)).unwrap();
         assert!(!exists(&dead) && exists(&alive));
         next.teardown().unwrap();
     });
