@@ -23,6 +23,7 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
+use tokio::sync::Semaphore;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::stream::{self as streams, ByteStream, Session};
@@ -34,6 +35,10 @@ const TIMEOUT: Duration = Duration::from_secs(180);
 const RECONNECT: Duration = Duration::from_millis(50);
 /// Connections that are kept for later calls.
 const KEPT: usize = 32;
+/// Sandboxes that are made at once, and containers that are started at once. More would not be faster, but each with a
+/// connection and memory of its own; and of ten thousand Pods that come at once the first is to run before the last has its
+/// sandbox.
+const AT_ONCE: usize = KEPT / 2;
 /// Longest line of the event stream that is believed.
 const MAX_LINE: usize = 1 << 20;
 
@@ -96,6 +101,13 @@ pub enum HostEvent {
 pub struct Client {
     socket: Arc<Path>,
     kept: Arc<Mutex<Vec<Sender>>>,
+    turns: Arc<Turns>,
+}
+
+/// Whose turn it is.
+struct Turns {
+    sandboxes: Semaphore,
+    containers: Semaphore,
 }
 
 type Sender = SendRequest<Full<Bytes>>;
@@ -109,7 +121,9 @@ impl fmt::Debug for Client {
 impl Client {
     /// A handle on the host that serves (or will serve) this socket.
     pub fn new(socket: impl Into<PathBuf>) -> Client {
-        Client { socket: socket.into().into(), kept: Arc::default() }
+        let [sandboxes, containers] = [AT_ONCE; 2].map(Semaphore::new);
+        let turns = Arc::new(Turns { sandboxes, containers });
+        Client { socket: socket.into().into(), kept: Arc::default(), turns }
     }
 
     /// The socket.
@@ -141,6 +155,7 @@ impl Client {
 
     /// See [`crate::Runtime::put_sandbox`].
     pub async fn put_sandbox(&self, spec: &SandboxSpec) -> Result<SandboxStatus, ClientError> {
+        let _turn = self.turns.sandboxes.acquire().await;
         self.call(Method::PUT, &format!("/v1/sandboxes/{}", spec.id), spec).await
     }
 
@@ -178,6 +193,7 @@ impl Client {
         spec: &ContainerSpec,
     ) -> Result<ContainerStatus, ClientError> {
         let path = format!("/v1/sandboxes/{sandbox}/containers/{}", spec.name);
+        let _turn = self.turns.containers.acquire().await;
         self.call(Method::PUT, &path, spec).await
     }
 

@@ -59,10 +59,12 @@ impl Workers {
 
     /// Leads the ports of the machine to the Pod that it asks for, or no longer.
     pub(super) async fn lead_host_ports(&self, uid: &str, pod: &Pod, ip: Option<IpAddr>) {
+        // Most Pods ask for none, and none can ask for others later.
+        if spec::host_ports(pod, Ipv4Addr::LOCALHOST).is_empty() {
+            return;
+        }
         let ports = match ip {
             Some(IpAddr::V4(ip)) => spec::host_ports(pod, ip),
-            // To take back what was never given costs nothing.
-            _ if spec::host_ports(pod, Ipv4Addr::LOCALHOST).is_empty() => return,
             _ => Vec::new(),
         };
         let network = &self.inner.parts.network;
