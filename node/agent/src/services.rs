@@ -252,10 +252,16 @@ fn convert(route: &coracle_network::ServiceRoute) -> sandbox::ServiceRoute {
         },
         backends: p.backends.clone(),
     });
+    let endpoints = route
+        .endpoints
+        .iter()
+        .map(|e| sandbox::Endpoint { ip: e.ip, hostname: e.hostname.clone() });
     sandbox::ServiceRoute {
         name: route.key.name.clone(),
         namespace: route.key.namespace.clone(),
         vip: route.cluster_ip,
         ports: ports.collect(),
+        endpoints: endpoints.collect(),
+        external_name: route.external_name.clone(),
     }
 }

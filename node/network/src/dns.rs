@@ -21,8 +21,8 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-use self::message::{Code, Query};
-use self::zone::Answer;
+use self::message::{Code, Record};
+use self::zone::{Answer, Services};
 use crate::Network;
 
 const PORT: u16 = 53;
@@ -34,6 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const SERVERS: usize = 3;
 /// Questions that are being answered at a time; who comes when there are more asks again.
 const MOST: usize = 512;
+/// Aliases of aliases that are followed.
+const ALIASES: usize = 8;
 /// How long a connection may be silent.
 const SILENCE: Duration = Duration::from_secs(10);
 
@@ -128,22 +130,44 @@ async fn send(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
 }
 
 /// Nothing to what is no question.
-async fn answer(network: &Network, question: &[u8], way: Way) -> Option<Vec<u8>> {
+async fn answer(services: &impl Services, question: &[u8], way: Way) -> Option<Vec<u8>> {
     let query = match message::parse(question) {
         Ok(query) => query,
         Err(refusal) => return refusal,
     };
-    match zone::answer(&query, |key| network.service(key)) {
-        Answer::Known(code, records) => {
-            let most = if way == Way::Datagram { query.datagram() } else { usize::from(u16::MAX) };
-            message::reply(&query, code, &records, most).ok()
-        }
-        Answer::Elsewhere => forward(&query, question, way).await,
+    let most = if way == Way::Datagram { query.datagram() } else { usize::from(u16::MAX) };
+    let failure = || message::reply(&query, Code::ServFail, &[], most).ok();
+    // Resolvers of Pods expect an alias together with what it stands for.
+    let (mut aliases, mut asked) = (Vec::new(), query.clone());
+    loop {
+        let (code, records, whole) = match zone::answer(&asked, services) {
+            Answer::Known(code, records) => (code, records, true),
+            Answer::Alias(name) => {
+                let next = asked.about(&name).filter(|_| aliases.len() < ALIASES);
+                let Some(next) = next else { return failure() };
+                aliases.push(Record::Alias(name));
+                asked = next;
+                if query.is_of_alias() { (Code::NoError, Vec::new(), true) } else { continue }
+            }
+            Answer::Elsewhere if aliases.is_empty() => {
+                return elsewhere(question, way).await.or_else(failure);
+            }
+            Answer::Elsewhere => {
+                let answer = elsewhere(&asked.to_message()?, way).await;
+                match answer.as_deref().and_then(message::parts) {
+                    Some(parts) => parts,
+                    None => return failure(),
+                }
+            }
+        };
+        let records = [aliases, records].concat();
+        // What is not whole is asked for again, over a connection.
+        return message::reply(&query, code, &records, if whole { most } else { 0 }).ok();
     }
 }
 
 /// What the machine's name servers say.
-async fn forward(query: &Query, question: &[u8], way: Way) -> Option<Vec<u8>> {
+async fn elsewhere(question: &[u8], way: Way) -> Option<Vec<u8>> {
     let config = tokio::fs::read_to_string(RESOLV_CONF).await.unwrap_or_default();
     for server in servers(&config) {
         let asked = timeout(PATIENCE, ask(SocketAddr::new(server, PORT), question, way)).await;
@@ -151,7 +175,7 @@ async fn forward(query: &Query, question: &[u8], way: Way) -> Option<Vec<u8>> {
             return Some(answer);
         }
     }
-    message::reply(query, Code::ServFail, &[], query.datagram()).ok()
+    None
 }
 
 async fn ask(server: SocketAddr, question: &[u8], way: Way) -> io::Result<Vec<u8>> {

@@ -21,4 +21,6 @@ pub use cidr::Cidr;
 pub use listen::Listen;
 pub use network::{Config, HostPort, Mode, Network, NetworkError, Snapshot, choose_ranges};
 pub use ranges::ClusterRanges;
-pub use routes::{PortRoute, Protocol, RouteChange, RouteTable, ServiceKey, ServiceRoute};
+pub use routes::{
+    Endpoint, PortRoute, Protocol, RouteChange, RouteTable, ServiceKey, ServiceRoute,
+};

@@ -3,7 +3,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, TcpListener};
 use std::os::linux::net::SocketAddrExt as _;
@@ -146,6 +146,8 @@ impl HostPort {
             cluster_ip: None,
             external_ips: address.into_iter().map(IpAddr::V4).collect(),
             affinity: None,
+            endpoints: Vec::new(),
+            external_name: None,
             ports: vec![PortRoute {
                 name: String::new(),
                 port: self.port,
@@ -158,6 +160,26 @@ impl HostPort {
 }
 
 impl Services {
+    fn put(&mut self, route: Arc<ServiceRoute>) {
+        self.take(&route.key);
+        for address in route.named() {
+            self.by_address.entry(address).or_default().insert(route.key.clone());
+        }
+        self.routes.insert(route.key.clone(), route);
+    }
+
+    fn take(&mut self, key: &ServiceKey) {
+        let Some(route) = self.routes.remove(key) else { return };
+        for address in route.named() {
+            if let Some(keys) = self.by_address.get_mut(&address) {
+                keys.remove(key);
+                if keys.is_empty() {
+                    self.by_address.remove(&address);
+                }
+            }
+        }
+    }
+
     /// Everything that leads to Pods.
     fn all(&self) -> impl Iterator<Item = Arc<ServiceRoute>> + '_ {
         self.routes.values().chain(self.host_ports.values().flatten()).cloned()
@@ -187,6 +209,8 @@ struct Shared {
 struct Services {
     generation: u64,
     routes: BTreeMap<ServiceKey, Arc<ServiceRoute>>,
+    /// The Services that give an address its names.
+    by_address: HashMap<IpAddr, BTreeSet<ServiceKey>>,
     /// Ports of this machine that lead to Pods (`hostPort`), by the Pods' UIDs.
     host_ports: BTreeMap<String, Vec<Arc<ServiceRoute>>>,
     pods: Option<PodNetwork>,
@@ -221,8 +245,13 @@ impl Network {
         let addresses = Mutex::new(PodAddresses::new(config.pods));
         // Microseconds: a later process starts above whatever this one counts up to.
         let generation = started.as_micros() as u64;
-        let (routes, host_ports) = (BTreeMap::new(), BTreeMap::new());
-        let services = Mutex::new(Services { generation, routes, host_ports, pods });
+        let services = Mutex::new(Services {
+            generation,
+            routes: BTreeMap::new(),
+            by_address: HashMap::new(),
+            host_ports: BTreeMap::new(),
+            pods,
+        });
         Ok(Network {
             shared: Arc::new(Shared {
                 config,
@@ -291,8 +320,9 @@ impl Network {
     pub async fn replace(&self, routes: Vec<Arc<ServiceRoute>>) -> Result<(), NetworkError> {
         self.with_services(move |services| {
             services.generation += 1;
-            services.routes =
-                routes.iter().map(|route| (route.key.clone(), Arc::clone(route))).collect();
+            services.routes.clear();
+            services.by_address.clear();
+            routes.into_iter().for_each(|route| services.put(route));
             let all: Vec<_> = services.all().collect();
             services.pods.as_mut().map_or(Ok(()), |pods| pods.replace(&all))
         })
@@ -312,11 +342,9 @@ impl Network {
             services.generation += 1;
             for change in &changes {
                 match change {
-                    RouteChange::Set(route) => {
-                        services.routes.insert(route.key.clone(), Arc::clone(route))
-                    }
-                    RouteChange::Gone(key) => services.routes.remove(key),
-                };
+                    RouteChange::Set(route) => services.put(Arc::clone(route)),
+                    RouteChange::Gone(key) => services.take(key),
+                }
             }
             services.pods.as_mut().map_or(Ok(()), |pods| pods.apply(&changes))
         })
@@ -495,6 +523,21 @@ impl Network {
     #[must_use]
     pub fn service(&self, key: &ServiceKey) -> Option<Arc<ServiceRoute>> {
         lock(&self.shared.services).routes.get(key).cloned()
+    }
+
+    /// The Services that give this address a name: whose ClusterIP it is, or, having none, whose endpoint.
+    #[must_use]
+    pub fn services_at(&self, address: IpAddr) -> Vec<Arc<ServiceRoute>> {
+        let services = lock(&self.shared.services);
+        let keys = services.by_address.get(&address).into_iter().flatten();
+        keys.filter_map(|key| services.routes.get(key).cloned()).collect()
+    }
+
+    /// Whether it is an address of the cluster's: a Pod's, or a Service's.
+    #[must_use]
+    pub fn is_of_cluster(&self, address: Ipv4Addr) -> bool {
+        let config = &self.shared.config;
+        config.pods.contains(address) || config.services.contains(address)
     }
 
     /// Whether it is an address of this node's Pods, or this machine's among them.

@@ -75,6 +75,26 @@ pub struct ServiceRoute {
     pub affinity: Option<Duration>,
     /// Its ports, in the order of the Service.
     pub ports: Vec<PortRoute>,
+    /// Who is ready behind a Service that has no ClusterIP, whose names are theirs; sorted and without duplicates.
+    pub endpoints: Vec<Endpoint>,
+    /// `spec.externalName`: the name that this one stands for. Such a Service has neither addresses nor ports.
+    pub external_name: Option<String>,
+}
+
+impl ServiceRoute {
+    /// The addresses that have names by it: its own, or its endpoints'.
+    pub(crate) fn named(&self) -> BTreeSet<IpAddr> {
+        self.cluster_ip.into_iter().chain(self.endpoints.iter().map(|e| e.ip)).collect()
+    }
+}
+
+/// An endpoint as its Service's names tell of it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Its address.
+    pub ip: IpAddr,
+    /// Its name in the Service's domain: `spec.hostname` of a Pod whose `spec.subdomain` is this Service.
+    pub hostname: Option<String>,
 }
 
 /// Where one port of a Service leads.
@@ -129,9 +149,9 @@ pub struct RouteTable {
 struct SliceEndpoints {
     /// Port name, protocol and number.
     ports: Vec<(String, Protocol, u16)>,
-    ready: Vec<IpAddr>,
+    ready: Vec<Endpoint>,
     /// Shutting down but still answering: used only where nothing is ready.
-    draining: Vec<IpAddr>,
+    draining: Vec<Endpoint>,
 }
 
 impl RouteTable {
@@ -141,17 +161,14 @@ impl RouteTable {
         Self::default()
     }
 
-    /// Takes in a new or changed Service. An `ExternalName` Service has no route.
+    /// Takes in a new or changed Service.
     pub fn update_service(&mut self, service: &Service) -> Option<RouteChange> {
         let (Some(namespace), Some(name)) = (&service.metadata.namespace, &service.metadata.name)
         else {
             return None;
         };
         let key = ServiceKey { namespace: namespace.clone(), name: name.clone() };
-        match skeleton(&key, service) {
-            Some(route) => self.services.insert(key.clone(), route),
-            None => self.services.remove(&key),
-        };
+        self.services.insert(key.clone(), skeleton(&key, service));
         self.rebuild(key)
     }
 
@@ -244,7 +261,14 @@ impl RouteTable {
             return self.routes.remove(&key).map(|_| RouteChange::Gone(key));
         };
         let mut route = skeleton.clone();
-        if let Some(slices) = self.slices.get(&key) {
+        // What is left of the time before a Service's type became `ExternalName` leads nowhere.
+        if let Some(slices) = self.slices.get(&key)
+            && route.external_name.is_none()
+        {
+            if route.cluster_ip.is_none() {
+                let ready: BTreeSet<&Endpoint> = slices.values().flat_map(|s| &s.ready).collect();
+                route.endpoints = ready.into_iter().cloned().collect();
+            }
             for port in &mut route.ports {
                 port.backends = backends(slices.values(), &port.name, port.protocol);
             }
@@ -264,11 +288,11 @@ fn backends<'a>(
     name: &str,
     protocol: Protocol,
 ) -> Vec<SocketAddr> {
-    let collect = |pick: fn(&SliceEndpoints) -> &Vec<IpAddr>| -> BTreeSet<SocketAddr> {
+    let collect = |pick: fn(&SliceEndpoints) -> &Vec<Endpoint>| -> BTreeSet<SocketAddr> {
         let matching = slices.clone().flat_map(|slice| {
             let ports = slice.ports.iter().filter(|(n, p, _)| n == name && *p == protocol);
             ports.flat_map(move |(_, _, port)| {
-                pick(slice).iter().map(|ip| SocketAddr::new(*ip, *port))
+                pick(slice).iter().map(|endpoint| SocketAddr::new(endpoint.ip, *port))
             })
         });
         matching.collect()
@@ -280,10 +304,21 @@ fn backends<'a>(
     found.into_iter().collect()
 }
 
-/// A Service's route without backends; none for `ExternalName`.
-fn skeleton(key: &ServiceKey, service: &Service) -> Option<ServiceRoute> {
-    let spec =
-        service.spec.as_ref().filter(|spec| spec.type_.as_deref() != Some("ExternalName"))?;
+/// A Service's route without backends.
+fn skeleton(key: &ServiceKey, service: &Service) -> ServiceRoute {
+    let nothing = ServiceRoute {
+        key: key.clone(),
+        cluster_ip: None,
+        external_ips: Vec::new(),
+        affinity: None,
+        ports: Vec::new(),
+        endpoints: Vec::new(),
+        external_name: None,
+    };
+    let Some(spec) = &service.spec else { return nothing };
+    if spec.type_.as_deref() == Some("ExternalName") {
+        return ServiceRoute { external_name: spec.external_name.clone(), ..nothing };
+    }
     let port_number = |n: i32| u16::try_from(n).ok().filter(|n| *n != 0);
     let ports = spec.ports.iter().flatten().filter_map(|port| {
         Some(PortRoute {
@@ -310,14 +345,14 @@ fn skeleton(key: &ServiceKey, service: &Service) -> Option<ServiceRoute> {
         let seconds = config.and_then(|client| client.timeout_seconds).unwrap_or(10_800);
         Duration::from_secs(u64::try_from(seconds).unwrap_or(10_800))
     });
-    Some(ServiceRoute {
-        key: key.clone(),
+    ServiceRoute {
         // "None" marks a headless Service; it does not parse as an address.
         cluster_ip: spec.cluster_ip.as_deref().and_then(|ip| ip.parse().ok()),
         external_ips: externals.into_iter().collect(),
         affinity,
         ports: ports.collect(),
-    })
+        ..nothing
+    }
 }
 
 fn endpoints(slice: &EndpointSlice) -> SliceEndpoints {
@@ -342,7 +377,9 @@ fn endpoints(slice: &EndpointSlice) -> SliceEndpoints {
             (false, false) => continue,
         };
         // Consumers use the first address only: the others are the API's reserve (EndpointSlice v1).
-        list.extend(endpoint.addresses.first().and_then(|ip| ip.parse::<IpAddr>().ok()));
+        let ip = endpoint.addresses.first().and_then(|ip| ip.parse::<IpAddr>().ok());
+        let hostname = endpoint.hostname.clone().filter(|name| !name.is_empty());
+        list.extend(ip.map(|ip| Endpoint { ip, hostname }));
     }
     result
 }

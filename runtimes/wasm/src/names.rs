@@ -1,8 +1,8 @@
 //! Looking up names, for guests (`wasi:sockets/ip-name-lookup`) and for their HTTP requests.
 //!
 //! In this order: addresses as they are; the Pod's `hostAliases`; `localhost` and the Pod's own
-//! host name; Services, in all forms of their names, from the agent's table and so without any
-//! query; then DNS, as the Pod's `dnsConfig` says, or else as the machine is configured (the
+//! host name; Services and their endpoints, in all forms of their names, from the agent's table and
+//! so without any query; then DNS, as the Pod's `dnsConfig` says, or else as the machine is configured (the
 //! machine's own `/etc/hosts` is not the Pod's business).
 //!
 //! There is one resolver per configuration, with its cache, shared by all Pods that have it.
@@ -28,8 +28,12 @@ use crate::container::Container;
 const MOST: usize = 256;
 /// What a look-up may take in all, whatever its configuration says.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Names of other names that are followed.
+const ALIASES: usize = 8;
 /// Names cached per configuration.
 const CACHED: u64 = 512;
+/// Names that are the cluster's alone.
+const DOMAIN: &str = ".cluster.local";
 const SYSTEM: &str = "/etc/resolv.conf";
 
 /// Why a name has no addresses.
@@ -131,10 +135,23 @@ impl Container {
         if plain.is_empty() || plain.len() > 253 || plain.split('.').any(str::is_empty) {
             return Err(LookUpError::Invalid);
         }
-        if let Some(found) = self.known(&plain) {
-            return if found.is_empty() { Err(LookUpError::Unknown) } else { Ok(found) };
+        let (mut plain, mut query) = (plain, name.to_owned());
+        for _ in 0..ALIASES {
+            if let Some(found) = self.known(&plain) {
+                return if found.is_empty() { Err(LookUpError::Unknown) } else { Ok(found) };
+            }
+            let Some(target) = self.node.routes.alias(&self.sandbox.namespace, &plain) else {
+                break;
+            };
+            plain = target.trim_end_matches('.').to_ascii_lowercase();
+            // No suffixes for this one.
+            query = format!("{plain}.");
         }
-        let query = Name::from_utf8(name).map_err(|_| LookUpError::Invalid)?;
+        // Nobody else knows what the cluster does not.
+        if plain.ends_with(DOMAIN) {
+            return Err(LookUpError::Unknown);
+        }
+        let query = Name::from_utf8(query).map_err(|_| LookUpError::Invalid)?;
         let resolver = self.node.names.resolver(self.sandbox.spec.dns.as_ref())?;
         let work = async move { resolver.lookup_ip(query).await };
         let answer = tokio::time::timeout(PATIENCE, self.node.resolver.spawn(work)).await;
@@ -172,7 +189,8 @@ impl Container {
         if name == "localhost" || name.ends_with(".localhost") {
             return Some(vec![Ipv4Addr::LOCALHOST.into()]);
         }
-        if !spec.hostname.is_empty() && name.eq_ignore_ascii_case(&spec.hostname) {
+        let mut own = spec.names.iter().chain([&spec.hostname]).filter(|own| !own.is_empty());
+        if own.any(|own| name.eq_ignore_ascii_case(own)) {
             return Some(spec.ips.clone());
         }
         self.node.routes.addresses(&self.sandbox.namespace, name)

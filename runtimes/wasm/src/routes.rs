@@ -6,13 +6,13 @@
 //! connection is handed to it as it is; otherwise its bytes are copied.
 
 use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use coracle_sandbox as sandbox;
-use coracle_sandbox::{Listen, ListenFailure, Protocol, RoutesStatus};
+use coracle_sandbox::{Endpoint, Listen, ListenFailure, Protocol, RoutesStatus};
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -49,6 +49,8 @@ type Ports = HashMap<u16, Arc<Backends>>;
 struct Service {
     vip: Option<IpAddr>,
     ports: Arc<Ports>,
+    endpoints: Arc<[Endpoint]>,
+    external_name: Option<Arc<str>>,
 }
 
 #[derive(Default)]
@@ -72,32 +74,68 @@ impl Routes {
         self.service(namespace, host)?.ports.get(&port).cloned()
     }
 
-    /// The addresses behind a Service's name: its ClusterIP, or, where it has none, its endpoints'.
+    /// The addresses behind a Service's name: its ClusterIP, or, where it has none, its endpoints'. Behind an endpoint's name
+    /// or a Pod's it is one.
     pub(crate) fn addresses(&self, namespace: &str, host: &str) -> Option<Vec<IpAddr>> {
-        let service = self.service(namespace, host)?;
+        if let Some(found) = self.endpoint(namespace, host) {
+            return Some(found);
+        }
+        let service = self.service(namespace, host).filter(|s| s.external_name.is_none())?;
         if let Some(vip) = service.vip {
             return Some(vec![vip]);
         }
         let backends = service.ports.values().flat_map(|port| port.in_turn());
+        let known = service.endpoints.iter().map(|endpoint| endpoint.ip);
         let mut addresses = Vec::new();
-        for address in backends {
-            if !addresses.contains(&address.ip()) {
-                addresses.push(address.ip());
+        for ip in backends.map(|backend| backend.ip()).chain(known) {
+            if !addresses.contains(&ip) {
+                addresses.push(ip);
             }
         }
         Some(addresses)
     }
 
+    /// The name that a Service is another name of (`ExternalName`).
+    pub(crate) fn alias(&self, namespace: &str, host: &str) -> Option<Arc<str>> {
+        self.service(namespace, host)?.external_name
+    }
+
     fn service(&self, namespace: &str, host: &str) -> Option<Service> {
         let host = host.trim_end_matches('.').to_ascii_lowercase();
-        let mut labels = host.split('.');
-        let service = labels.next()?;
-        let namespace = labels.next().unwrap_or(namespace);
-        let rest: Vec<&str> = labels.collect();
-        if !matches!(rest[..], [] | ["svc"] | ["svc", "cluster", "local"]) {
-            return None;
-        }
+        let labels: Vec<&str> = host.split('.').collect();
+        let (namespace, service) = match labels[..] {
+            [service] => (namespace, service),
+            [service, namespace]
+            | [service, namespace, "svc"]
+            | [service, namespace, "svc", "cluster", "local"] => (namespace, service),
+            _ => return None,
+        };
         self.table().names.get(namespace)?.get(service).cloned()
+    }
+
+    /// `HOSTNAME.SERVICE[.NAMESPACE[.svc[.cluster.local]]]` and `10-1-2-3.NAMESPACE.pod[.cluster.local]`.
+    fn endpoint(&self, namespace: &str, host: &str) -> Option<Vec<IpAddr>> {
+        let host = host.trim_end_matches('.').to_ascii_lowercase();
+        let labels: Vec<&str> = host.split('.').collect();
+        let (label, service, namespace) = match labels[..] {
+            [address, _, "pod"] | [address, _, "pod", "cluster", "local"] => {
+                let address = address.replace('-', ".").parse::<Ipv4Addr>().ok()?;
+                return Some(vec![address.into()]);
+            }
+            [label, service] => (label, service, namespace),
+            [label, service, namespace]
+            | [label, service, namespace, "svc"]
+            | [label, service, namespace, "svc", "cluster", "local"] => (label, service, namespace),
+            _ => return None,
+        };
+        let table = self.table();
+        let endpoints = &table.names.get(namespace)?.get(service)?.endpoints;
+        let is_named = |endpoint: &&Endpoint| match &endpoint.hostname {
+            Some(name) => name == label,
+            None => endpoint.ip.to_string().replace(['.', ':'], "-") == label,
+        };
+        let found: Vec<IpAddr> = endpoints.iter().filter(is_named).map(|e| e.ip).collect();
+        (!found.is_empty()).then_some(found)
     }
 
     /// Who answers for a ClusterIP.
@@ -171,7 +209,13 @@ fn table(routes: &sandbox::Routes) -> Table {
             table.vips.insert(vip, ports.clone());
         }
         let namespace = table.names.entry(service.namespace.clone()).or_default();
-        namespace.insert(service.name.clone(), Service { vip: service.vip, ports });
+        let known = Service {
+            vip: service.vip,
+            ports,
+            endpoints: service.endpoints.as_slice().into(),
+            external_name: service.external_name.as_deref().map(Arc::from),
+        };
+        namespace.insert(service.name.clone(), known);
     }
     table
 }

@@ -52,15 +52,23 @@ pub fn problem(pod: &Pod) -> Option<String> {
     })
 }
 
-/// `hostAliases`, and the Pod's own name in its Service's domain. What is no address is left out: the API takes none.
-pub fn aliases(pod: &Pod, ip: IpAddr) -> Vec<HostAlias> {
-    let own = full_name(pod).map(|name| HostAlias { ip, names: vec![name] });
+/// The names of the Pod's address: with a subdomain the full one, before the short one, whichever the host name is.
+pub fn names(pod: &Pod) -> Vec<String> {
+    let spec = pod.spec.as_ref();
+    if spec.and_then(|s| s.hostname_override.as_deref()).is_some_and(|name| !name.is_empty()) {
+        return vec![hostname(pod)];
+    }
+    full_name(pod).into_iter().chain([short_name(pod)]).collect()
+}
+
+/// `hostAliases`. What is no address is left out: the API takes none.
+pub fn aliases(pod: &Pod) -> Vec<HostAlias> {
     let aliases = pod.spec.iter().flat_map(|s| s.host_aliases.iter().flatten());
     let aliases = aliases.filter_map(|alias| {
         let names = alias.hostnames.clone().unwrap_or_default();
         Some(HostAlias { ip: alias.ip.parse().ok()?, names })
     });
-    own.into_iter().chain(aliases).collect()
+    aliases.collect()
 }
 
 /// What the resolver is told, by `dnsPolicy`: of the `cluster`'s name server, or, where none is given, what the machine is. A

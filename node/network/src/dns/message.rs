@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use hickory_proto::ProtoError;
 use hickory_proto::op::{Edns, Header, Message, MessageType, Metadata, OpCode, Query as Question};
-use hickory_proto::rr::rdata::{A, SRV};
+use hickory_proto::rr::rdata::{A, CNAME, PTR, SRV, TXT};
 use hickory_proto::rr::{DNSClass, Name, RData, RecordType};
 use hickory_proto::serialize::binary::{BinDecodable, BinDecoder};
 
@@ -32,6 +32,28 @@ impl Query {
         self.question.query_type
     }
 
+    /// The same question about another name; none where that is no name.
+    pub(super) fn about(&self, name: &str) -> Option<Query> {
+        let mut other = self.clone();
+        other.question.name = absolute(name).ok()?;
+        other.labels = labels(&other.question.name);
+        Some(other)
+    }
+
+    /// Whether it asks what a name stands for, and no further.
+    pub(super) fn is_of_alias(&self) -> bool {
+        self.kind() == RecordType::CNAME
+    }
+
+    /// As it is passed on to somebody else.
+    pub(super) fn to_message(&self) -> Option<Vec<u8>> {
+        let mut message = Message::query();
+        message.metadata.id = self.metadata.id;
+        message.metadata.recursion_desired = true;
+        message.add_query(self.question.clone());
+        message.to_vec().ok()
+    }
+
     pub(super) fn is_internet(&self) -> bool {
         self.question.query_class == DNSClass::IN
     }
@@ -43,10 +65,20 @@ impl Query {
 }
 
 /// A part of an answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum Record {
     Address(Ipv4Addr),
-    Server { port: u16, target: String },
+    Server {
+        port: u16,
+        target: String,
+    },
+    /// The name of the address that was asked about.
+    Name(String),
+    Text(String),
+    /// All that follow are of this name.
+    Alias(String),
+    /// Somebody else's, as it came.
+    Foreign(Box<hickory_proto::rr::Record>),
 }
 
 /// A question, or what to answer to something else: nothing where that could go on for ever.
@@ -61,10 +93,20 @@ pub(super) fn parse(message: &[u8]) -> Result<Query, Option<Vec<u8>>> {
     }
     let message = Message::from_vec(message).map_err(|_| refuse(Code::FormErr))?;
     let [question] = &message.queries[..] else { return Err(refuse(Code::FormErr)) };
-    let labels = question.name.iter();
-    let labels = labels.map(|label| String::from_utf8_lossy(label).to_ascii_lowercase()).collect();
+    let labels = labels(&question.name);
     let takes = message.edns.as_ref().map(Edns::max_payload);
     Ok(Query { metadata: message.metadata, question: question.clone(), takes, labels })
+}
+
+fn labels(name: &Name) -> Vec<String> {
+    name.iter().map(|label| String::from_utf8_lossy(label).to_ascii_lowercase()).collect()
+}
+
+/// What somebody else answered, and whether that is all of it.
+pub(super) fn parts(answer: &[u8]) -> Option<(Code, Vec<Record>, bool)> {
+    let message = Message::from_vec(answer).ok()?;
+    let records = message.answers.into_iter().map(|record| Record::Foreign(Box::new(record)));
+    Some((message.metadata.response_code, records.collect(), !message.metadata.truncation))
 }
 
 /// Whether a message answers this one.
@@ -92,17 +134,33 @@ pub(super) fn reply(
         edns.set_max_payload(MOST);
         reply.set_edns(edns);
     }
+    let mut name = query.question.name.clone();
     for record in records {
         let data = match record {
             Record::Address(address) => RData::A(A(*address)),
+            Record::Name(name) => RData::PTR(PTR(absolute(name)?)),
+            Record::Text(text) => RData::TXT(TXT::new(vec![text.clone()])),
+            Record::Alias(target) => RData::CNAME(CNAME(absolute(target)?)),
+            Record::Foreign(record) => {
+                reply.add_answer(record.as_ref().clone());
+                continue;
+            }
             // Priority and weight: all are alike.
             Record::Server { port, target } => {
-                RData::SRV(SRV::new(0, 100, *port, Name::from_ascii(target)?))
+                RData::SRV(SRV::new(0, 100, *port, absolute(target)?))
             }
         };
-        let name = query.question.name.clone();
+        let next =
+            if let RData::CNAME(CNAME(target)) = &data { target.clone() } else { name.clone() };
         reply.add_answer(hickory_proto::rr::Record::from_rdata(name, LIFETIME, data));
+        name = next;
     }
     let whole = reply.to_vec()?;
     if whole.len() > most { reply.truncate().to_vec() } else { Ok(whole) }
+}
+
+fn absolute(name: &str) -> Result<Name, ProtoError> {
+    let mut name = Name::from_ascii(name)?;
+    name.set_fqdn(true);
+    Ok(name)
 }

@@ -4,9 +4,12 @@ use std::net::SocketAddr;
 
 use super::message::Record;
 use super::*;
-use crate::routes::{PortRoute, Protocol, ServiceKey, ServiceRoute};
+use crate::routes::{Endpoint, PortRoute, Protocol, ServiceKey, ServiceRoute};
 
 const A: u16 = 1;
+const CNAME: u16 = 5;
+const PTR: u16 = 12;
+const TXT: u16 = 16;
 const SRV: u16 = 33;
 /// Longest datagram, where nothing else was agreed upon.
 const DATAGRAM: usize = 512;
@@ -23,39 +26,81 @@ fn question(name: &str, kind: u16) -> Vec<u8> {
     message
 }
 
-/// `web` has a ClusterIP, `db` in namespace `data` has none.
-fn service(key: &ServiceKey) -> Option<Arc<ServiceRoute>> {
-    let (vip, backends): (Option<&str>, &[&str]) = match (&key.namespace[..], &key.name[..]) {
-        ("default", "web") => (Some("10.1.0.7"), &["10.0.1.1:8080"]),
-        ("data", "db") => (None, &["10.0.1.2:5432", "10.0.1.3:5432"]),
-        _ => return None,
-    };
-    let port = PortRoute {
-        name: "main".to_owned(),
-        port: 80,
-        node_port: None,
-        protocol: Protocol::Tcp,
-        backends: backends.iter().map(|b| b.parse::<SocketAddr>().unwrap()).collect(),
-    };
-    let more = PortRoute { name: "more".to_owned(), port: 81, ..port.clone() };
-    Some(Arc::new(ServiceRoute {
-        key: key.clone(),
-        cluster_ip: vip.map(|vip| vip.parse().unwrap()),
-        external_ips: Vec::new(),
-        affinity: None,
-        ports: vec![port, more],
-    }))
+/// `web` has a ClusterIP, `db` in namespace `data` has none, and `out` is another name.
+struct Table;
+
+impl Services for Table {
+    fn service(&self, key: &ServiceKey) -> Option<Arc<ServiceRoute>> {
+        let (vip, backends, external): (Option<&str>, &[&str], Option<&str>) =
+            match (&key.namespace[..], &key.name[..]) {
+                ("default", "web") => (Some("10.1.0.7"), &["10.0.1.1:8080"], None),
+                ("data", "db") => (None, &["10.0.1.2:5432", "10.0.1.3:5432"], None),
+                ("default", "out") => (None, &[], Some("web.default.svc.cluster.local")),
+                ("default", "in") => (None, &[], Some("out.default.svc.cluster.local.")),
+                ("default", "round") => (None, &[], Some("round.default.svc.cluster.local")),
+                ("default", "bad") => (None, &[], Some("a..b")),
+                _ => return None,
+            };
+        let backends: Vec<SocketAddr> = backends.iter().map(|b| b.parse().unwrap()).collect();
+        let hostname = |ip: IpAddr| (ip == db(2)).then(|| "db-0".to_owned());
+        let endpoints =
+            backends.iter().map(|b| Endpoint { ip: b.ip(), hostname: hostname(b.ip()) });
+        let port = PortRoute {
+            name: "main".to_owned(),
+            port: 80,
+            node_port: None,
+            protocol: Protocol::Tcp,
+            backends: backends.clone(),
+        };
+        // Those that shut down are left to who has nobody else, and have no names.
+        let draining = vec!["10.0.1.9:5432".parse().unwrap()];
+        let ports = vec![
+            PortRoute { name: "more".to_owned(), port: 81, ..port.clone() },
+            PortRoute { name: "last".to_owned(), port: 82, backends: draining, ..port.clone() },
+            port,
+        ];
+        let vip: Option<IpAddr> = vip.map(|vip| vip.parse().unwrap());
+        Some(Arc::new(ServiceRoute {
+            key: key.clone(),
+            cluster_ip: vip,
+            external_ips: Vec::new(),
+            affinity: None,
+            endpoints: if vip.is_none() { endpoints.collect() } else { Vec::new() },
+            external_name: external.map(str::to_owned),
+            ports,
+        }))
+    }
+
+    fn services_at(&self, address: Ipv4Addr) -> Vec<Arc<ServiceRoute>> {
+        let all = [("default", "web"), ("data", "db")].map(|(namespace, name)| {
+            let key = ServiceKey { namespace: namespace.to_owned(), name: name.to_owned() };
+            self.service(&key).unwrap()
+        });
+        all.into_iter().filter(|s| s.named().contains(&IpAddr::from(address))).collect()
+    }
+
+    fn is_of_cluster(&self, address: Ipv4Addr) -> bool {
+        matches!(address.octets(), [10, 0 | 1, ..])
+    }
+}
+
+fn db(number: u8) -> IpAddr {
+    [10, 0, 1, number].into()
 }
 
 fn ask(name: &str, kind: u16) -> Answer {
-    zone::answer(&message::parse(&question(name, kind)).unwrap(), service)
+    zone::answer(&message::parse(&question(name, kind)).unwrap(), &Table)
 }
 
 #[test]
 fn names_of_the_cluster() {
     let address = |text: &str| Record::Address(text.parse().unwrap());
     let server = |port, target: &str| Record::Server { port, target: target.to_owned() };
-    let known = |records: &[Record]| Answer::Known(Code::NoError, records.to_vec());
+    let pointer = |name: &str| known(&[Record::Name(name.to_owned())]);
+    let alias = |name: &str| Answer::Alias(name.to_owned());
+    fn known(records: &[Record]) -> Answer {
+        Answer::Known(Code::NoError, records.to_vec())
+    }
     let none = || Answer::Known(Code::NXDomain, Vec::new());
     const AAAA: u16 = 28;
     for (name, kind, expected) in [
@@ -64,7 +109,12 @@ fn names_of_the_cluster() {
         ("web.default.svc.cluster.local", AAAA, known(&[])),
         ("web.other.svc.cluster.local", A, none()),
         ("db.data.svc.cluster.local", A, known(&[address("10.0.1.2"), address("10.0.1.3")])),
+        ("db-0.db.data.svc.cluster.local", A, known(&[address("10.0.1.2")])),
+        ("db-0.db.data.svc.cluster.local", AAAA, known(&[])),
+        ("db-1.db.data.svc.cluster.local", A, none()),
         ("10-0-1-3.db.data.svc.cluster.local", A, known(&[address("10.0.1.3")])),
+        // It has a name.
+        ("10-0-1-2.db.data.svc.cluster.local", A, none()),
         ("10-0-1-4.db.data.svc.cluster.local", A, none()),
         ("10-0-1-1.web.default.svc.cluster.local", A, none()),
         (
@@ -76,21 +126,56 @@ fn names_of_the_cluster() {
             "_more._tcp.db.data.svc.cluster.local",
             SRV,
             known(&[
-                server(5432, "10-0-1-2.db.data.svc.cluster.local"),
+                server(5432, "db-0.db.data.svc.cluster.local"),
                 server(5432, "10-0-1-3.db.data.svc.cluster.local"),
             ]),
         ),
+        ("_last._tcp.db.data.svc.cluster.local", SRV, none()),
         ("_main._udp.web.default.svc.cluster.local", SRV, none()),
         ("10-0-1-9.default.pod.cluster.local", A, known(&[address("10.0.1.9")])),
         ("nobody.default.pod.cluster.local", A, none()),
         ("svc.cluster.local", A, known(&[])),
         ("a.b.c.cluster.local", A, none()),
-        ("example.org", A, Answer::Elsewhere),
+        ("out.default.svc.cluster.local", A, alias("web.default.svc.cluster.local")),
+        ("7.0.1.10.in-addr.arpa", PTR, pointer("web.default.svc.cluster.local")),
+        ("2.1.0.10.in-addr.arpa", PTR, pointer("db-0.db.data.svc.cluster.local")),
+        ("3.1.0.10.in-addr.arpa", PTR, pointer("10-0-1-3.db.data.svc.cluster.local")),
+        ("3.1.0.10.in-addr.arpa", A, known(&[])),
+        // Of the Pods' range, and behind a ClusterIP: the address has no name of its own.
+        ("1.1.0.10.in-addr.arpa", PTR, none()),
+        ("1.1.2.10.in-addr.arpa", PTR, Answer::Elsewhere),
+        ("1.0.10.in-addr.arpa", PTR, Answer::Elsewhere),
+        ("dns-version.cluster.local", TXT, known(&[Record::Text("1.1.0".to_owned())])),
+        ("dns-version.cluster.local", A, known(&[])),
+        ("example.com", A, Answer::Elsewhere),
         ("local", A, Answer::Elsewhere),
         ("", A, Answer::Elsewhere),
     ] {
         assert_eq!(ask(name, kind), expected, "{name}");
     }
+}
+
+/// Resolvers of Pods follow no alias by themselves.
+#[tokio::test]
+async fn aliases_come_with_what_they_stand_for() {
+    use hickory_proto::op::Message;
+    let check = async |name: &str, kind, code: Code, records: &[&str]| {
+        let question = question(&format!("{name}.default.svc.cluster.local"), kind);
+        let reply = answer(&Table, &question, Way::Connection).await.unwrap();
+        let reply = Message::from_vec(&reply).unwrap();
+        assert_eq!(reply.metadata.response_code, code, "{name}");
+        let shown = |record: &hickory_proto::rr::Record| format!("{} {}", record.name, record.data);
+        let found: Vec<String> = reply.answers.iter().map(shown).collect();
+        assert_eq!(found, records, "{name}");
+    };
+    let to_web = "out.default.svc.cluster.local. web.default.svc.cluster.local.";
+    let to_out = "in.default.svc.cluster.local. out.default.svc.cluster.local.";
+    let web = "web.default.svc.cluster.local. 10.1.0.7";
+    check("out", A, Code::NoError, &[to_web, web]).await;
+    check("in", A, Code::NoError, &[to_out, to_web, web]).await;
+    check("in", CNAME, Code::NoError, &[to_out]).await;
+    check("round", A, Code::ServFail, &[]).await;
+    check("bad", A, Code::ServFail, &[]).await;
 }
 
 #[test]

@@ -7,6 +7,8 @@ fn route(vip: Option<&str>, ports: &[(u16, Option<u16>, &[&str])]) -> ServiceRou
         cluster_ip: vip.map(|ip| ip.parse().unwrap()),
         external_ips: Vec::new(),
         affinity: None,
+        endpoints: Vec::new(),
+        external_name: None,
         ports: ports
             .iter()
             .map(|(port, node_port, backends)| PortRoute {

@@ -18,6 +18,8 @@ fn route(ranges: &ClusterRanges) -> Arc<ServiceRoute> {
         cluster_ip: ranges.services.nth(7).map(Into::into),
         external_ips: Vec::new(),
         affinity: None,
+        endpoints: Vec::new(),
+        external_name: None,
         ports: vec![
             port("http", 80, Some(30080), Protocol::Tcp),
             port("https", 443, Some(30443), Protocol::Tcp),

@@ -110,7 +110,7 @@ fn services_become_routes() {
     for (spec, expected) in [
         (json!({"clusterIP": "10.9.0.7", "ports": port}), Some((Some("10.9.0.7"), 0, None))),
         (json!({"clusterIP": "None", "ports": port}), Some((None, 0, None))),
-        (json!({"type": "ExternalName", "externalName": "example.com"}), None),
+        (json!({"type": "ExternalName", "externalName": "example.com"}), Some((None, 0, None))),
         (
             json!({"clusterIP": "10.9.0.7", "ports": port, "externalIPs": ["192.0.2.1", "junk"]}),
             Some((Some("10.9.0.7"), 1, None)),
@@ -135,6 +135,38 @@ fn services_become_routes() {
         });
         assert_eq!(found, expected.map(|(ip, n, a)| (ip.map(str::to_owned), n, a)), "{spec}");
     }
+}
+
+#[test]
+fn endpoints_without_a_cluster_ip_have_names() {
+    let named = |ip: &str, hostname: &str, ready: bool| {
+        json!({"addresses": [ip], "hostname": hostname,
+            "conditions": {"ready": ready, "serving": true, "terminating": !ready}})
+    };
+    let endpoints = slice(
+        "s",
+        "web",
+        8080,
+        json!([
+            named("10.8.1.2", "", true),
+            named("10.8.1.1", "web-0", true),
+            named("10.8.1.3", "web-2", false)
+        ]),
+    );
+    let known = |spec: Value| {
+        let mut table = RouteTable::new();
+        table.update_service(&service(spec));
+        table.update_slice(&endpoints);
+        let route = table.get("default", "web").unwrap();
+        let shown = |e: &Endpoint| format!("{} {}", e.ip, e.hostname.as_deref().unwrap_or("-"));
+        (route.endpoints.iter().map(shown).collect::<Vec<_>>(), route.external_name.clone())
+    };
+    let list = vec!["10.8.1.1 web-0".to_owned(), "10.8.1.2 -".to_owned()];
+    // It may do without ports.
+    assert_eq!(known(json!({"clusterIP": "None"})), (list, None));
+    assert_eq!(known(json!({"clusterIP": "10.9.0.7", "ports": [{"port": 80}]})), (vec![], None));
+    let external = known(json!({"type": "ExternalName", "externalName": "example.com"}));
+    assert_eq!(external, (vec![], Some("example.com".to_owned())));
 }
 
 #[test]

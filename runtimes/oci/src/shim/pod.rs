@@ -457,8 +457,13 @@ fn hosts(spec: &SandboxSpec) -> String {
         ::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\n\
         fe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n"
         .to_owned();
+    let names = match &spec.names[..] {
+        [] => spec.hostname.clone(),
+        // The first is what `hostname -f` says.
+        names => names.join("\t"),
+    };
     for ip in &spec.ips {
-        text.push_str(&format!("{ip}\t{}\n", spec.hostname));
+        text.push_str(&format!("{ip}\t{names}\n"));
     }
     text + &aliases(spec)
 }

@@ -45,6 +45,22 @@ pub struct ServiceRoute {
     /// Its ports.
     #[serde(default)]
     pub ports: Vec<PortRoute>,
+    /// Who is ready behind a headless Service.
+    #[serde(default)]
+    pub endpoints: Vec<Endpoint>,
+    /// The name that this one stands for (`ExternalName`); such a Service has nothing else.
+    #[serde(default)]
+    pub external_name: Option<String>,
+}
+
+/// An endpoint as its Service's names tell of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Its address.
+    pub ip: IpAddr,
+    /// Its name in the Service's domain, where it has one.
+    #[serde(default)]
+    pub hostname: Option<String>,
 }
 
 /// One port of a Service, and who answers.

@@ -24,6 +24,9 @@ pub struct SandboxSpec {
     /// What the workload sees as its host name.
     #[serde(default)]
     pub hostname: String,
+    /// The names of its addresses, the full one first; the host name alone where none are given.
+    #[serde(default)]
+    pub names: Vec<String>,
     /// The Pod's addresses, the primary first.
     #[serde(default)]
     pub ips: Vec<IpAddr>,

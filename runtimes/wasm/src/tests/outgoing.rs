@@ -113,7 +113,13 @@ async fn serve(
 fn named(name: &str, backend: SocketAddr, port: u16) -> ServiceRoute {
     let ports = vec![PortRoute { port, backends: vec![backend], ..Default::default() }];
     let namespace = if name == "kubernetes" { "default" } else { "test" };
-    ServiceRoute { name: name.into(), namespace: namespace.into(), vip: Some(free_ip()), ports }
+    ServiceRoute {
+        name: name.into(),
+        namespace: namespace.into(),
+        vip: Some(free_ip()),
+        ports,
+        ..Default::default()
+    }
 }
 
 /// Serves the probe with certificates at `/own`, and with more in its environment.

@@ -15,6 +15,7 @@ fn service(
         namespace: namespace.into(),
         vip: Some(vip.ip()),
         ports: vec![PortRoute { port: vip.port(), backends, ..Default::default() }],
+        ..Default::default()
     }
 }
 

@@ -77,6 +77,7 @@ fn route(name: &str, vip: Option<IpAddr>, port: u16, backends: Vec<SocketAddr>) 
         namespace: "test".into(),
         vip,
         ports: vec![PortRoute { port, backends, ..Default::default() }],
+        ..Default::default()
     }
 }
 
@@ -195,13 +196,26 @@ async fn names_are_looked_up_in_the_pods_order() {
     let alias = free_ip();
     let names = vec!["db.example".to_owned(), "shadow".to_owned()];
     pod.hosts = vec![HostAlias { ip: alias, names }];
+    pod.names = vec!["own.sub.test.svc.cluster.local".to_owned(), "own".to_owned()];
     host.client.put_sandbox(&pod).await.unwrap();
     let (vip, one, two) = (free_ip(), free_ip(), free_ip());
-    let endpoints = [one, two].map(|ip| SocketAddr::new(ip, 80)).to_vec();
+    let backends = [one, two].map(|ip| SocketAddr::new(ip, 80)).to_vec();
+    let endpoint = |ip, name: Option<&str>| Endpoint { ip, hostname: name.map(str::to_owned) };
+    let endpoints = vec![endpoint(one, Some("first")), endpoint(two, None)];
+    let other = |name: &str, target: &str| ServiceRoute {
+        external_name: Some(target.to_owned()),
+        ports: Vec::new(),
+        ..route(name, None, 80, Vec::new())
+    };
     let services = vec![
         route("web", Some(vip), 80, Vec::new()),
         route("shadow", Some(vip), 80, Vec::new()),
-        route("headless", None, 80, endpoints),
+        // Of an agent that tells of no endpoints.
+        route("headless", None, 80, backends),
+        ServiceRoute { endpoints: endpoints.clone(), ..route("db", None, 80, Vec::new()) },
+        ServiceRoute { endpoints, ports: Vec::new(), ..route("bare", None, 80, Vec::new()) },
+        other("other", "First.db.test.svc.cluster.local."),
+        other("round", "round.test.svc.cluster.local"),
     ];
     host.client.put_routes(&Routes { services, ..Default::default() }).await.unwrap();
     let local = IpAddr::from([127, 0, 0, 1]);
@@ -216,6 +230,16 @@ async fn names_are_looked_up_in_the_pods_order() {
         ("web.test.svc", &[vip]),
         ("web.test.svc.cluster.local", &[vip]),
         ("headless", &[one, two]),
+        ("own", &[pod.ips[0]]),
+        ("own.sub.test.svc.cluster.local", &[pod.ips[0]]),
+        ("bare", &[one, two]),
+        ("first.db", &[one]),
+        ("first.db.test", &[one]),
+        ("first.db.test.svc", &[one]),
+        ("first.db.test.svc.cluster.local.", &[one]),
+        (&format!("{}.db.test.svc.cluster.local", two.to_string().replace('.', "-")), &[two]),
+        ("10-1-2-3.test.pod.cluster.local", &[IpAddr::from([10, 1, 2, 3])]),
+        ("other", &[one]),
         ("10.1.2.3", &[IpAddr::from([10, 1, 2, 3])]),
     ];
     for (n, (name, expected)) in cases.iter().enumerate() {
@@ -228,6 +252,10 @@ async fn names_are_looked_up_in_the_pods_order() {
     }
     let (code, log) = run(&host, &pod, "unknown", &["resolve", "no-such-host.invalid"]).await;
     assert!(code == 1 && log.contains("failed: "), "{log}");
+    for (n, name) in ["round", "second.db.test.svc.cluster.local"].into_iter().enumerate() {
+        let (code, log) = run(&host, &pod, &format!("none-{n}"), &["resolve", name]).await;
+        assert!(code == 1 && log.contains("name-unresolvable"), "{name}: {log}");
+    }
     let (code, log) = run(&host, &pod, "invalid", &["resolve", "a..b"]).await;
     assert!(code == 1 && log.contains("invalid-argument"), "{log}");
     host.end().await;

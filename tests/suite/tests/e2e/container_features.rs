@@ -238,6 +238,61 @@ pub(crate) async fn namespaces_are_shared_as_asked(context: Arc<Context>) -> Out
     events(&cluster, "forbidden", &["SysctlForbidden"]).await
 }
 
+pub(crate) async fn the_name_server_knows_what_the_specification_says(
+    context: Arc<Context>,
+) -> Outcome {
+    let Some(cluster) = boxes(&context).await? else { return Ok(()) };
+    for (name, cluster_ip) in [("db", json!("None")), ("web", json!(null))] {
+        let mut spec = json!({"selector": {"app": "db-0"},
+            "ports": [{"name": "main", "port": 80, "targetPort": 5432}]});
+        if !cluster_ip.is_null() {
+            spec["clusterIP"] = cluster_ip;
+        }
+        let service = json!({"apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": name}, "spec": spec});
+        cluster.apply(&service.to_string()).await?;
+    }
+    let mut spec = one(json!({}));
+    spec["hostname"] = json!("first");
+    spec["subdomain"] = json!("db");
+    apply(&cluster, "db-0", spec.clone()).await?;
+    spec["setHostnameAsFQDN"] = json!(true);
+    apply(&cluster, "whole", spec).await?;
+    let status = becomes(&cluster, "db-0", "it is ready", is_ready).await?;
+    let ip = status["podIP"].as_str().context("no podIP")?.to_owned();
+    let vip = cluster.service("default", "web").await?.ip();
+
+    let full = "first.db.default.svc.cluster.local";
+    let said =
+        exec(&cluster, "db-0", "hostname; hostname -f; cat /etc/hostname /etc/hosts").await?;
+    expect(&said, &[&format!("first\n{full}\nfirst\n"), &format!("\n{ip}\t{full}\tfirst\n")])?;
+    becomes(&cluster, "whole", "it is ready", is_ready).await?;
+    let said = exec(&cluster, "whole", "hostname; cat /etc/hostname; env; cat /etc/hosts").await?;
+    expect(&said, &[&format!("{full}\n{full}\n"), &format!("HOSTNAME={full}\n")])?;
+    expect(&said, &[&format!("\t{full}\tfirst\n")])?;
+
+    for (kind, name, expected) in [
+        ("-type=a", full, format!("Name:\t{full}\nAddress: {ip}")),
+        ("-type=srv", "_main._tcp.db.default.svc.cluster.local", format!("0 100 5432 {full}")),
+        (
+            "-type=srv",
+            "_main._tcp.web.default.svc.cluster.local",
+            "0 100 80 web.default.svc.cluster.local".to_owned(),
+        ),
+        // It makes the question of the address only where it is not told which.
+        ("", &ip, format!("name = {full}")),
+        ("", &vip.to_string(), "name = web.default.svc.cluster.local".to_owned()),
+        ("-type=txt", "dns-version.cluster.local", "\"1.1.0\"".to_owned()),
+    ] {
+        eventually(SOON, "the name server knows it", async || {
+            let asked = exec(&cluster, "db-0", &format!("nslookup {kind} {name}")).await?;
+            expect(&asked, &[&expected])
+        })
+        .await?;
+    }
+    Ok(())
+}
+
 pub(crate) async fn rights_are_given_and_taken(context: Arc<Context>) -> Outcome {
     let Some(cluster) = boxes(&context).await? else { return Ok(()) };
     let profiles = cluster.data().join("agent/seccomp/mine");

@@ -117,7 +117,11 @@ suite! {
         wasm [a_pod_calls_the_api, certificates_are_believed_where_asked]
     }
     sockets {
-        both [a_tcp_server_is_behind_a_service, a_udp_server_answers]
+        both [
+            a_tcp_server_is_behind_a_service,
+            a_udp_server_answers,
+            pods_of_a_headless_service_have_names,
+        ]
         // About what components are granted.
         wasm [what_is_not_granted_is_named]
     }
@@ -292,6 +296,7 @@ suite! {
         wasm [
             hooks_and_probes_execute,
             namespaces_are_shared_as_asked,
+            the_name_server_knows_what_the_specification_says,
             rights_are_given_and_taken,
             volumes_of_images_are_writable,
             programs_of_32_bits_run,

@@ -136,6 +136,53 @@ pub(crate) async fn a_udp_server_answers(context: Arc<Context>) -> Outcome {
     expect(&finished(&cluster, "client").await?, &["answered: hello"])
 }
 
+pub(crate) async fn pods_of_a_headless_service_have_names(context: Arc<Context>) -> Outcome {
+    let cluster = context.up().await?;
+    cluster.push_all(&[("probe-net", "net:v1")]).await?;
+    let server = |name: &str, own: &str| {
+        let pod = pod(name, "tcp-echo, '0.0.0.0:7007'", READY);
+        let pod = pod.replace(&format!("app: {name}"), "app: db");
+        pod.replace("  restartPolicy", &format!("  {own}\n  restartPolicy"))
+    };
+    let services = "---\napiVersion: v1\nkind: Service\nmetadata: {name: db}\nspec: \
+        {clusterIP: None, selector: {app: db}}\n---\napiVersion: v1\nkind: Service\nmetadata: \
+        {name: other}\nspec: {type: ExternalName, externalName: first.db.default.svc.cluster.local}\n";
+    let first = server("db-0", "hostname: first\n  subdomain: db");
+    let second = server("db-1", "hostname: second\n  subdomain: elsewhere");
+    cluster.apply(&format!("{first}---\n{second}{services}")).await?;
+    let wait = ["wait", "--for=condition=Ready", "pod/db-0", "pod/db-1", "--timeout=60s"];
+    cluster.kubectl(&wait).await?;
+    let slices = ["endpointslices", "-l", "kubernetes.io/service-name=db"];
+    eventually(SOON, "both are endpoints, one by name", async || {
+        let endpoints = cluster.get(&slices).await?["items"][0]["endpoints"].clone();
+        let mut names: Vec<_> = endpoints.as_array().into_iter().flatten().collect();
+        names.sort_by_key(|endpoint| endpoint["targetRef"]["name"].to_string());
+        let names: Vec<_> = names.into_iter().map(|e| e["hostname"].as_str()).collect();
+        anyhow::ensure!(names == [Some("first"), None], "{endpoints:#}");
+        Ok(())
+    })
+    .await?;
+    let (first, second) = (ip(&cluster, "db-0").await?, ip(&cluster, "db-1").await?);
+    let dashed = second.to_string().replace('.', "-");
+    for (client, name, expected) in [
+        ("short", "first.db", Some(first)),
+        ("with-namespace", "first.db.default", Some(first)),
+        ("full", "first.db.default.svc.cluster.local", Some(first)),
+        ("address", &format!("{dashed}.db.default.svc.cluster.local"), Some(second)),
+        ("by-pod", &format!("{dashed}.default.pod.cluster.local"), Some(second)),
+        ("alias", "other", Some(first)),
+        ("no-endpoint", "second.db.default.svc.cluster.local", None),
+    ] {
+        cluster.apply(&pod(client, &format!("resolve, {name}"), "")).await?;
+        let said = finished(&cluster, client).await?;
+        match expected {
+            Some(ip) => anyhow::ensure!(said == format!("{name} is {ip}\n"), "{name}: {said}"),
+            None => expect(&said, &["failed: "])?,
+        }
+    }
+    Ok(())
+}
+
 pub(crate) async fn what_is_not_granted_is_named(context: Arc<Context>) -> Outcome {
     let cluster = context.up().await?;
     cluster.push_all(&[("probe-net", "net:v1")]).await?;

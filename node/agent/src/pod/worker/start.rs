@@ -125,7 +125,8 @@ impl Workers {
                 // Wasm hosts find Services by themselves.
                 parts.name_server.filter(|_| containers),
             ),
-            hosts: pod_names::aliases(pod, ip),
+            names: pod_names::names(pod),
+            hosts: pod_names::aliases(pod),
             ips: vec![ip],
             memory_limit: limits.memory_limit,
             cpu_weight: limits.cpu_request.max(1),

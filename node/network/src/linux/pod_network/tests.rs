@@ -131,6 +131,8 @@ fn route(
         cluster_ip: Some(vip.parse().unwrap()),
         external_ips: Vec::new(),
         affinity: None,
+        endpoints: Vec::new(),
+        external_name: None,
         ports: vec![PortRoute {
             name: String::new(),
             port,

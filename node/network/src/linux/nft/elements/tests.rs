@@ -13,6 +13,8 @@ fn route(name: &str, vip: [u8; 4], node_port: Option<u16>, numbers: &[u8]) -> Ro
         cluster_ip: Some(vip.into()),
         external_ips: Vec::new(),
         affinity: None,
+        endpoints: Vec::new(),
+        external_name: None,
         ports: vec![PortRoute {
             name: String::new(),
             port: 80,
