@@ -96,7 +96,7 @@ pub async fn read(
     });
     let mut left = options.limit_bytes.unwrap_or(usize::MAX);
     let mut tail: Option<VecDeque<Bytes>> = options.tail_lines.map(VecDeque::with_capacity_for);
-    let mut joined = Vec::new();
+    let (mut joined, mut begun) = (Vec::new(), false);
     let mut files = all(&path).await;
     loop {
         let running = is_running();
@@ -110,19 +110,24 @@ pub async fn read(
         }
         // All but the last are read once; that one may grow.
         let mut last = None;
+        let mut sink = Sink {
+            since,
+            options: &options,
+            tail: &mut tail,
+            out: &out,
+            left: &mut left,
+            joined: &mut joined,
+            begun: &mut begun,
+        };
         for mut file in files.drain(..) {
-            let mut sink = Sink {
-                since,
-                options: &options,
-                tail: &mut tail,
-                out: &out,
-                left: &mut left,
-                joined: &mut joined,
-            };
             if !sink.from(&mut file).await {
                 return;
             }
             last = Some(file);
+        }
+        // A line whose end is still to come, or never will, is shown as far as it goes.
+        if !sink.joined.is_empty() && !sink.pass_on().await {
+            return;
         }
         files.extend(last);
         for line in tail.take().into_iter().flatten() {
@@ -158,7 +163,10 @@ struct Sink<'a> {
     tail: &'a mut Option<VecDeque<Bytes>>,
     out: &'a mpsc::Sender<Bytes>,
     left: &'a mut usize,
+    /// Parts of a line.
     joined: &'a mut Vec<u8>,
+    /// Earlier parts of it were passed on.
+    begun: &'a mut bool,
 }
 
 impl Sink<'_> {
@@ -203,7 +211,7 @@ impl Sink<'_> {
         {
             return true;
         }
-        if self.joined.is_empty() && self.options.timestamps {
+        if self.joined.is_empty() && !*self.begun && self.options.timestamps {
             self.joined.extend_from_slice(time);
             self.joined.push(b' ');
         }
@@ -214,7 +222,15 @@ impl Sink<'_> {
         if !partial {
             self.joined.push(b'\n');
         }
+        let more = self.pass_on().await;
+        *self.begun = partial;
+        more
+    }
+
+    /// What there is of a line.
+    async fn pass_on(&mut self) -> bool {
         let line = Bytes::from(std::mem::take(self.joined));
+        *self.begun = true;
         match &mut self.tail {
             Some(_) if self.options.tail_lines == Some(0) => true,
             Some(tail) => {
@@ -363,6 +379,43 @@ mod tests {
         let options = LogOptions { stream: Some("Stderr".into()), ..all.clone() };
         assert_eq!(lines(options).await, "two and a half\n");
         assert_eq!(lines(LogOptions { limit_bytes: Some(6), ..all }).await, "one\ntw");
+    }
+
+    /// As containers leave it that end in the middle of a line.
+    #[tokio::test]
+    async fn a_last_line_without_an_end_gets_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        let part = |second: u32, tag: &str, text: &str| {
+            format!("2026-01-01T00:00:0{second}.0Z stdout {tag} {text}\n")
+        };
+        std::fs::write(&path, part(1, "F", "one") + &part(2, "P", "tw")).unwrap();
+        let show = async |options: LogOptions| {
+            let (send, mut receive) = mpsc::channel(8);
+            read(path.clone(), options, send, || false).await;
+            let mut shown = Vec::new();
+            while let Some(bytes) = receive.recv().await {
+                shown.extend_from_slice(&bytes);
+            }
+            String::from_utf8(shown).unwrap()
+        };
+        assert_eq!(show(LogOptions::default()).await, "one\ntw");
+        let last = |lines| LogOptions { tail_lines: Some(lines), ..LogOptions::default() };
+        assert_eq!(show(last(1)).await, "tw");
+        assert_eq!(show(last(0)).await, "");
+        let (send, mut receive) = mpsc::channel(8);
+        let options = LogOptions { follow: true, timestamps: true, ..LogOptions::default() };
+        let following = tokio::spawn(read(path.clone(), options, send, || true));
+        assert_eq!(receive.recv().await.unwrap(), "2026-01-01T00:00:01.0Z one\n");
+        assert_eq!(receive.recv().await.unwrap(), "2026-01-01T00:00:02.0Z tw");
+        // It goes on after all.
+        let more = part(3, "F", "o") + &part(4, "F", "three");
+        let mut file = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
+        std::io::Write::write_all(&mut file, more.as_bytes()).unwrap();
+        assert_eq!(receive.recv().await.unwrap(), "o\n");
+        assert_eq!(receive.recv().await.unwrap(), "2026-01-01T00:00:04.0Z three\n");
+        drop(receive);
+        following.await.unwrap();
     }
 
     #[tokio::test]

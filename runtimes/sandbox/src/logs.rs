@@ -2,7 +2,7 @@
 //!
 //! The file is opened when something is written and closed again after a while of silence, so that
 //! a quiet container costs nothing. Lines longer than [`MAX_LINE`] are split (`P` marks all parts
-//! but the last). A file that has grown to its limit is renamed to `.1`, that to `.2`, and so on;
+//! but the last, and a last line that has no end). A file that has grown to its limit is renamed to `.1`, that to `.2`, and so on;
 //! the oldest goes. How fast may be written is for runtimes to decide.
 
 use std::fs::{self, File, OpenOptions};
@@ -162,11 +162,11 @@ impl Lines {
         entries
     }
 
-    /// The entry of a last line that had no end, if there was one.
+    /// The entry of a last line that has no end, if there is one: a part, so that readers add none.
     pub fn finish(&mut self, stream: Stream) -> Vec<u8> {
         let mut entries = Vec::new();
         if !self.part.is_empty() {
-            entry(&mut entries, stream, b'F', &self.part);
+            entry(&mut entries, stream, b'P', &self.part);
             self.part.clear();
         }
         entries

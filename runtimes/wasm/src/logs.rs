@@ -68,6 +68,8 @@ struct Queue {
     leaving: usize,
     /// Somebody writes, and will look again.
     busy: bool,
+    /// Somebody went in the middle of a line. Where that was not the last of all, the line ends before what follows.
+    unfinished: Option<Stream>,
 }
 
 impl Queue {
@@ -107,8 +109,8 @@ impl Log {
             let count = format!("{left_out} messages were left out here: too many at once\n");
             self.append(&lines.push(Stream::Err, count.as_bytes()));
         }
-        self.append(&lines.push(stream, text.as_bytes()));
-        self.append(&lines.finish(stream));
+        let end = if text.ends_with('\n') { "" } else { "\n" };
+        self.append(&lines.push(stream, format!("{text}{end}").as_bytes()));
         self.host.charge(text.len());
     }
 
@@ -143,6 +145,10 @@ impl Log {
 
     /// Appends entries that are complete, soon.
     fn append(&self, entries: &[u8]) {
+        self.enqueue(entries, None);
+    }
+
+    fn enqueue(&self, entries: &[u8], unfinished: Option<Stream>) {
         if entries.is_empty() || self.file.is_nowhere() {
             return;
         }
@@ -151,8 +157,12 @@ impl Log {
             self.left_out.fetch_add(1, Relaxed);
             return;
         }
+        let before = queue.entries.len();
+        if let Some(stream) = std::mem::replace(&mut queue.unfinished, unfinished) {
+            queue.entries.extend(Lines::default().push(stream, b"\n"));
+        }
         queue.entries.extend_from_slice(entries);
-        QUEUED.fetch_add(entries.len(), Relaxed);
+        QUEUED.fetch_add(queue.entries.len() - before, Relaxed);
         if std::mem::replace(&mut queue.busy, true) {
             return;
         }
@@ -213,7 +223,7 @@ impl Output {
 impl Drop for Shared {
     fn drop(&mut self) {
         let lines = self.lines.get_mut().unwrap_or_else(PoisonError::into_inner);
-        self.log.append(&lines.finish(self.stream));
+        self.log.enqueue(&lines.finish(self.stream), Some(self.stream));
     }
 }
 

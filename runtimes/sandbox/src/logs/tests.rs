@@ -30,9 +30,9 @@ fn lines_become_entries() {
         ("stderr F", "an error"),
         ("stdout F", "two"),
         ("stdout F", ""),
-        ("stdout F", "three"),
+        ("stdout P", "three"),
         ("stderr P", &long[..MAX_LINE]),
-        ("stderr F", "xxxxx"),
+        ("stderr P", "xxxxx"),
     ];
     let expected = expected.map(|(tags, message)| (tags.to_owned(), message.to_owned()));
     assert_eq!(entries(&path), expected);

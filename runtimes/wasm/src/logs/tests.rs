@@ -36,10 +36,17 @@ fn lines_become_entries() {
         ("stderr F", "of two lines"),
         ("stdout F", "two"),
         ("stdout F", ""),
-        ("stdout F", "three"),
+        ("stdout P", "three"),
     ];
-    let got = entries(&path);
-    assert_eq!(got, expected.map(|(tags, message)| (tags.to_owned(), message.to_owned())));
+    let mut expected = expected.map(|(tags, m)| (tags.to_owned(), m.to_owned())).to_vec();
+    assert_eq!(entries(&path), expected);
+    // Whoever comes after that does not go on with its line.
+    let mut next = Output::new(log.clone(), Stream::Err);
+    next.write(Bytes::from_static(b"four\n")).unwrap();
+    drop(next);
+    let more = [("stdout F", ""), ("stderr F", "four")];
+    expected.extend(more.map(|(tags, m)| (tags.to_owned(), m.to_owned())));
+    assert_eq!(entries(&path), expected);
 }
 
 #[test]

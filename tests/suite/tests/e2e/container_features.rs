@@ -238,6 +238,18 @@ pub(crate) async fn namespaces_are_shared_as_asked(context: Arc<Context>) -> Out
     events(&cluster, "forbidden", &["SysctlForbidden"]).await
 }
 
+pub(crate) async fn a_last_line_without_an_end_gets_none(context: Arc<Context>) -> Outcome {
+    let Some(cluster) = boxes(&context).await? else { return Ok(()) };
+    apply(&cluster, "cut", once("printf 'one\\ntwo'", json!({}))).await?;
+    becomes(&cluster, "cut", "it has ended", |s| s["phase"] == "Succeeded").await?;
+    for options in [&[][..], &["-f"], &["--tail=1"]] {
+        let said = cluster.kubectl(&[&["logs", "cut"], options].concat()).await?;
+        let expected = if options == ["--tail=1"] { "two" } else { "one\ntwo" };
+        anyhow::ensure!(said == expected, "{options:?}: {said:?}");
+    }
+    Ok(())
+}
+
 pub(crate) async fn the_name_server_knows_what_the_specification_says(
     context: Arc<Context>,
 ) -> Outcome {
