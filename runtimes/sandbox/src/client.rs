@@ -5,6 +5,8 @@
 //! so one that finds its kept connection broken is made again on a new one. The stream of events
 //! has a connection of its own; it reconnects by itself and says so.
 
+mod starts;
+
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -23,9 +25,9 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
-use tokio::sync::Semaphore;
 use tokio_stream::wrappers::ReceiverStream;
 
+use self::starts::Starts;
 use crate::stream::{self as streams, ByteStream, Session};
 use crate::types::*;
 
@@ -35,10 +37,6 @@ const TIMEOUT: Duration = Duration::from_secs(180);
 const RECONNECT: Duration = Duration::from_millis(50);
 /// Connections that are kept for later calls.
 const KEPT: usize = 32;
-/// Sandboxes that are made at once, and containers that are started at once. More would not be faster, but each with a
-/// connection and memory of its own; and of ten thousand Pods that come at once the first is to run before the last has its
-/// sandbox.
-const AT_ONCE: usize = KEPT / 2;
 /// Longest line of the event stream that is believed.
 const MAX_LINE: usize = 1 << 20;
 
@@ -101,13 +99,8 @@ pub enum HostEvent {
 pub struct Client {
     socket: Arc<Path>,
     kept: Arc<Mutex<Vec<Sender>>>,
-    turns: Arc<Turns>,
-}
-
-/// Whose turn it is.
-struct Turns {
-    sandboxes: Semaphore,
-    containers: Semaphore,
+    sandboxes: Arc<Starts<SandboxStatus>>,
+    containers: Arc<Starts<ContainerStatus>>,
 }
 
 type Sender = SendRequest<Full<Bytes>>;
@@ -121,9 +114,21 @@ impl fmt::Debug for Client {
 impl Client {
     /// A handle on the host that serves (or will serve) this socket.
     pub fn new(socket: impl Into<PathBuf>) -> Client {
-        let [sandboxes, containers] = [AT_ONCE; 2].map(Semaphore::new);
-        let turns = Arc::new(Turns { sandboxes, containers });
-        Client { socket: socket.into().into(), kept: Arc::default(), turns }
+        Client::with(socket, false)
+    }
+
+    /// A handle on a host that makes sandboxes and starts containers within moments: many are started by one call.
+    pub fn in_batches(socket: impl Into<PathBuf>) -> Client {
+        Client::with(socket, true)
+    }
+
+    fn with(socket: impl Into<PathBuf>, in_batches: bool) -> Client {
+        Client {
+            socket: socket.into().into(),
+            kept: Arc::default(),
+            sandboxes: Starts::new(in_batches),
+            containers: Starts::new(in_batches),
+        }
     }
 
     /// The socket.
@@ -155,8 +160,9 @@ impl Client {
 
     /// See [`crate::Runtime::put_sandbox`].
     pub async fn put_sandbox(&self, spec: &SandboxSpec) -> Result<SandboxStatus, ClientError> {
-        let _turn = self.turns.sandboxes.acquire().await;
-        self.call(Method::PUT, &format!("/v1/sandboxes/{}", spec.id), spec).await
+        let path = format!("/v1/sandboxes/{}", spec.id);
+        let frame = (r#"{"sandbox":"#.to_owned(), "}");
+        self.start(&self.sandboxes, path, self.encoded(spec)?, frame).await
     }
 
     /// Every sandbox of the host.
@@ -171,7 +177,7 @@ impl Client {
 
     /// See [`crate::Runtime::metrics`].
     pub async fn metrics(&self) -> Result<String, ClientError> {
-        let (body, _connection) = self.send(Method::GET, "/v1/metrics", &()).await?;
+        let (body, _connection) = self.send(Method::GET, "/v1/metrics", Bytes::new()).await?;
         let body = body.collect().await.map_err(|e| self.interrupted(e))?.to_bytes();
         Ok(String::from_utf8_lossy(&body).into_owned())
     }
@@ -193,8 +199,9 @@ impl Client {
         spec: &ContainerSpec,
     ) -> Result<ContainerStatus, ClientError> {
         let path = format!("/v1/sandboxes/{sandbox}/containers/{}", spec.name);
-        let _turn = self.turns.containers.acquire().await;
-        self.call(Method::PUT, &path, spec).await
+        let sandbox = String::from_utf8_lossy(&self.encoded(&sandbox)?).into_owned();
+        let frame = (format!(r#"{{"container":{{"sandbox":{sandbox},"spec":"#), "}}");
+        self.start(&self.containers, path, self.encoded(spec)?, frame).await
     }
 
     /// See [`crate::Runtime::stop_container`].
@@ -333,7 +340,7 @@ impl Client {
         after: u64,
     ) -> Result<BoxStream<'static, Result<EventLine, ClientError>>, ClientError> {
         let path = format!("/v1/events?after={after}");
-        let (body, connection) = self.send(Method::GET, &path, &()).await?;
+        let (body, connection) = self.send(Method::GET, &path, Bytes::new()).await?;
         let client = self.clone();
         let start = (body, BytesMut::new(), connection);
         let lines = stream::unfold(start, move |(mut body, mut buffer, connection)| {
@@ -363,11 +370,29 @@ impl Client {
         Ok(lines.boxed())
     }
 
+    fn encoded(&self, value: &impl Serialize) -> Result<Vec<u8>, ClientError> {
+        serde_json::to_vec(value).map_err(|e| self.interrupted(e))
+    }
+
     async fn call<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
         body: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        let body = match method {
+            Method::GET | Method::DELETE => Vec::new(),
+            _ => self.encoded(body)?,
+        };
+        self.call_with(method, path, body.into()).await
+    }
+
+    /// As [`Self::call`], with a body that is JSON already.
+    async fn call_with<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
     ) -> Result<T, ClientError> {
         let work = async {
             let (body, sender) = self.send(method, path, body).await?;
@@ -386,12 +411,8 @@ impl Client {
         &self,
         method: Method,
         path: &str,
-        body: &impl Serialize,
+        body: Bytes,
     ) -> Result<(Incoming, Sender), ClientError> {
-        let body: Bytes = match method {
-            Method::GET | Method::DELETE => Bytes::new(),
-            _ => serde_json::to_vec(body).map_err(|e| self.interrupted(e))?.into(),
-        };
         // A kept connection may be that of a host which is gone: then a new one tells.
         let kept = self.kept();
         let answer = match kept {

@@ -86,6 +86,7 @@ fn router(host: Host) -> Router {
         .route("/v1/sandboxes", get(sandboxes))
         .route("/v1/sandboxes/{id}", get(sandbox).put(put_sandbox).delete(delete_sandbox))
         .route("/v1/sandboxes/{id}/containers/{name}", put(start_container))
+        .route("/v1/starts", post(start_all))
         .route("/v1/sandboxes/{id}/containers/{name}/stop", post(stop_container))
         .route("/v1/sandboxes/{id}/containers/{name}/resources", patch(update_container))
         .route("/v1/sandboxes/{id}/containers/{name}/exec", post(exec))
@@ -187,6 +188,25 @@ async fn start_container(
         return Problem::new(ProblemCode::InvalidSpec, message).into_response();
     }
     json(host.runtime.start_container(&id, spec)).await
+}
+
+/// What came of one of many starts.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Started {
+    Sandbox(SandboxStatus),
+    Container(ContainerStatus),
+}
+
+/// Each has its answer, in the order of the starts.
+async fn start_all(State(host): State<Host>, Json(starts): Json<Vec<Start>>) -> Response {
+    let all = starts.into_iter().map(async |start| match start {
+        Start::Sandbox(spec) => host.runtime.put_sandbox(spec).await.map(Started::Sandbox),
+        Start::Container { sandbox, spec } => {
+            host.runtime.start_container(&sandbox, spec).await.map(Started::Container)
+        }
+    });
+    axum::Json(futures::future::join_all(all).await).into_response()
 }
 
 async fn stop_container(

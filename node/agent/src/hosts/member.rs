@@ -66,7 +66,7 @@ impl Host {
             outdated: AtomicBool::new(false),
             state: Arc::default(),
         };
-        host.client = Client::new(config.sockets.join(format!("{}.sock", host.name())));
+        host.client = Client::in_batches(config.sockets.join(format!("{}.sock", host.name())));
         if !host.is_shared() {
             host.folders = Arc::new(Folders::new(&host.base(config), user, containers));
         }

@@ -54,6 +54,9 @@ impl Runtime for Fake {
         Err(Problem::new(ProblemCode::ImageNotFound, format!("no {}", image.digest)))
     }
     async fn put_sandbox(&self, spec: SandboxSpec) -> Result<SandboxStatus, Problem> {
+        if spec.id.starts_with("bad") {
+            return Err(Problem::new(ProblemCode::InvalidSpec, spec.id));
+        }
         self.made.lock().unwrap().push(spec.clone());
         self.events.send_modify(|(_, events)| {
             let seq = events.len() as u64 + 1;
@@ -75,9 +78,10 @@ impl Runtime for Fake {
     }
     async fn start_container(
         &self,
-        _: &str,
+        sandbox: &str,
         spec: ContainerSpec,
     ) -> Result<ContainerStatus, Problem> {
+        assert_eq!(sandbox, "one");
         Ok(container(&spec.name))
     }
     async fn stop_container(&self, _: &str, _: &str, _: Stop) -> Result<(), Problem> {
@@ -159,6 +163,41 @@ async fn calls_and_refusals_arrive() {
     client.shutdown().await.unwrap();
     tokio::time::timeout(Duration::from_secs(5), server).await.unwrap().unwrap().unwrap();
     drop(held_open);
+}
+
+/// Also where some of the callers give up, and where a refusal is among them.
+#[tokio::test]
+async fn each_of_many_starts_has_its_own_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("host.sock");
+    let _server = tokio::spawn(serve(listen(&socket).unwrap(), Fake::new("a")));
+    for client in [Client::new(&socket), Client::in_batches(&socket)] {
+        client.wait_ready(Duration::from_secs(5)).await.unwrap();
+        let before = client.sandboxes().await.unwrap().len();
+        let start = async |number: usize| {
+            let id = format!("{}{number}", if number % 10 == 9 { "bad" } else { "good" });
+            let spec = sandbox(&id);
+            let mut call = Box::pin(client.put_sandbox(&spec));
+            if number % 10 == 5 {
+                let _ = futures::poll!(call.as_mut());
+                return;
+            }
+            match call.await {
+                Ok(status) => assert_eq!((status.spec.id, number % 10 != 9), (id, true)),
+                Err(error) => assert_eq!(error.problem().unwrap().message, id),
+            }
+        };
+        futures::future::join_all((0..1000).map(start)).await;
+        let made = client.sandboxes().await.unwrap().len() - before;
+        assert!((800..=900).contains(&made), "{made}");
+
+        let containers = (0..100).map(async |number| {
+            let spec = ContainerSpec { name: format!("c{number}"), ..ContainerSpec::default() };
+            let status = client.start_container("one", &spec).await.unwrap();
+            assert_eq!(status.name, spec.name);
+        });
+        futures::future::join_all(containers).await;
+    }
 }
 
 #[tokio::test]

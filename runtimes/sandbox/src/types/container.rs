@@ -196,3 +196,21 @@ pub struct Stop {
     /// How long the container may take; 0 kills at once.
     pub grace_seconds: u32,
 }
+
+/// One of the things that `POST /v1/starts` begins, which takes a list of them. Its answer is the list of what came of each,
+/// in their order: `{"Ok": …}` with the status that the single call would have answered, or `{"Err": …}` with a [`Problem`].
+///
+/// [`Problem`]: super::Problem
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Start {
+    /// As `PUT /v1/sandboxes/{id}`.
+    Sandbox(super::SandboxSpec),
+    /// As `PUT /v1/sandboxes/{id}/containers/{name}`.
+    Container {
+        /// The sandbox's id.
+        sandbox: String,
+        /// What to run.
+        spec: ContainerSpec,
+    },
+}
