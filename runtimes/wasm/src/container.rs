@@ -214,6 +214,7 @@ impl Container {
             bound: life.bound.clone(),
             usage: self.used(),
             pid: None,
+            process: None,
         }
     }
 

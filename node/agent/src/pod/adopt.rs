@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{
     ContainerStateTerminated, ContainerStatus as Reported, Pod, PodStatus,
 };
 
-use crate::pod::lifecycle::{Phase, PodState, Role, Sandbox, Termination, Told};
+use crate::pod::lifecycle::{Phase, PodState, Process, Role, Sandbox, Termination, Told};
 use crate::pod::spec;
 
 /// The state to go on from.
@@ -53,6 +53,18 @@ fn reported(status: Option<&PodStatus>) -> impl Iterator<Item = &Reported> {
     })
 }
 
+/// What was told of its first process; of a Wasm component, nothing.
+fn process(known: &Reported) -> Option<Process> {
+    let user = known.user.as_ref()?.linux.as_ref()?;
+    let number = |number: i64| u32::try_from(number).ok();
+    Some(Process {
+        user: number(user.uid)?,
+        group: number(user.gid)?,
+        groups: user.supplemental_groups.iter().flatten().filter_map(|g| number(*g)).collect(),
+        stop_signal: known.stop_signal.clone().unwrap_or_default().into(),
+    })
+}
+
 fn termination(was: &ContainerStateTerminated, now: Timestamp) -> Termination {
     Termination {
         code: was.exit_code,
@@ -68,6 +80,7 @@ fn termination(was: &ContainerStateTerminated, now: Timestamp) -> Termination {
 fn recall(state: &mut PodState, known: &Reported, host_has_it: bool, now: Timestamp) {
     let Some(container) = state.container(&known.name) else { return };
     container.image_digest = known.image_id.as_str().into();
+    container.process = process(known).map(Box::new);
     let last = known.last_state.as_ref().and_then(|s| s.terminated.as_ref());
     // One that was waited for had not been counted.
     let awaited = last.is_some() && known.state.as_ref().is_some_and(|s| s.waiting.is_some());
@@ -111,6 +124,10 @@ fn take_over(state: &mut PodState, found: &ContainerStatus, told: Option<&Report
                 ready: told.is_some_and(|t| t.ready),
             };
             state.adopt_running(&found.name, found.attempt, *started_at, told);
+            if let Some(container) = state.container(&found.name) {
+                container.process =
+                    found.process.as_deref().cloned().map(|told| Box::new(told.into()));
+            }
         }
         ContainerState::Exited { code, reason, message, started_at, finished_at } => {
             let Some(container) = state.container(&found.name) else { return };

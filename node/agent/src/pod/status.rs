@@ -3,12 +3,14 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Container as Spec, ContainerState, ContainerStateRunning, ContainerStateTerminated,
-    ContainerStateWaiting, ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus,
-    ResourceRequirements,
+    ContainerStateWaiting, ContainerStatus, ContainerUser, HostIP, LinuxContainerUser, Pod,
+    PodCondition, PodIP, PodStatus, ResourceRequirements, VolumeMountStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::pod::lifecycle::{Container, Ending, Phase, PodState, Role, Sandbox, Termination};
+use crate::pod::lifecycle::{
+    Container, Ending, Phase, PodState, Process, Role, Sandbox, Termination,
+};
 use crate::pod::spec;
 
 /// Bytes of termination messages in one Pod's status.
@@ -235,10 +237,9 @@ fn container(
     let attempt = if awaited { before } else { known.restarts };
     let completed_init = known.rule.role == Role::Init
         && matches!(&known.phase, Phase::Exited(how) if how.code == 0);
-    let resources = spec
-        .resources
-        .as_ref()
-        .filter(|r| known.is_alive() && (r.limits.is_some() || r.requests.is_some()));
+    // Told of where it could be resized: of what serves, and of nothing that ends by itself or was added later.
+    let resources = known.rule.role.serves().then(|| spec.resources.clone().unwrap_or_default());
+    let process = known.process.as_ref().filter(|_| known.started_once);
     ContainerStatus {
         name: known.rule.name.to_string(),
         image: spec.image.clone().unwrap_or_default(),
@@ -249,14 +250,46 @@ fn container(
         state: Some(state),
         last_state: known.last.as_ref().map(|how| terminated(how, before)),
         container_id: known.started_once.then(|| id(attempt)),
-        allocated_resources: resources.and_then(|r| r.requests.clone()),
+        allocated_resources: resources.as_ref().and_then(|r| r.requests.clone()),
         resources: resources.map(|r| ResourceRequirements {
-            limits: r.limits.clone(),
-            requests: r.requests.clone(),
+            limits: r.limits,
+            requests: r.requests,
             ..ResourceRequirements::default()
         }),
+        stop_signal: process.map(|p| p.stop_signal.to_string()).filter(|s| !s.is_empty()),
+        user: process.map(|process| user(process)),
+        volume_mounts: Some(mounts(spec)).filter(|mounts| !mounts.is_empty()),
         ..ContainerStatus::default()
     }
+}
+
+fn user(process: &Process) -> ContainerUser {
+    ContainerUser {
+        linux: Some(LinuxContainerUser {
+            uid: process.user.into(),
+            gid: process.group.into(),
+            supplemental_groups: Some(process.groups.iter().map(|group| (*group).into()).collect()),
+        }),
+    }
+}
+
+/// What is mounted, as far as its volumes are those of the spec.
+fn mounts(spec: &Spec) -> Vec<VolumeMountStatus> {
+    let mounts = spec.volume_mounts.iter().flatten().map(|mount| {
+        let read_only = mount.read_only == Some(true);
+        let recursive = match mount.recursive_read_only.as_deref() {
+            Some("Enabled" | "IfPossible") => "Enabled",
+            _ => "Disabled",
+        };
+        VolumeMountStatus {
+            mount_path: mount.mount_path.clone(),
+            name: mount.name.clone(),
+            read_only: read_only.then_some(true),
+            recursive_read_only: read_only.then(|| recursive.to_owned()),
+            ..VolumeMountStatus::default()
+        }
+    });
+    mounts.collect()
 }
 
 /// The first `room` bytes, whole characters only.

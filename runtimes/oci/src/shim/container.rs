@@ -9,7 +9,7 @@ use coracle_sandbox::logs::{Lines, LogFile, Stream};
 use coracle_sandbox::stream::{Input, Output, Serving};
 use coracle_sandbox::{
     AttachSpec, ContainerSpec, ContainerState, ContainerStatus, ContainerUsage, Events, ExitReason,
-    OciContainer, Usage,
+    OciContainer, Process, Usage,
 };
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::io::{End, Ends, READ};
+use super::runtime::signal_name;
 use crate::cgroup::Group;
 use crate::user::User;
 
@@ -125,7 +126,20 @@ impl Container {
             bound: Vec::new(),
             usage: self.used(),
             pid: (!state.is_exited()).then_some(self.pid.unsigned_abs()),
+            process: Some(Box::new(self.process())),
             state,
+        }
+    }
+
+    fn process(&self) -> Process {
+        let User { uid, gid, groups, .. } = &self.user;
+        let others = groups.iter().copied().filter(|group| group != gid);
+        let signal = self.spec.stop_signal.as_deref().filter(|name| !name.is_empty());
+        Process {
+            user: *uid,
+            group: *gid,
+            groups: std::iter::once(*gid).chain(others).collect(),
+            stop_signal: signal_name(signal.unwrap_or("TERM")),
         }
     }
 

@@ -163,6 +163,10 @@ pub(super) fn signal_number(name: Option<&str>) -> Result<i32, Problem> {
     let number = match short {
         _ if short.starts_with("RTMIN") => real_time(libc::SIGRTMIN(), 1, &short[5..]),
         _ if short.starts_with("RTMAX") => real_time(last, -1, &short[5..]),
+        // Other names of some.
+        "CLD" => Some(libc::SIGCHLD),
+        "IOT" => Some(libc::SIGABRT),
+        "POLL" => Some(libc::SIGIO),
         _ => short
             .parse::<i32>()
             .ok()
@@ -173,12 +177,23 @@ pub(super) fn signal_number(name: Option<&str>) -> Result<i32, Problem> {
     })
 }
 
+/// As Kubernetes writes a signal that images may write in other ways.
+pub(super) fn signal_name(given: &str) -> String {
+    let upper = given.to_ascii_uppercase();
+    let number = upper.parse::<i32>().ok().and_then(|number| Signal::try_from(number).ok());
+    match number {
+        Some(signal) => signal.as_str().to_owned(),
+        None if upper.starts_with("SIG") => upper,
+        None => format!("SIG{upper}"),
+    }
+}
+
 /// The trait wants a shared reference in every task.
 const _: fn(Arc<Shim>) -> Arc<dyn Runtime> = |shim| shim;
 
 #[cfg(test)]
 mod tests {
-    use super::signal_number;
+    use super::{signal_name, signal_number};
 
     #[test]
     fn signals_have_names_and_numbers() {
@@ -189,6 +204,10 @@ mod tests {
         assert_eq!(number("9"), Some(9));
         assert_eq!(number("SIGRTMIN+3"), Some(libc::SIGRTMIN() + 3));
         assert_eq!(number("RTMAX-1"), Some(libc::SIGRTMAX() - 1));
+        assert_eq!(number("SIGPOLL"), Some(libc::SIGIO));
+        for (given, name) in [("9", "SIGKILL"), ("quit", "SIGQUIT"), ("SIGRTMIN+3", "SIGRTMIN+3")] {
+            assert_eq!(signal_name(given), name);
+        }
         assert_eq!(number("SIGNAL"), None);
         assert_eq!(number("0"), None);
         assert_eq!(number("500"), None);

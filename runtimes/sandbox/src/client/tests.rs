@@ -33,6 +33,7 @@ fn container(name: &str) -> ContainerStatus {
         bound: Vec::new(),
         usage: Usage::default(),
         pid: None,
+        process: None,
     }
 }
 

@@ -13,6 +13,7 @@ fn status(attempt: u32) -> ContainerStatus {
         bound: Vec::new(),
         usage: Usage::default(),
         pid: None,
+        process: None,
     }
 }
 

@@ -139,6 +139,23 @@ pub struct ContainerStatus {
     /// Its first process, as the machine numbers it, while there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,
+    /// What was made of its first process. Containers only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<Box<Process>>,
+}
+
+/// A container's first process, as it was started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Process {
+    /// As whom it began.
+    pub user: u32,
+    /// Its primary group.
+    pub group: u32,
+    /// All groups, the primary one first.
+    pub groups: Vec<u32>,
+    /// Signal that asks for its end.
+    pub stop_signal: String,
 }
 
 /// A sandbox as it is: `GET /v1/sandboxes/{id}`.

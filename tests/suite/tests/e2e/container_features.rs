@@ -238,6 +238,41 @@ pub(crate) async fn namespaces_are_shared_as_asked(context: Arc<Context>) -> Out
     events(&cluster, "forbidden", &["SysctlForbidden"]).await
 }
 
+pub(crate) async fn a_status_tells_what_a_container_was_started_as(
+    context: Arc<Context>,
+) -> Outcome {
+    let Some(cluster) = boxes(&context).await? else { return Ok(()) };
+    let script = "trap 'exit 7' USR1; trap '' TERM; while :; do sleep 0.1; done";
+    let ill = json!(["sh", "-c", "[ ! -e /v/ill ]"]);
+    let mut spec = one(json!({
+        "command": ["sh", "-c", script],
+        "lifecycle": {"stopSignal": "SIGUSR1"},
+        "livenessProbe": {"exec": {"command": ill}, "periodSeconds": 1, "failureThreshold": 1},
+        "volumeMounts": [{"name": "v", "mountPath": "/v"},
+            {"name": "v", "mountPath": "/r", "readOnly": true, "recursiveReadOnly": "Enabled"}],
+    }));
+    spec["os"] = json!({"name": "linux"});
+    spec["volumes"] = json!([{"name": "v", "emptyDir": {}}]);
+    spec["terminationGracePeriodSeconds"] = json!(20);
+    spec["securityContext"] = json!({"runAsUser": 1000, "runAsGroup": 3000,
+        "supplementalGroups": [4000], "fsGroup": 5000});
+    apply(&cluster, "told", spec).await?;
+    let status = becomes(&cluster, "told", "it is ready", is_ready).await?;
+    let user =
+        json!({"linux": {"uid": 1000, "gid": 3000, "supplementalGroups": [3000, 4000, 5000]}});
+    anyhow::ensure!(app(&status)["user"] == user, "{status:#}");
+    anyhow::ensure!(app(&status)["stopSignal"] == "SIGUSR1", "{status:#}");
+    let mounts = app(&status)["volumeMounts"].to_string();
+    expect(&mounts, &[r#""recursiveReadOnly":"Enabled""#, "/var/run/secrets", "Disabled"])?;
+    // It would not end for any other.
+    exec(&cluster, "told", "touch /v/ill").await?;
+    let again = |status: &Value| app(status)["lastState"]["terminated"]["exitCode"] == 7;
+    let status = becomes(&cluster, "told", "it ended by its own signal", again).await?;
+    anyhow::ensure!(app(&status)["user"] == user, "{status:#}");
+    let delete = ["delete", "pod", "told", "--grace-period=1"];
+    cluster.kubectl(&delete).await.map(drop)
+}
+
 pub(crate) async fn a_last_line_without_an_end_gets_none(context: Arc<Context>) -> Outcome {
     let Some(cluster) = boxes(&context).await? else { return Ok(()) };
     apply(&cluster, "cut", once("printf 'one\\ntwo'", json!({}))).await?;

@@ -296,6 +296,7 @@ suite! {
         wasm [
             hooks_and_probes_execute,
             namespaces_are_shared_as_asked,
+            a_status_tells_what_a_container_was_started_as,
             a_last_line_without_an_end_gets_none,
             the_name_server_knows_what_the_specification_says,
             rights_are_given_and_taken,

@@ -31,6 +31,7 @@ fn sandbox(containers: Vec<(&str, u32, ContainerState)>) -> SandboxStatus {
         bound: vec![],
         usage: Default::default(),
         pid: None,
+        process: None,
     });
     SandboxStatus {
         spec: SandboxSpec { id: "u-1".into(), ips, ..SandboxSpec::default() },
@@ -139,8 +140,10 @@ fn hooks_are_delivered_at_least_once() {
         let mut state = adopt(&pod(told), Some(&found()), at(5));
         state.step(Event::Tick, at(5));
         // As the host tells it when its list is read anew.
-        let actions =
-            state.step(Event::Started { container: "main".into(), attempt: 1, at: at(0) }, at(5));
+        let actions = state.step(
+            Event::Started { container: "main".into(), attempt: 1, at: at(0), process: None },
+            at(5),
+        );
         let hook = Action::Hook { container: "main".into(), attempt: 1, kind: HookKind::PostStart };
         assert_eq!(actions.iter().filter(|a| **a == hook).count(), hooks, "{said}");
     }

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::later;
 use super::probing::Probe;
 use super::types::{
-    Action, ContainerRule, Phase, ProbeKind, RestartPolicy, Role, StopStep, Termination,
+    Action, ContainerRule, Phase, ProbeKind, Process, RestartPolicy, Role, StopStep, Termination,
 };
 
 /// First delay of the crash-loop back-off, in seconds.
@@ -32,6 +32,8 @@ pub struct Container {
     pub started_once: bool,
     /// `imageID`, once known.
     pub image_digest: Box<str>,
+    /// What it was last started as.
+    pub process: Option<Box<Process>>,
     /// One for each of the rule's, in its order.
     pub(super) probes: Box<[Probe]>,
     /// Starts again when it has ended, whatever its policy.
@@ -48,6 +50,7 @@ impl Container {
             last: None,
             started_once: false,
             image_digest: Box::default(),
+            process: None,
             probes: rule.probes.iter().map(|_| Probe::default()).collect(),
             again: false,
             backoff: 0,

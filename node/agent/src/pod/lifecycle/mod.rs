@@ -26,8 +26,8 @@ use jiff::Timestamp;
 pub use container::Container;
 use probing::Verdict;
 pub use types::{
-    Action, ContainerRule, Ending, Event, HookKind, Phase, ProbeKind, ProbeRule, RestartPolicy,
-    RestartRule, Role, Sandbox, StopStep, Termination,
+    Action, ContainerRule, Ending, Event, HookKind, Phase, ProbeKind, ProbeRule, Process,
+    RestartPolicy, RestartRule, Role, Sandbox, StopStep, Termination,
 };
 
 /// How long a sandbox that could not be made is waited for, in seconds.
@@ -330,7 +330,13 @@ impl PodState {
                     }
                 }
             }
-            Event::Started { container, attempt, at } => {
+            Event::Started { container, attempt, at, process } => {
+                if let Some(c) = self.container(&container)
+                    && c.restarts == attempt
+                    && process.is_some()
+                {
+                    c.process = process;
+                }
                 self.started(container, attempt, at, actions)
             }
             Event::Exited { container, attempt, how } => {

@@ -9,7 +9,7 @@ fn at(seconds: i64) -> Timestamp {
 }
 
 fn started(name: &str, attempt: u32, seconds: i64) -> Event {
-    Event::Started { container: name.into(), attempt, at: at(seconds) }
+    Event::Started { container: name.into(), attempt, at: at(seconds), process: None }
 }
 
 fn exited(name: &str, attempt: u32, code: i32, seconds: i64) -> Event {

@@ -133,6 +133,30 @@ pub enum Sandbox {
     Gone,
 }
 
+/// A container's first process, as its runtime says that it was started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Process {
+    /// As whom.
+    pub user: u32,
+    /// Its primary group.
+    pub group: u32,
+    /// All groups.
+    pub groups: Box<[u32]>,
+    /// Signal that asks for its end.
+    pub stop_signal: Box<str>,
+}
+
+impl From<coracle_sandbox::Process> for Process {
+    fn from(told: coracle_sandbox::Process) -> Self {
+        Self {
+            user: told.user,
+            group: told.group,
+            groups: told.groups.into(),
+            stop_signal: told.stop_signal.into(),
+        }
+    }
+}
+
 /// How an attempt ended.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Termination {
@@ -304,6 +328,8 @@ pub enum Event {
         attempt: u32,
         /// Since when.
         at: Timestamp,
+        /// As what; none of a Wasm component.
+        process: Option<Box<Process>>,
     },
     /// The attempt is over.
     Exited {

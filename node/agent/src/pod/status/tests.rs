@@ -1,5 +1,5 @@
 use super::*;
-use crate::pod::lifecycle::{Event, HookKind};
+use crate::pod::lifecycle::{Event, HookKind, Process};
 use serde_json::{Value, json};
 
 fn at(seconds: i64) -> Timestamp {
@@ -35,7 +35,7 @@ fn ready() -> Event {
 fn up(name: &str) -> Vec<Event> {
     vec![
         Event::Pulled { container: name.into(), digest: "sha256:1".into() },
-        Event::Started { container: name.into(), attempt: 0, at: at(1) },
+        Event::Started { container: name.into(), attempt: 0, at: at(1), process: None },
     ]
 }
 
@@ -53,6 +53,32 @@ fn down(name: &str, attempt: u32, code: i32) -> Event {
 fn condition<'a>(told: &'a Value, name: &str) -> &'a Value {
     let all = told["conditions"].as_array().unwrap();
     all.iter().find(|c| c["type"] == name).unwrap_or(&Value::Null)
+}
+
+#[test]
+fn what_a_container_was_started_as_is_told() {
+    let mounts = json!([{"name": "v", "mountPath": "/v"}, {"name": "v", "mountPath": "/r", "readOnly": true},
+        {"name": "v", "mountPath": "/rr", "readOnly": true, "recursiveReadOnly": "IfPossible"}]);
+    let pod = pod(json!({"containers": [{"name": "a", "volumeMounts": mounts}]}), json!({}));
+    let first =
+        |events: Vec<Event>| told(&pod, &after(&pod, events))["containerStatuses"][0].clone();
+    let mounted = json!([{"name": "v", "mountPath": "/v"},
+        {"name": "v", "mountPath": "/r", "readOnly": true, "recursiveReadOnly": "Disabled"},
+        {"name": "v", "mountPath": "/rr", "readOnly": true, "recursiveReadOnly": "Enabled"}]);
+    let waiting = first(vec![ready()]);
+    assert_eq!((&waiting["volumeMounts"], &waiting["resources"]), (&mounted, &json!({})));
+    assert_eq!((&waiting["user"], &waiting["stopSignal"]), (&Value::Null, &Value::Null));
+    let process =
+        Process { user: 7, group: 8, groups: [8, 9].into(), stop_signal: "SIGQUIT".into() };
+    let mut events = vec![ready()];
+    events.extend(up("a"));
+    if let Some(Event::Started { process: told, .. }) = events.last_mut() {
+        *told = Some(Box::new(process));
+    }
+    events.push(down("a", 0, 3));
+    let ended = first(events);
+    let user = json!({"linux": {"uid": 7, "gid": 8, "supplementalGroups": [8, 9]}});
+    assert_eq!((&ended["user"], &ended["stopSignal"]), (&user, &json!("SIGQUIT")));
 }
 
 #[test]
@@ -217,7 +243,9 @@ fn a_container_is_told_of_in_upstreams_words() {
     for attempt in 0..2 {
         for event in up("b") {
             let event = match event {
-                Event::Started { container, at, .. } => Event::Started { container, attempt, at },
+                Event::Started { container, at, process, .. } => {
+                    Event::Started { container, attempt, at, process }
+                }
                 other => other,
             };
             state.step(event, at(3));

@@ -110,7 +110,8 @@ pub(super) fn event_of(status: ContainerStatus) -> Option<Event> {
     match status.state {
         ContainerState::Created => None,
         ContainerState::Running { started_at } => {
-            Some(Event::Started { container, attempt, at: started_at })
+            let process = status.process.map(|process| Box::new((*process).into()));
+            Some(Event::Started { container, attempt, at: started_at, process })
         }
         ContainerState::Exited { code, reason, message, started_at, finished_at } => {
             let (reason, message) = (reason.as_str().into(), message.into());

@@ -15,7 +15,18 @@ use crate::status::{FieldError, FieldProblem};
 pub(super) struct Context<'a> {
     pub(super) volumes: HashSet<&'a str>,
     pub(super) host_network: bool,
+    /// `spec.os.name`; empty where none is given.
+    pub(super) os: &'a str,
 }
+
+/// What `lifecycle.stopSignal` may be on Linux; the real-time signals are numbered from both ends.
+const SIGNALS: [&str; 36] = [
+    "SIGABRT", "SIGALRM", "SIGBUS", "SIGCHLD", "SIGCLD", "SIGCONT", "SIGFPE", "SIGHUP", "SIGILL", "SIGINT", "SIGIO",
+    "SIGIOT", "SIGKILL", "SIGPIPE", "SIGPOLL", "SIGPROF", "SIGPWR", "SIGQUIT", "SIGRTMAX", "SIGRTMIN", "SIGSEGV",
+    "SIGSTKFLT", "SIGSTOP", "SIGSYS", "SIGTERM", "SIGTRAP", "SIGTSTP", "SIGTTIN", "SIGTTOU", "SIGURG", "SIGUSR1",
+    "SIGUSR2", "SIGVTALRM", "SIGWINCH", "SIGXCPU", "SIGXFSZ",
+];
+const REAL_TIME: [(&str, u8); 2] = [("SIGRTMIN+", 15), ("SIGRTMAX-", 14)];
 
 pub(super) fn container(
     container: &Value,
@@ -77,6 +88,26 @@ pub(super) fn container(
         if let Some(handler) = container.at(&["lifecycle", field]) {
             probe::handler(handler, &at.child("lifecycle").child(field), errors);
         }
+    }
+    stop_signal(container, context, &at.child("lifecycle").child("stopSignal"), errors);
+}
+
+fn stop_signal(container: &Value, context: &Context<'_>, at: &Path<'_>, errors: &mut Errors) {
+    let signal = container.text(&["lifecycle", "stopSignal"]);
+    if signal.is_empty() {
+        return;
+    }
+    if context.os.is_empty() {
+        let why = "may not be set for containers with empty `spec.os.name`";
+        errors.push(FieldError::forbidden(at, why));
+        return;
+    }
+    let is_real_time = REAL_TIME.iter().any(|(base, most)| {
+        let number = signal.strip_prefix(base).filter(|number| !number.starts_with(['0', '+']));
+        number.and_then(|number| number.parse::<u8>().ok()).is_some_and(|n| n <= *most)
+    });
+    if !SIGNALS.contains(&signal) && !is_real_time {
+        errors.push(FieldError::not_supported(at, signal, &SIGNALS));
     }
 }
 

@@ -60,7 +60,11 @@ fn pod_spec(spec: &Value, at: &Path<'_>, errors: &mut Errors) {
         errors.push(FieldError::required(at.child("containers"), ""));
     }
     let mut seen = HashSet::new();
-    let context = container::Context { volumes, host_network: spec.flag(&["hostNetwork"]) };
+    let context = container::Context {
+        volumes,
+        host_network: spec.flag(&["hostNetwork"]),
+        os: spec.text(&["os", "name"]),
+    };
     for list in ["containers", "initContainers"] {
         let at = at.child(list);
         for (i, item) in spec.list(&[list]).iter().enumerate() {

@@ -55,6 +55,27 @@ fn containers() {
 }
 
 #[test]
+fn stop_signals() {
+    let at = "spec.containers[0].lifecycle.stopSignal";
+    let check = |signal: &str, os: Value, expected: &[&str]| {
+        let container = json!({"name": "c", "image": "i", "lifecycle": {"stopSignal": signal}});
+        let spec = json!({"containers": [container], "os": os});
+        let found = errors_of(json!({"metadata": {"name": "p"}, "spec": spec}));
+        let matches = found.iter().zip(expected).all(|(found, start)| found.starts_with(start));
+        assert!(found.len() == expected.len() && matches, "{signal}: {found:?}");
+    };
+    let linux = || json!({"name": "linux"});
+    for good in ["SIGUSR1", "SIGRTMIN", "SIGRTMIN+15", "SIGRTMAX-14"] {
+        check(good, linux(), &[]);
+    }
+    for bad in ["USR1", "SIGRTMIN+16", "SIGRTMIN+01", "SIGRTMAX-15", "9"] {
+        check(bad, linux(), &[&format!("{at}: Unsupported value: \"{bad}\": supported values")]);
+    }
+    let forbidden = format!("{at}: Forbidden: may not be set for containers with empty `spec.os.name`");
+    check("SIGUSR1", json!(null), &[&forbidden]);
+}
+
+#[test]
 fn ports() {
     check_container(json!({"ports": [{"containerPort": 80, "name": "http"}]}), &[]);
     check_container(json!({"ports": [{}]}), &["spec.containers[0].ports[0].containerPort: Required value"]);
