@@ -2,6 +2,7 @@
 //!
 //! The core module imports what `probe-http` imports, so its world is taken from that component.
 
+use std::net::{SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 
 use coracle_sandbox::Image;
@@ -101,6 +102,89 @@ pub(super) fn opener(host: &TestHost, name: &str, nap: u32) -> Image {
             (i32.const 0)))"#
     );
     encoded(host, name, &module, "probe-files")
+}
+
+/// A handler that sends more requests to a server than it may have connections, naps for a while, and goes on, without end and
+/// without a look at any answer.
+pub(super) fn caller(host: &TestHost, name: &str, server: SocketAddr) -> Image {
+    let authority = server.to_string();
+    let module = format!(
+        r#"(module
+          (import "wasi:http/types@0.2.12" "[constructor]fields" (func $fields (result i32)))
+          (import "wasi:http/types@0.2.12" "[constructor]outgoing-request"
+            (func $request (param i32) (result i32)))
+          (import "wasi:http/types@0.2.12" "[method]outgoing-request.set-scheme"
+            (func $scheme (param i32 i32 i32 i32 i32) (result i32)))
+          (import "wasi:http/types@0.2.12" "[method]outgoing-request.set-authority"
+            (func $authority (param i32 i32 i32 i32) (result i32)))
+          (import "wasi:http/types@0.2.12" "[method]outgoing-request.set-path-with-query"
+            (func $path (param i32 i32 i32 i32) (result i32)))
+          (import "wasi:http/outgoing-handler@0.2.12" "handle"
+            (func $handle (param i32 i32 i32 i32)))
+          (import "wasi:clocks/monotonic-clock@0.2.12" "subscribe-duration"
+            (func $subscribe (param i64) (result i32)))
+          (import "wasi:io/poll@0.2.12" "[method]pollable.block" (func $block (param i32)))
+          (memory (export "memory") 1)
+          (data (i32.const 1000) "/")
+          (data (i32.const 1024) "{authority}")
+          (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 4096))
+          (func $one
+            (local $request i32)
+            (local.set $request (call $request (call $fields)))
+            (drop (call $scheme (local.get $request) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 0)))
+            (drop (call $authority (local.get $request) (i32.const 1) (i32.const 1024)
+              (i32.const {})))
+            (drop (call $path (local.get $request) (i32.const 1) (i32.const 1000) (i32.const 1)))
+            (call $handle (local.get $request) (i32.const 0) (i32.const 0) (i32.const 80)))
+          (func (export "wasi:http/incoming-handler@0.2.12#handle") (param i32 i32)
+            (local $count i32)
+            (loop $again
+              (call $one)
+              (local.set $count (i32.add (local.get $count) (i32.const 1)))
+              (br_if $again (i32.lt_u (local.get $count) (i32.const 3000))))
+            (call $block (call $subscribe (i64.const 2000000000)))
+            (loop $again (call $one) (br $again))))"#,
+        authority.len()
+    );
+    encoded(host, name, &module, "probe-http")
+}
+
+/// A command that connects to a server with one socket after the other, until it is told no; then it naps for so many
+/// milliseconds and ends well.
+pub(super) fn dialer(host: &TestHost, name: &str, server: SocketAddrV4, nap: u32) -> Image {
+    let [a, b, c, d] = server.ip().octets();
+    let port = server.port();
+    let module = format!(
+        r#"(module
+          (import "wasi:sockets/instance-network@0.2.12" "instance-network"
+            (func $network (result i32)))
+          (import "wasi:sockets/tcp-create-socket@0.2.12" "create-tcp-socket"
+            (func $create (param i32 i32)))
+          (import "wasi:sockets/tcp@0.2.12" "[method]tcp-socket.start-connect"
+            (func $connect (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32)))
+          (import "wasi:sockets/tcp@0.2.12" "[method]tcp-socket.finish-connect"
+            (func $connected (param i32 i32)))
+          (import "wasi:clocks/monotonic-clock@0.2.12" "subscribe-duration"
+            (func $subscribe (param i64) (result i32)))
+          (import "wasi:io/poll@0.2.12" "[method]pollable.block" (func $block (param i32)))
+          (memory (export "memory") 1)
+          (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 4096))
+          (func (export "wasi:cli/run@0.2.12#run") (result i32)
+            (local $network i32)
+            (local.set $network (call $network))
+            (loop $again
+              (call $create (i32.const 0) (i32.const 64))
+              (if (i32.eqz (i32.load8_u (i32.const 64))) (then
+                (call $connect (i32.load (i32.const 68)) (local.get $network) (i32.const 0)
+                  (i32.const {port}) (i32.const {a}) (i32.const {b}) (i32.const {c}) (i32.const {d})
+                  (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)
+                  (i32.const 80))
+                (call $connected (i32.load (i32.const 68)) (i32.const 96))
+                (br $again))))
+            (call $block (call $subscribe (i64.const {nap}000000)))
+            (i32.const 0)))"#
+    );
+    encoded(host, name, &module, "probe-net")
 }
 
 /// A module as a component of the world of `model`.

@@ -1,8 +1,13 @@
+use std::net::{IpAddr, SocketAddrV4};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use coracle_sandbox::*;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpListener;
 
-use super::crafted::{crafted, opener};
+use super::crafted::{caller, crafted, dialer, opener};
 use super::fixture::*;
 
 const MIB: u64 = 1 << 20;
@@ -263,6 +268,88 @@ async fn files_are_counted_and_given_back() {
         assert!(Instant::now() < end, "{} files are open still", descriptors(&volume));
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    host.end().await;
+}
+
+/// A server that takes connections and says nothing.
+struct Mute {
+    address: SocketAddrV4,
+    open: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+}
+
+impl Mute {
+    async fn start() -> Mute {
+        let IpAddr::V4(ip) = free_ip() else { panic!("an IPv4 address") };
+        let listener = TcpListener::bind((ip, 0)).await.unwrap();
+        let address = SocketAddrV4::new(ip, listener.local_addr().unwrap().port());
+        let (open, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let mute = Mute { address, open: open.clone(), most: most.clone() };
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                most.fetch_max(open.fetch_add(1, SeqCst) + 1, SeqCst);
+                let open = open.clone();
+                tokio::spawn(async move {
+                    let mut heard = [0; 1024];
+                    while stream.read(&mut heard).await.is_ok_and(|count| count > 0) {}
+                    open.fetch_sub(1, SeqCst);
+                });
+            }
+        });
+        mute
+    }
+}
+
+/// By requests that nobody answers, and by sockets: connections without end are a container's own trouble.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_are_counted_and_given_back() {
+    crate::confine::raise_files();
+    let host = TestHost::start().await;
+    let neighbour = host.serve("neighbour", example("hello-v1")).await;
+    let alone = answered(neighbour).await;
+    let (asked, dialed) = (Mute::start().await, Mute::start().await);
+    // Guests reach nobody else on this machine's own addresses.
+    let backends = vec![asked.address.into(), dialed.address.into()];
+    let mute = ServiceRoute {
+        name: "mute".into(),
+        namespace: "test".into(),
+        ports: vec![PortRoute { port: 80, backends, ..Default::default() }],
+        ..Default::default()
+    };
+    let routes = Routes { services: vec![mute], ..Default::default() };
+    host.client.put_routes(&routes).await.unwrap();
+    let caller = host.serve("caller", caller(&host, "caller", asked.address.into())).await;
+    let calling = tokio::spawn(async move { Connection::open(caller).await.get("/").await });
+    let sandbox = host.sandbox("dialer").await;
+    let mut app = host.app(&sandbox, dialer(&host, "dialer", dialed.address, 2000));
+    app.ports = Vec::new();
+    host.client.start_container(&sandbox.id, &app).await.unwrap();
+
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let beside = answered(neighbour).await;
+    for (server, most) in [("asked", &asked.most), ("dialed", &dialed.most)] {
+        let most = most.load(SeqCst);
+        assert!(
+            (16..=1024).contains(&most),
+            "{most} connections were open: {server}: {}",
+            host.log("caller")
+        );
+    }
+    assert!(beside * 4 > alone, "{beside} requests beside them, {alone} alone");
+    assert_eq!(host.exit("dialer").await.0, 0, "{}", host.log("dialer"));
+    // The other goes on until it has too many of them to wait for.
+    let broken = calling.await.unwrap().map_or(0, |(status, ..)| status);
+    assert!([0, 500].contains(&broken), "{broken}");
+    let end = Instant::now() + Duration::from_secs(10);
+    for server in [&asked, &dialed] {
+        while server.open.load(SeqCst) > 0 {
+            assert!(Instant::now() < end, "{} are open still", server.open.load(SeqCst));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(server.most.load(SeqCst) <= 1024, "{} were open", server.most.load(SeqCst));
+    }
+    assert!(answered(neighbour).await * 4 > alone);
     host.end().await;
 }
 
