@@ -6,7 +6,9 @@
 //! |-------------------------------------|-----------------------------------------------------------|
 //! | `/health`                           | status `$HEALTH_STATUS`, 200 if unset                     |
 //! | `/echo`                             | streams the request body back as it comes, and then its   |
-//! |                                     | trailers                                                  |
+//! |                                     | trailers, announced where the request announced them      |
+//! | `/relay?url=URL`                    | POSTs the request's body and trailers to URL, and answers |
+//! |                                     | with the body and the trailers that come back             |
 //! | `/drink?ms=N`                       | reads the body, 64 KiB at a time and N ms apart; how many |
 //! |                                     | bytes there were                                          |
 //! | `/pour?mib=N`                       | N MiB, as fast as the client takes them                   |
@@ -43,8 +45,8 @@ use wasip2::clocks::monotonic_clock;
 use wasip2::exports::http::incoming_handler::Guest;
 use wasip2::http::outgoing_handler;
 use wasip2::http::types::{
-    Fields, IncomingBody, IncomingRequest, OutgoingBody, OutgoingRequest, OutgoingResponse,
-    RequestOptions, ResponseOutparam, Scheme, Trailers,
+    Fields, IncomingBody, IncomingRequest, IncomingResponse, Method, OutgoingBody, OutgoingRequest,
+    OutgoingResponse, RequestOptions, ResponseOutparam, Scheme, Trailers,
 };
 use wasip2::io::streams::{OutputStream, StreamError};
 use wasip2::random::random;
@@ -109,9 +111,22 @@ impl Guest for Probe {
                 Some(bytes) => text(200, format!("{bytes}\n")),
                 None => text(400, "the body broke off\n".into()),
             },
-            "/echo" => return respond(out, 200, |stream| echo(&request, stream)),
+            "/echo" => {
+                let body = request.consume().expect("taken once");
+                return respond(out, 200, announced(&request.headers()), |stream| {
+                    pass(body, stream)
+                });
+            }
+            "/relay" => match relay(&request, query.strip_prefix("url=").unwrap_or_default()) {
+                Ok(response) => {
+                    let body = response.consume().expect("taken once");
+                    let headers = announced(&response.headers());
+                    return respond(out, response.status(), headers, |stream| pass(body, stream));
+                }
+                Err(error) => text(502, format!("{error}\n")),
+            },
             "/pour" => {
-                return respond(out, 200, |stream| {
+                return respond(out, 200, Fields::new(), |stream| {
                     let part = vec![b'x'; 64 << 10];
                     for _ in 0..number("mib") * 16 {
                         stream.write_all(&part).ok()?;
@@ -120,7 +135,7 @@ impl Guest for Probe {
                 });
             }
             "/stream" => {
-                return respond(out, 200, |stream| {
+                return respond(out, 200, Fields::new(), |stream| {
                     for n in 1..=number("chunks") {
                         stream.write_all(format!("chunk {n}\n").as_bytes()).ok()?;
                         stream.blocking_flush().ok()?;
@@ -134,7 +149,8 @@ impl Guest for Probe {
                 _ => text(404, format!("no such path: {path}\n")),
             },
         };
-        respond(out, status, |stream| stream.write_all(body.as_bytes()).ok().map(|()| None));
+        let write = |stream: &mut OutputStream| stream.write_all(body.as_bytes()).ok();
+        respond(out, status, Fields::new(), |stream| write(stream).map(|()| None));
     }
 }
 
@@ -143,9 +159,10 @@ impl Guest for Probe {
 fn respond(
     out: ResponseOutparam,
     status: u16,
+    headers: Fields,
     write: impl FnOnce(&mut OutputStream) -> Option<Option<Trailers>>,
 ) {
-    let response = OutgoingResponse::new(Fields::new());
+    let response = OutgoingResponse::new(headers);
     if response.set_status_code(status).is_err() {
         let _ = response.set_status_code(400);
     }
@@ -250,8 +267,19 @@ fn sockets(count: u64) -> String {
     format!("{}\n", kept.len())
 }
 
-fn echo(request: &IncomingRequest, out: &mut OutputStream) -> Option<Option<Trailers>> {
-    let body = request.consume().ok()?;
+/// What of these headers is about trailers.
+fn announced(headers: &Fields) -> Fields {
+    let copy = Fields::new();
+    for name in ["trailer", "te"] {
+        for value in headers.get(name) {
+            let _ = copy.append(name, &value);
+        }
+    }
+    copy
+}
+
+/// Sends a body on as it comes, and then its trailers.
+fn pass(body: IncomingBody, out: &mut OutputStream) -> Option<Option<Trailers>> {
     let input = body.stream().ok()?;
     loop {
         match out.blocking_splice(&input, 64 << 10) {
@@ -285,6 +313,21 @@ fn drink(request: &IncomingRequest, ms: u64) -> Option<u64> {
     }
 }
 
+fn relay(request: &IncomingRequest, url: &str) -> Result<IncomingResponse, String> {
+    let sent = asked(url, announced(&request.headers()))?;
+    sent.set_method(&Method::Post).map_err(|()| "POST is no method")?;
+    let body = sent.body().expect("taken once");
+    let pending = outgoing_handler::handle(sent, None).map_err(text)?;
+    let mut out = body.write().expect("taken once");
+    let input = request.consume().expect("taken once");
+    let trailers = pass(input, &mut out).ok_or("the body broke off")?;
+    out.blocking_flush().map_err(text)?;
+    drop(out);
+    OutgoingBody::finish(body, trailers).map_err(text)?;
+    pending.subscribe().block();
+    pending.get().ok_or("no answer")?.map_err(text)?.map_err(text)
+}
+
 fn fetch(query: &str) -> (u16, String) {
     let (options, url) = query.split_once("url=").unwrap_or((query, ""));
     match try_fetch(options, url) {
@@ -302,10 +345,12 @@ fn limits(options: &str) -> Option<RequestOptions> {
     Some(limits)
 }
 
-fn try_fetch(options: &str, url: &str) -> Result<(u16, String), String> {
-    fn text(error: impl Debug) -> String {
-        format!("{error:?}")
-    }
+fn text(error: impl Debug) -> String {
+    format!("{error:?}")
+}
+
+/// A GET of URL.
+fn asked(url: &str, headers: Fields) -> Result<OutgoingRequest, String> {
     let (scheme, rest) = url.split_once("://").ok_or("the URL has no scheme")?;
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     let scheme = match scheme {
@@ -313,18 +358,22 @@ fn try_fetch(options: &str, url: &str) -> Result<(u16, String), String> {
         "https" => Scheme::Https,
         other => Scheme::Other(other.to_string()),
     };
+    let request = OutgoingRequest::new(headers);
+    let refused = |()| "the URL is malformed";
+    request.set_scheme(Some(&scheme)).map_err(refused)?;
+    request.set_authority(Some(authority)).map_err(refused)?;
+    request.set_path_with_query(Some(if path.is_empty() { "/" } else { path })).map_err(refused)?;
+    Ok(request)
+}
+
+fn try_fetch(options: &str, url: &str) -> Result<(u16, String), String> {
     let headers = Fields::new();
     let mut options_given = options.split('&').filter_map(|pair| pair.split_once('='));
     if let Some((_, path)) = options_given.find(|(name, _)| *name == "token") {
         let value = format!("Bearer {}", steps::files::read(path)?.trim());
         headers.append("authorization", value.as_bytes()).map_err(text)?;
     }
-    let request = OutgoingRequest::new(headers);
-    let refused = |()| "the URL is malformed";
-    request.set_scheme(Some(&scheme)).map_err(refused)?;
-    request.set_authority(Some(authority)).map_err(refused)?;
-    request.set_path_with_query(Some(if path.is_empty() { "/" } else { path })).map_err(refused)?;
-
+    let request = asked(url, headers)?;
     let pending = outgoing_handler::handle(request, limits(options)).map_err(text)?;
     pending.subscribe().block();
     let response = pending.get().ok_or("no answer")?.map_err(text)?.map_err(text)?;
