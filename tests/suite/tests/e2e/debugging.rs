@@ -258,7 +258,11 @@ pub(crate) async fn debug_in_wasm_pods(context: Arc<Context>) -> Outcome {
         let status = added(&cluster, pod, "box").await?;
         let waiting = &status["state"]["waiting"];
         anyhow::ensure!(waiting["reason"] == "CreateContainerError", "{status:#}");
-        expect(waiting["message"].as_str().unwrap_or_default(), &["tools:v1", why])
+        expect(waiting["message"].as_str().unwrap_or_default(), &["tools:v1", why])?;
+        // Where `kubectl describe` shows it, too.
+        let events = cluster.kubectl(&["get", "events", "-o", "wide"]).await?;
+        let event = events.lines().find(|line| line.contains("Failed") && line.contains(why));
+        expect(event.unwrap_or_default(), &[pod, "ephemeralContainers{box}", "tools:v1"])
     })
     .await?;
     expect(&cluster.kubectl(&["get", "pod", pod]).await?, &["1/1", "Running"])?;
