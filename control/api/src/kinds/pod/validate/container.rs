@@ -17,6 +17,8 @@ pub(super) struct Context<'a> {
     pub(super) host_network: bool,
     /// `spec.os.name`; empty where none is given.
     pub(super) os: &'a str,
+    /// `hostUsers: false`.
+    pub(super) own_users: bool,
 }
 
 /// What `lifecycle.stopSignal` may be on Linux; the real-time signals are numbered from both ends.
@@ -72,6 +74,7 @@ pub(super) fn container(
     mounts(container, &context.volumes, &at.child("volumeMounts"), errors);
     resources(container, &at.child("resources"), errors);
     security_ids(container, at, errors);
+    proc_mount(container, context.own_users, &at.child("securityContext"), errors);
     let sidecar = restart == "Always";
     for field in ["livenessProbe", "readinessProbe", "startupProbe"] {
         let Some(settings) = container.at(&[field]) else { continue };
@@ -108,6 +111,19 @@ fn stop_signal(container: &Value, context: &Context<'_>, at: &Path<'_>, errors: 
     });
     if !SIGNALS.contains(&signal) && !is_real_time {
         errors.push(FieldError::not_supported(at, signal, &SIGNALS));
+    }
+}
+
+fn proc_mount(container: &Value, own_users: bool, at: &Path<'_>, errors: &mut Errors) {
+    let wanted = container.text(&["securityContext", "procMount"]);
+    let at = at.child("procMount");
+    match wanted {
+        "Unmasked" if !own_users => {
+            let problem = "`hostUsers` must be false to use `Unmasked`";
+            errors.push(FieldError::invalid(at, wanted, problem));
+        }
+        "" | "Default" | "Unmasked" => {}
+        _ => errors.push(FieldError::not_supported(at, wanted, &["Default", "Unmasked"])),
     }
 }
 

@@ -60,10 +60,12 @@ fn pod_spec(spec: &Value, at: &Path<'_>, errors: &mut Errors) {
         errors.push(FieldError::required(at.child("containers"), ""));
     }
     let mut seen = HashSet::new();
+    let own_users = spec["hostUsers"] == false;
     let context = container::Context {
         volumes,
         host_network: spec.flag(&["hostNetwork"]),
         os: spec.text(&["os", "name"]),
+        own_users,
     };
     for list in ["containers", "initContainers"] {
         let at = at.child(list);
@@ -135,6 +137,17 @@ fn pod_spec(spec: &Value, at: &Path<'_>, errors: &mut Errors) {
         }
     }
     security_ids(spec, at, errors);
+    if own_users {
+        // The names of the last two are upstream's.
+        for (field, name) in
+            [("hostNetwork", "hostNetwork"), ("hostPID", "HostPID"), ("hostIPC", "HostIPC")]
+        {
+            if spec.flag(&[field]) {
+                let detail = "when `pod.Spec.HostUsers` is false";
+                errors.push(FieldError::forbidden(at.child(name), detail));
+            }
+        }
+    }
     scheduling::scheduling(spec, at, errors);
 }
 

@@ -250,6 +250,31 @@ fn affinity_between_pods_and_ids() {
 }
 
 #[test]
+fn users_of_a_pods_own() {
+    check_pod(json!({"hostUsers": false}), &[]);
+    check_pod(json!({"hostUsers": true, "hostNetwork": true, "hostPID": true, "hostIPC": true}), &[]);
+    check_pod(
+        json!({"hostUsers": false, "hostNetwork": true, "hostPID": true, "hostIPC": true}),
+        &[
+            "spec.hostNetwork: Forbidden: when `pod.Spec.HostUsers` is false",
+            "spec.HostPID: Forbidden: when `pod.Spec.HostUsers` is false",
+            "spec.HostIPC: Forbidden: when `pod.Spec.HostUsers` is false",
+        ],
+    );
+    let unmasked = json!({"name": "c", "image": "i", "securityContext": {"procMount": "Unmasked"}});
+    check_container(
+        unmasked.clone(),
+        &["spec.containers[0].securityContext.procMount: Invalid value: \"Unmasked\": `hostUsers` must be false to use `Unmasked`"],
+    );
+    check_container(
+        json!({"securityContext": {"procMount": "Bare"}}),
+        &["spec.containers[0].securityContext.procMount: Unsupported value: \"Bare\": supported values: \"Default\", \"Unmasked\""],
+    );
+    check_container(json!({"securityContext": {"procMount": "Default"}}), &[]);
+    check_pod(json!({"hostUsers": false, "containers": [unmasked]}), &[]);
+}
+
+#[test]
 fn ephemeral_containers() {
     let debugger = json!({"name": "debugger", "image": "tools", "targetContainerName": "c"});
     check_pod(json!({"ephemeralContainers": [debugger.clone()]}), &[]);
