@@ -13,6 +13,7 @@ mod containers;
 mod folders;
 mod member;
 mod upgrade;
+mod users;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
@@ -23,7 +24,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use coracle_network::{Network, NetworkError, linux};
-use coracle_sandbox::{Client, Info, Routes, SandboxSpec, SandboxStatus};
+use coracle_sandbox::{Client, Info, Routes, SandboxSpec, SandboxStatus, UserMapping};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -116,6 +117,8 @@ pub struct Place {
     pub netns: Option<PathBuf>,
     /// Where it has its files.
     pub folders: Arc<Folders>,
+    /// The IDs of its users, if it is to have some of its own.
+    pub users: Option<UserMapping>,
 }
 
 /// A Pod found no host.

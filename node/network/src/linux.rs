@@ -15,7 +15,7 @@ pub(crate) mod rtnl;
 pub use group::MAX_GROUPS;
 #[cfg(test)]
 pub(crate) use netns::on_thread;
-pub use netns::{NetNs, NetNsError};
+pub use netns::{Make, NetNs, NetNsError};
 pub use pod_network::{PodNetwork, PodNetworkConfig, PodNetworkError};
 pub use rtnl::{RtnlError, taken_ranges};
 

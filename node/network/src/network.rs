@@ -425,7 +425,8 @@ impl Network {
     }
 
     /// The network namespace of a Pod that has processes of its own, made or found, in which it has its address; none
-    /// without root. To be called before its sandbox is made, and for those that are found running.
+    /// without root. To be called before its sandbox is made, and for those that are found running. `make` makes it if it is to
+    /// be owned by others than this process.
     ///
     /// # Errors
     /// As root, when the kernel refuses; it can be called again.
@@ -433,11 +434,12 @@ impl Network {
         &self,
         uid: &str,
         address: Ipv4Addr,
+        make: Option<linux::Make>,
     ) -> Result<Option<PathBuf>, NetworkError> {
         let uid = uid.to_owned();
         self.with_services(move |services| {
             let Some(pods) = &mut services.pods else { return Ok(None) };
-            pods.attach(&uid, address).map(Some)
+            pods.attach(&uid, address, make).map(Some)
         })
         .await
     }

@@ -42,6 +42,13 @@ impl Set {
         bits.map(Set).ok_or_else(|| io::Error::other("/proc/self/status names no CapBnd"))
     }
 
+    /// All that this kernel knows.
+    pub(crate) fn of_kernel() -> io::Result<Set> {
+        let last = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap")?;
+        let last: usize = last.trim().parse().map_err(io::Error::other)?;
+        Ok(Set((1 << NAMES.len().min(last + 1)) - 1))
+    }
+
     /// As the OCI runtime specification names them.
     pub(crate) fn names(self) -> BTreeSet<String> {
         let all = NAMES.iter().enumerate().filter(|(n, _)| self.0 & 1 << n != 0);
@@ -55,6 +62,12 @@ impl Set {
     /// With what it takes to install a filter and to come back to this set.
     pub(crate) fn to_confine(self) -> Set {
         Set(self.0 | Set::of(TO_CONFINE).0)
+    }
+
+    /// As [`Set::keep_only`], for a process that has changed its user and was to keep its rights.
+    pub(crate) fn keep_of_permitted(self) -> io::Result<()> {
+        rights::keep(rights::permitted()?)?;
+        self.keep_only()
     }
 
     /// Gives up all others, for good. Needs `CAP_SETPCAP`.

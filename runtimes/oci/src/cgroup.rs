@@ -58,6 +58,14 @@ impl Group {
         Ok(())
     }
 
+    /// Moves this process into it, in every hierarchy in which it exists.
+    pub(crate) fn join(&self) -> io::Result<()> {
+        for folder in self.folders.iter().filter(|folder| folder.path.exists()) {
+            fs::write(folder.path.join("cgroup.procs"), "0")?;
+        }
+        Ok(())
+    }
+
     /// What its processes used. What cannot be read counts as nothing.
     pub(crate) fn usage(&self) -> Usage {
         let mut usage = Usage::default();

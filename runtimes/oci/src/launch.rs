@@ -7,6 +7,7 @@
 mod console;
 mod create;
 mod enter;
+mod join;
 mod program;
 mod reply;
 
@@ -22,6 +23,7 @@ use nix::unistd::{ForkResult, Pid, fork};
 
 use crate::spec::Places;
 use crate::user::User;
+use crate::users::Users;
 
 pub(crate) use reply::{Receiver, Started};
 
@@ -40,6 +42,8 @@ pub(crate) enum Job<'a> {
         tty: bool,
         /// As whom the container runs.
         user: &'a User,
+        /// The container's first process.
+        pid: i32,
         /// Tells it from others of this container.
         number: u64,
     },
@@ -52,6 +56,8 @@ pub(crate) struct Subject<'a> {
     pub(crate) oci: &'a OciContainer,
     /// The machine's mount namespace.
     pub(crate) machine: &'a File,
+    /// Those of the Pod's own, if it has them.
+    pub(crate) users: Option<&'a Users>,
     /// The container's own folder.
     pub(crate) folder: PathBuf,
     pub(crate) places: Places,
@@ -66,6 +72,20 @@ impl Subject<'_> {
     /// What libcontainer calls it.
     pub(crate) fn id(&self) -> String {
         id(self.container)
+    }
+
+    /// The pid namespace that the container joins, and where it is found: by whoever inherits it, who may not be allowed to
+    /// look at the process.
+    fn pid_namespace(&self) -> Result<Option<(File, PathBuf)>, Problem> {
+        let Some(path) = &self.pid_namespace else { return Ok(None) };
+        let file = File::open(path).map_err(|e| internal("cannot open the pid namespace", e))?;
+        let path = inherited(&file);
+        Ok(Some((file, path)))
+    }
+
+    /// The machine's number of one of its users.
+    fn on_machine(&self, user: &User) -> u32 {
+        self.users.map_or(user.uid, |users| users.on_machine(user.uid))
     }
 }
 
@@ -107,12 +127,17 @@ pub(crate) fn start(
             let work = std::panic::AssertUnwindSafe(|| {
                 let mut kept = streams.numbers();
                 kept.extend([sender.number(), subject.machine.as_raw_fd()]);
+                kept.extend(subject.users.iter().flat_map(|users| users.numbers()));
                 settle(&kept);
                 let result = match job {
                     Job::Create => create::create(subject, streams),
-                    Job::Enter { args, tty, user, number } => {
-                        enter::enter(subject, args, *tty, user, *number, streams)
-                    }
+                    Job::Enter { args, tty, user, pid, number } => match subject.users {
+                        Some(users) => {
+                            let process = join::Process { args, tty: *tty, user, of: *pid };
+                            join::join(subject, users, &process, streams)
+                        }
+                        None => enter::enter(subject, args, *tty, user, *number, streams),
+                    },
                 };
                 sender.send(result);
             });
@@ -166,10 +191,15 @@ fn internal(what: &str, error: impl std::fmt::Display) -> Problem {
 }
 
 /// Gives a stream to the user who writes it, as it is opened again by its name in /dev.
-fn give(fd: Option<&OwnedFd>, user: &User) {
+fn give(fd: Option<&OwnedFd>, subject: &Subject<'_>, user: &User) {
     use std::os::fd::AsFd;
     if let Some(fd) = fd {
         let fd: BorrowedFd<'_> = fd.as_fd();
-        let _ = nix::unistd::fchown(fd, Some(user.uid.into()), None);
+        let _ = nix::unistd::fchown(fd, Some(subject.on_machine(user).into()), None);
     }
+}
+
+/// Where processes that inherit a descriptor find it, whatever folders they may enter.
+pub(crate) fn inherited(fd: &impl AsRawFd) -> PathBuf {
+    format!("/proc/self/fd/{}", fd.as_raw_fd()).into()
 }

@@ -11,6 +11,7 @@
 //!   to the process that it runs in (folder, priority, hanging on a dead file system) happens to them.
 //!
 //! What they are made of: [`spec`] says what libcontainer is to do, [`rootfs`] mounts images, [`user`] reads their users,
+//! [`users`] are those that a Pod has of its own,
 //! [`seccomp`] and [`capabilities`] are what a program is denied, [`cgroup`] bounds and counts.
 
 pub mod zygote;
@@ -24,7 +25,9 @@ mod readiness;
 mod spec;
 
 mod rootfs;
+mod tree;
 mod user;
+mod users;
 
 mod capabilities;
 mod device_filter;

@@ -11,18 +11,25 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use coracle_sandbox::{FolderAttributes, Problem, ProblemCode};
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2};
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::{Mode, mkdirat};
+
+use crate::tree;
+use crate::users::Users;
 
 /// As many as the kernel stacks.
 const MOST_LAYERS: usize = 500;
 
-/// Mounts `layers` (lowest first) and what is written into `upper` at `target`.
+/// Users of the Pod's own, and a folder where mounts can be put that show files to them.
+pub(crate) type Shown<'a> = Option<(&'a Users, &'a Path)>;
+
+/// Mounts `layers` (lowest first) and what is written into `upper` at `target`, to be done as the Pod's root.
 pub(crate) fn mount_overlay(
     layers: &[PathBuf],
     upper: &Path,
     target: &Path,
+    shown: Shown<'_>,
 ) -> Result<(), Problem> {
     let invalid = |message: String| Problem::new(ProblemCode::InvalidSpec, message);
     if layers.is_empty() || layers.len() > MOST_LAYERS {
@@ -45,13 +52,22 @@ pub(crate) fn mount_overlay(
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         open(path, flags, Mode::empty()).map_err(|e| failed("open the folder", path)(e.into()))
     };
+    // Overlayfs shows owners as the mounts do that it is made of, which have to be somewhere.
+    let show = |folder: OwnedFd, path: &Path, name: &str| {
+        let Some((users, mounts)) = shown else { return Ok(folder) };
+        let copy = users.show(&folder, path)?;
+        let place = mounts.join(name);
+        std::fs::create_dir_all(&place).map_err(failed("make", &place))?;
+        tree::put(&copy, &place).map_err(failed("mount", path))?;
+        Ok(copy)
+    };
     let mut lower = Vec::with_capacity(layers.len());
     // The kernel wants the highest first.
-    for layer in layers.iter().rev() {
-        lower.push(open_folder(layer)?);
+    for (number, layer) in layers.iter().enumerate().rev() {
+        lower.push(show(open_folder(layer)?, layer, &format!("layer-{number}"))?);
     }
-    let mut own = Vec::new();
-    for name in ["upper", "work"] {
+    let names = ["upper", "work"];
+    for name in names {
         let path = upper.join(name);
         // What a start that failed left there is not this one's, and the kernel refuses a second use.
         match std::fs::remove_dir_all(&path) {
@@ -61,7 +77,16 @@ pub(crate) fn mount_overlay(
             _ => {}
         }
         std::fs::create_dir_all(&path).map_err(failed("make", &path))?;
-        own.push(open_folder(&path)?);
+        // Nobody's but root's on the disk, whoever this process is for the moment.
+        std::os::unix::fs::chown(&path, Some(0), Some(0)).map_err(failed("own", &path))?;
+    }
+    // Both on one mount, as the kernel wants it.
+    let above = show(open_folder(upper)?, upper, "written")?;
+    let mut own = Vec::new();
+    for name in names {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let opened = openat(&above, name, flags, Mode::empty());
+        own.push(opened.map_err(|e| failed("open the folder", &upper.join(name))(e.into()))?);
     }
     let options = Options { lower: &lower, upper: own[0].as_fd(), work: own[1].as_fd() };
     options.mount(target).map_err(failed("mount the image at", target))
@@ -189,10 +214,16 @@ impl Root {
     }
 
     /// Makes a folder what the image says of it.
-    pub(crate) fn describe(&self, folder: &FolderAttributes) -> io::Result<()> {
+    pub(crate) fn describe(
+        &self,
+        folder: &FolderAttributes,
+        users: Option<&Users>,
+    ) -> io::Result<()> {
         let FolderAttributes { path, user, group, mode } = folder;
         let fd = self.at(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
-        nix::unistd::fchown(&fd, Some((*user).into()), Some((*group).into()))?;
+        let [user, group] =
+            [*user, *group].map(|id| users.map_or(id, |users| users.on_machine(id)));
+        nix::unistd::fchown(&fd, Some(user.into()), Some(group.into()))?;
         // Afterwards: a change of the owner takes bits away.
         Ok(nix::sys::stat::fchmod(&fd, Mode::from_bits_truncate(*mode))?)
     }

@@ -4,7 +4,7 @@ mod devices;
 mod mounts;
 
 use std::collections::BTreeSet;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use coracle_sandbox::{
     ContainerSpec, Mount, OciContainer, Problem, ProblemCode, Propagation, SandboxSpec,
@@ -49,6 +49,8 @@ pub(crate) struct Known<'a> {
     pub(crate) places: &'a Places,
     /// The pid namespace that it joins.
     pub(crate) pid_namespace: Option<&'a Path>,
+    /// The user namespace that it joins, if the Pod has one.
+    pub(crate) user_namespace: Option<PathBuf>,
     /// The group's path in every hierarchy.
     pub(crate) cgroup: &'a Path,
     /// Whether there is only version 2.
@@ -60,6 +62,9 @@ pub(crate) fn config(known: &Known<'_>) -> Result<(Value, Vec<Value>), Problem> 
     let Known { oci, sandbox, .. } = known;
     let devices = devices::of(oci)?;
     let mut namespaces = vec![json!({"type": "mount"})];
+    if let Some(path) = &known.user_namespace {
+        namespaces.push(json!({"type": "user", "path": path}));
+    }
     let shared = sandbox.oci.as_ref().is_some_and(|o| o.host_pid);
     if let Some(path) = known.pid_namespace {
         namespaces.push(json!({"type": "pid", "path": path}));
@@ -143,7 +148,7 @@ pub(crate) fn environment(known: &Known<'_>, tty: bool) -> Vec<String> {
 }
 
 /// The wanted score, or the nearest that this process may give: only a right that not every node has lowers it.
-fn possible_score(wanted: i32) -> i32 {
+pub(crate) fn possible_score(wanted: i32) -> i32 {
     let wanted = wanted.clamp(-1000, 1000);
     let own = std::fs::read_to_string("/proc/self/oom_score_adj");
     let own: i32 = own.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);

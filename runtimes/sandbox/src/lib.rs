@@ -11,7 +11,7 @@
 //! - [`server`]: puts a `Runtime` on a socket;
 //! - [`client`]: the agent's handle, which outlives restarts of the host;
 //! - [`stream`]: streams of processes, on connections that were upgraded;
-//! - [`rights`]: giving up capabilities;
+//! - [`rights`]: giving up capabilities; [`users`]: making user namespaces;
 //! - [`events`] and [`logs`]: what every host does in the same way.
 
 pub mod types;
@@ -19,6 +19,7 @@ pub mod types;
 pub mod beneath;
 
 pub mod rights;
+pub mod users;
 
 pub mod runtime;
 

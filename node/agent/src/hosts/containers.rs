@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -14,11 +15,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use coracle_network::Mode;
-use coracle_sandbox::{Client, ClientError, ProblemCode, SandboxSpec, SandboxStatus};
+use coracle_network::linux::Make;
+use coracle_sandbox::{Client, ClientError, ProblemCode, SandboxSpec, SandboxStatus, UserMapping};
+use nix::sched::CloneFlags;
 use tokio_util::sync::CancellationToken;
 
 use super::member::{State, Tenant};
-use super::{Host, Hosts, Place, PlaceError, Record, Started};
+use super::{Host, Hosts, Place, PlaceError, Record, Started, users};
 use crate::host::{self, HostCommand};
 use crate::isolation::Group;
 
@@ -50,6 +53,8 @@ struct Known {
     /// Cancelled when nobody is to follow it any more.
     followed: CancellationToken,
     address: Option<Ipv4Addr>,
+    /// Its users, if it has some of its own.
+    users: Option<UserMapping>,
     /// Containers that run in it; others are the Wasm host's.
     containers: HashSet<String>,
 }
@@ -69,6 +74,10 @@ impl Shim {
 
     pub(super) fn address(&self) -> Option<Ipv4Addr> {
         self.known().address
+    }
+
+    fn users(&self) -> Option<UserMapping> {
+        self.known().users
     }
 
     pub(super) fn cgroup_name(&self) -> String {
@@ -163,11 +172,13 @@ impl Hosts {
         hosts.iter().filter_map(own).chain(hosts.iter().filter_map(shims)).collect()
     }
 
-    /// Gives a Pod with containers its namespace; its sandbox is then asked of the zygote, which is what the place leads to.
+    /// Gives a Pod with containers its namespace, and users of its own if it is to have some; its sandbox is then asked of the
+    /// zygote, which is what the place leads to.
     pub async fn place_containers(
         &self,
         host_paths: Vec<PathBuf>,
         spec: &SandboxSpec,
+        own_users: bool,
     ) -> Result<Place, PlaceError> {
         if !self.runs_containers() {
             return Err(PlaceError::NoContainers);
@@ -183,7 +194,9 @@ impl Hosts {
             }
         };
         state.known.insert(uid.to_owned());
-        self.take_tenant(&host, &mut state, spec);
+        let first = self.inner.config.users.filter(|_| own_users);
+        let users = first.map(|first| users::of_group(first, host.number));
+        self.take_tenant(&host, &mut state, spec, users);
         self.pods_mut().insert(uid.to_owned(), host.clone());
         let failed = |source| PlaceError::Folders { group: group.clone(), source };
         let placed = async {
@@ -192,7 +205,9 @@ impl Hosts {
             Ok((self.zygote().await?, netns))
         };
         match placed.await {
-            Ok((client, netns)) => Ok(Place { client, netns, folders: host.folders.clone() }),
+            Ok((client, netns)) => {
+                Ok(Place { client, netns, folders: host.folders.clone(), users })
+            }
             Err(error) => {
                 drop(state);
                 self.leave(uid).await;
@@ -201,10 +216,17 @@ impl Hosts {
         }
     }
 
-    fn take_tenant(&self, host: &Host, state: &mut State, spec: &SandboxSpec) {
+    fn take_tenant(
+        &self,
+        host: &Host,
+        state: &mut State,
+        spec: &SandboxSpec,
+        users: Option<UserMapping>,
+    ) {
         let tenant = Tenant::of(spec);
         if let Some(shim) = &host.shim {
-            shim.known().address = tenant.address;
+            let mut known = shim.known();
+            (known.address, known.users) = (tenant.address, users);
         }
         state.tenants.insert(spec.id.clone(), tenant);
     }
@@ -278,7 +300,8 @@ impl Hosts {
         shim: &Shim,
     ) -> Result<Option<PathBuf>, PlaceError> {
         let Some(address) = shim.address() else { return Ok(None) };
-        let made = self.inner.network.attach_pod(&shim.uid, address).await;
+        let make = shim.users().map(|users| -> Make { Box::new(move || network_of(users)) });
+        let made = self.inner.network.attach_pod(&shim.uid, address, make).await;
         made.map_err(|source| PlaceError::Network { group: host.group.clone(), source })
     }
 
@@ -297,7 +320,8 @@ impl Hosts {
             self.end_host(host, &mut state).await;
             return Ok(Vec::new());
         };
-        self.take_tenant(host, &mut state, &found.spec);
+        let users = found.spec.oci.as_ref().and_then(|oci| oci.users);
+        self.take_tenant(host, &mut state, &found.spec, users);
         self.attach(host, shim).await?;
         self.follow(host, &found).await;
         if host.client.info().await.is_ok() {
@@ -421,6 +445,17 @@ impl Hosts {
     fn zygote_socket(&self) -> PathBuf {
         self.inner.config.sockets.join(format!("{ZYGOTE}.sock"))
     }
+}
+
+/// A network namespace that belongs to a user namespace of its own, of these users.
+fn network_of(users: UserMapping) -> io::Result<File> {
+    let flags = CloneFlags::CLONE_NEWNET.bits();
+    let made = coracle_sandbox::users::make(&users.of_processes(), flags, ["net"]);
+    made.map(|[network]| network).map_err(|error| {
+        io::Error::other(format!(
+            "hostUsers: false needs a user namespace, which this node's kernel does not make (see /proc/sys/user/max_user_namespaces): {error}"
+        ))
+    })
 }
 
 /// What is not there need not be removed.

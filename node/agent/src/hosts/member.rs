@@ -133,7 +133,7 @@ impl Host {
     }
 
     pub(super) fn place(&self, netns: Option<PathBuf>) -> Place {
-        Place { client: self.client.clone(), netns, folders: self.folders.clone() }
+        Place { client: self.client.clone(), netns, folders: self.folders.clone(), users: None }
     }
 }
 

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
-use super::netns::NetNs;
+use super::netns::{Make, NetNs};
 use super::pod_network::{INNER, PodNetworkConfig, PodNetworkError, expect_link, set_sysctl};
 use super::rtnl::{self, Rtnl};
 use crate::cidr::Cidr;
@@ -80,16 +80,17 @@ fn existing(config: &PodNetworkConfig) -> Vec<String> {
     names.filter_map(|name| name.strip_prefix(&prefix).map(str::to_owned)).collect()
 }
 
-/// Sets a Pod's network up, or finds it as it was; whatever is not as it should be is made anew. Where its namespace is, and
-/// the number of its link on this machine.
+/// Sets a Pod's network up, or finds it as it was; whatever is not as it should be is made anew. Where its namespace is, which
+/// `make` makes if it is to be a special one, and the number of its link on this machine.
 pub(super) fn ensure(
     config: &PodNetworkConfig,
     pods: &NetNs,
     uid: &str,
     address: Ipv4Addr,
+    make: Option<Make>,
 ) -> Result<(PathBuf, u32), PodNetworkError> {
     let (link, gateway) = (link_name(config, address)?, config.gateway());
-    let namespace = NetNs::ensure(&netns(config, uid)?)?;
+    let namespace = NetNs::ensure_with(&netns(config, uid)?, make)?;
     let file = namespace.open()?;
     let inner = namespace.run(|| rtnl::with(async |rtnl: &Rtnl| rtnl.pair(INNER).await))??;
     let outer = rtnl::with(async |rtnl: &Rtnl| rtnl.pair(&link).await)?;

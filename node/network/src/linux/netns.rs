@@ -5,6 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::thread;
 
@@ -12,6 +13,9 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::statfs::{NSFS_MAGIC, statfs};
+
+/// Makes a network namespace, and gives a file that refers to it.
+pub type Make = Box<dyn FnOnce() -> io::Result<File> + Send>;
 
 /// A network namespace that is mounted on a file.
 #[derive(Debug, Clone)]
@@ -34,6 +38,15 @@ impl NetNs {
     /// # Errors
     /// When the file or the namespace cannot be created.
     pub fn ensure(path: &Path) -> Result<Self, NetNsError> {
+        Self::ensure_with(path, None)
+    }
+
+    /// As [`NetNs::ensure`]; if there is none, the one that `make` makes. It may be owned by another user namespace, which
+    /// only a process of its own can make.
+    ///
+    /// # Errors
+    /// When the file or the namespace cannot be created.
+    pub fn ensure_with(path: &Path, make: Option<Make>) -> Result<Self, NetNsError> {
         let namespace = NetNs { path: path.to_owned() };
         if namespace.exists() {
             return Ok(namespace);
@@ -48,17 +61,19 @@ impl NetNs {
             .write(true)
             .open(path)
             .map_err(fail("make the file of"))?;
-        on_thread(|| {
-            unshare(CloneFlags::CLONE_NEWNET)?;
-            mount(
-                Some("/proc/thread-self/ns/net"),
-                path,
-                None::<&str>,
-                MsFlags::MS_BIND,
-                None::<&str>,
-            )
-        })
-        .map_err(|errno| namespace_error("create", path, errno.into()))?;
+        let name =
+            |made: &str| mount(Some(made), path, None::<&str>, MsFlags::MS_BIND, None::<&str>);
+        let created = match make {
+            Some(make) => {
+                make().and_then(|made| Ok(name(&format!("/proc/self/fd/{}", made.as_raw_fd()))?))
+            }
+            None => on_thread(|| {
+                unshare(CloneFlags::CLONE_NEWNET)?;
+                name("/proc/thread-self/ns/net")
+            })
+            .map_err(io::Error::from),
+        };
+        created.map_err(fail("create"))?;
         Ok(namespace)
     }
 

@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use super::attached;
 use super::group::{self, GroupNetwork};
-use super::netns::{NetNs, NetNsError};
+use super::netns::{Make, NetNs, NetNsError};
 use super::nft::{self, NftError, Rules, RulesConfig, Scope};
 use super::rtnl::{self, Rtnl, RtnlError};
 use crate::address::reserved_prefix;
@@ -279,15 +279,21 @@ impl PodNetwork {
         Ok(())
     }
 
-    /// The namespace of one Pod, made or found, with its address and everything else that it needs to be reached.
+    /// The namespace of one Pod, made or found, with its address and everything else that it needs to be reached. `make` makes
+    /// it if it is to be owned by others than this process.
     ///
     /// # Errors
     /// When the UID or the address is none, or the kernel refuses a step; it can be called again.
-    pub fn attach(&mut self, uid: &str, address: Ipv4Addr) -> Result<PathBuf, PodNetworkError> {
+    pub fn attach(
+        &mut self,
+        uid: &str,
+        address: Ipv4Addr,
+        make: Option<Make>,
+    ) -> Result<PathBuf, PodNetworkError> {
         if self.attached.get(uid).is_some_and(|(had, _)| *had != address) {
             self.detach(uid)?;
         }
-        let (path, link) = attached::ensure(&self.config, &self.namespace, uid, address)?;
+        let (path, link) = attached::ensure(&self.config, &self.namespace, uid, address, make)?;
         self.attached.insert(uid.to_owned(), (address, link));
         self.host.add_link(link)?;
         Ok(path)

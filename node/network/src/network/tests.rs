@@ -71,7 +71,7 @@ async fn without_root_a_snapshot_tells_what_to_open() {
     assert_eq!(snapshot.listen[0].address, "127.0.0.1:8088".parse().unwrap());
     let listened = snapshot.services.iter().find(|route| route.key == snapshot.listen[0].service);
     assert_eq!(listened.unwrap().ports[0].backends[0].port(), bound_port);
-    assert_eq!(network.attach_pod("a", ip).await.unwrap(), None);
+    assert_eq!(network.attach_pod("a", ip, None).await.unwrap(), None);
     network.set_host_ports("a", Vec::new()).await.unwrap();
     assert!(network.snapshot().listen.is_empty());
     network.teardown().await.unwrap();
@@ -121,7 +121,7 @@ fn ports_of_the_machine_lead_to_pods() {
                 Network::start(Config { id, ..config(Mode::Root, ranges) }).await.unwrap();
             network.replace(vec![route(&ranges)]).await.unwrap();
             let ip = network.allocate_pod_ip("uid").unwrap();
-            let netns = network.attach_pod("uid", ip).await.unwrap().unwrap();
+            let netns = network.attach_pod("uid", ip, None).await.unwrap().unwrap();
             answer(&netns, 81);
             answer(&netns, 82);
             let port = |address: Option<&str>, port, target| HostPort {

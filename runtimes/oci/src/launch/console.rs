@@ -30,21 +30,26 @@ impl Console {
     /// The terminal; the container has sent it by now.
     pub(super) fn receive(&self) -> io::Result<OwnedFd> {
         let (connection, _) = self.listener.accept()?;
-        let mut text = [0; 64];
-        let mut parts = [IoSliceMut::new(&mut text)];
-        let mut space = nix::cmsg_space!([RawFd; 1]);
-        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-        let message = recvmsg::<()>(connection.as_raw_fd(), &mut parts, Some(&mut space), flags)?;
-        for control in message.cmsgs()? {
-            if let ControlMessageOwned::ScmRights(fds) = control
-                && let Some(fd) = fds.first()
-            {
-                // SAFETY: the kernel has just made it for us.
-                return Ok(unsafe { OwnedFd::from_raw_fd(*fd) });
-            }
-        }
-        Err(io::Error::other("the container sent no terminal"))
+        receive(&connection)
     }
+}
+
+/// The terminal that was sent through a socket.
+pub(super) fn receive(connection: &impl AsRawFd) -> io::Result<OwnedFd> {
+    let mut text = [0; 64];
+    let mut parts = [IoSliceMut::new(&mut text)];
+    let mut space = nix::cmsg_space!([RawFd; 1]);
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<()>(connection.as_raw_fd(), &mut parts, Some(&mut space), flags)?;
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(fds) = control
+            && let Some(fd) = fds.first()
+        {
+            // SAFETY: the kernel has just made it for us.
+            return Ok(unsafe { OwnedFd::from_raw_fd(*fd) });
+        }
+    }
+    Err(io::Error::other("the container sent no terminal"))
 }
 
 impl Drop for Console {

@@ -74,7 +74,7 @@ fn enter_with(
             .with_executor(program)
             .with_console_socket(console.as_ref().map(Console::path));
         for stream in [&streams.stdin, &streams.stdout, &streams.stderr] {
-            give(stream.as_ref(), user);
+            give(stream.as_ref(), subject, user);
         }
         if let Some(stdin) = streams.stdin {
             builder = builder.with_stdin(stdin);
@@ -104,7 +104,7 @@ fn enter_with(
         return Err(problem);
     }
     let terminal = match &console {
-        Some(console) => Some(take_terminal(console, pid, user)?),
+        Some(console) => Some(take_terminal(console.receive(), subject, pid, user)?),
         None => None,
     };
     Ok(Started { pid, user: user.clone(), terminal })

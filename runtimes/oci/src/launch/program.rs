@@ -19,7 +19,7 @@ use crate::capabilities::Set;
 use crate::seccomp::Filter;
 
 /// Exit codes that shells give what cannot be executed, and what is not there.
-const NOT_EXECUTABLE: i32 = 126;
+pub(super) const NOT_EXECUTABLE: i32 = 126;
 const NOT_FOUND: i32 = 127;
 
 /// What libcontainer is to run where it would call `execvp`.
@@ -77,7 +77,8 @@ impl Told {
 }
 
 impl Program {
-    fn fail(&self, exit_code: i32, message: &str) -> String {
+    /// Tells of a failure; the message.
+    pub(super) fn fail(&self, exit_code: i32, message: &str) -> String {
         let message = format!("{}: {message}", self.words);
         let problem = Problem {
             exit_code: Some(exit_code),

@@ -112,7 +112,8 @@ impl Shim {
         let pod = self.pod(sandbox)?;
         let subject = self.subject(&pod, &container.spec, &container.oci, &container.folder);
         let number = self.execs.fetch_add(1, Relaxed);
-        let job = Job::Enter { args, tty, user: &container.user, number };
+        let (user, pid) = (&container.user, container.pid);
+        let job = Job::Enter { args, tty, user, pid, number };
         self.launch(&job, &subject, streams).await
     }
 }

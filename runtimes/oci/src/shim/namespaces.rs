@@ -1,11 +1,14 @@
 //! The Pod's namespaces, which are the shim's own: containers are started in them, and need not enter them.
 
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 
-use coracle_sandbox::{OciSandbox, Problem, ProblemCode, SandboxSpec};
+use coracle_sandbox::{OciSandbox, Problem, ProblemCode, SandboxSpec, UserMapping};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
+
+use crate::users::Users;
 
 /// In the Pod's folder: the `/dev/shm` of its containers.
 pub(super) const SHARED_MEMORY: &str = "shm";
@@ -17,9 +20,20 @@ const NOTES: u64 = 64 << 20;
 /// Docker's and containerd's size of `/dev/shm`.
 const SHM: u64 = 64 << 20;
 
-/// Enters them, and makes what belongs to them. Only once in a process's life. What comes is the machine's own mount namespace,
-/// for volumes whose mounts are to reach it.
-pub(super) fn enter(spec: &SandboxSpec, oci: &OciSandbox, folder: &Path) -> Result<File, Problem> {
+/// What a Pod was given.
+pub(super) struct Entered {
+    /// The machine's own mount namespace, for volumes whose mounts are to reach it.
+    pub(super) machine: File,
+    /// Users of its own, if it is to have them.
+    pub(super) users: Option<Users>,
+}
+
+/// Enters them, and makes what belongs to them. Only once in a process's life.
+pub(super) fn enter(
+    spec: &SandboxSpec,
+    oci: &OciSandbox,
+    folder: &Path,
+) -> Result<Entered, Problem> {
     let machine = File::open("/proc/self/ns/mnt").map_err(|error| {
         let message = format!("cannot open the machine's mount namespace: {error}");
         Problem::new(ProblemCode::Internal, message)
@@ -27,11 +41,12 @@ pub(super) fn enter(spec: &SandboxSpec, oci: &OciSandbox, folder: &Path) -> Resu
     let failed = |what: String| {
         move |error: nix::Error| Problem::new(ProblemCode::Internal, format!("{what}: {error}"))
     };
+    let users = oci.users.map(|mapping| enter_users(mapping, spec, oci, folder)).transpose()?;
     let mut new = CloneFlags::CLONE_NEWNS;
-    if !oci.host_ipc {
+    if users.is_none() && !oci.host_ipc {
         new |= CloneFlags::CLONE_NEWIPC;
     }
-    if !oci.host_network {
+    if users.is_none() && !oci.host_network {
         new |= CloneFlags::CLONE_NEWUTS;
     }
     unshare(new).map_err(failed("cannot make the Pod's namespaces".into()))?;
@@ -39,7 +54,7 @@ pub(super) fn enter(spec: &SandboxSpec, oci: &OciSandbox, folder: &Path) -> Resu
     let receive = MsFlags::MS_SLAVE | MsFlags::MS_REC;
     mount::<str, str, str, str>(None, "/", None, receive, None)
         .map_err(failed("cannot part from the machine's mounts".into()))?;
-    if let Some(path) = spec.netns.as_ref().filter(|_| !oci.host_network) {
+    if let Some(path) = spec.netns.as_ref().filter(|_| users.is_none() && !oci.host_network) {
         let named = |error: std::io::Error| {
             let message = format!("netns: cannot enter {}: {error}", path.display());
             Problem::new(ProblemCode::InvalidSpec, message)
@@ -51,13 +66,60 @@ pub(super) fn enter(spec: &SandboxSpec, oci: &OciSandbox, folder: &Path) -> Resu
         nix::unistd::sethostname(&spec.hostname)
             .map_err(failed(format!("hostname: cannot set {}", spec.hostname)))?;
     }
-    for (name, value) in &oci.sysctls {
-        set(name, value, spec, oci)?;
+    if users.is_none() {
+        set_all(spec, oci)?;
     }
     let size = oci.shm_bytes.unwrap_or(SHM);
-    mount_memory(&folder.join(SHARED_MEMORY), &format!("mode=1777,size={size}"))?;
+    let root = users.as_ref().map_or(0, |users| users.on_machine(0));
+    let options = format!("mode=1777,size={size},uid={root},gid={root}");
+    mount_memory(&folder.join(SHARED_MEMORY), &options)?;
     mount_memory(&folder.join(CONTAINERS), &format!("mode=700,size={NOTES}"))?;
-    Ok(machine)
+    Ok(Entered { machine, users })
+}
+
+/// Enters those that belong to the Pod's user namespace, but for that itself: this process stays the machine's root. What is
+/// set in them is set by one of the Pod's own, since numbers of users are meant as it has them.
+fn enter_users(
+    mapping: UserMapping,
+    spec: &SandboxSpec,
+    oci: &OciSandbox,
+    folder: &Path,
+) -> Result<Users, Problem> {
+    let shared =
+        [("hostNetwork", oci.host_network), ("hostPID", oci.host_pid), ("hostIPC", oci.host_ipc)];
+    if let Some((field, _)) = shared.iter().find(|(_, is_shared)| *is_shared) {
+        let message = format!("{field}: not possible with hostUsers: false");
+        return Err(Problem::new(ProblemCode::InvalidSpec, message));
+    }
+    let failed = |error: io::Error| {
+        let message = format!(
+            "hostUsers: cannot make the Pod's user namespace ({error}); the kernel needs CONFIG_USER_NS, and room in /proc/sys/user/max_user_namespaces"
+        );
+        Problem::new(ProblemCode::Internal, message)
+    };
+    let (users, network) = Users::find(mapping, spec.netns.as_deref()).map_err(failed)?;
+    users.require_mapped_mounts(folder)?;
+    let unshared = CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
+    let [ipc, uts] = users.fork(["ipc", "uts"], || {
+        unshare(unshared)
+            .and_then(|()| setns(&network, CloneFlags::CLONE_NEWNET))
+            .map_err(|e| failed(e.into()))?;
+        // All of the Pod's groups may ping; those that the network allows it are the machine's.
+        if Path::new("/proc/sys/net/ipv4/ping_group_range").exists() {
+            set("net.ipv4.ping_group_range", &format!("0 {}", mapping.count - 1), spec, oci)?;
+        }
+        set_all(spec, oci)
+    })?;
+    setns(&ipc, CloneFlags::CLONE_NEWIPC)
+        .and_then(|()| setns(&uts, CloneFlags::CLONE_NEWUTS))
+        .and_then(|()| setns(&network, CloneFlags::CLONE_NEWNET))
+        .map_err(|e| failed(e.into()))?;
+    Ok(users)
+}
+
+/// Sets the kernel parameters that the Pod asks for.
+fn set_all(spec: &SandboxSpec, oci: &OciSandbox) -> Result<(), Problem> {
+    oci.sysctls.iter().try_for_each(|(name, value)| set(name, value, spec, oci))
 }
 
 /// Takes away what keeps the Pod's folder from being removed.
@@ -107,7 +169,7 @@ fn set(name: &str, value: &str, spec: &SandboxSpec, oci: &OciSandbox) -> Result<
     if ipc && oci.host_ipc {
         return refuse("not possible with hostIPC".into());
     }
-    if !ipc && (oci.host_network || spec.netns.is_none()) {
+    if !ipc && (oci.host_network || spec.netns.is_none() && oci.users.is_none()) {
         return refuse("not possible with hostNetwork".into());
     }
     let path: PathBuf = Path::new("/proc/sys").join(parts.iter().collect::<PathBuf>());

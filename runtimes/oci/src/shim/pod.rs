@@ -1,7 +1,6 @@
 //! The Pod that a shim holds, and how its containers are started.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,8 +17,9 @@ use tokio::sync::watch;
 
 use super::container::{Container, Parts, remove_group};
 use super::io::{End, Ends, pipes};
+use super::namespaces::{self, Entered};
 use super::reaper::Reaper;
-use super::{namespaces, pause, require_name};
+use super::{pause, require_name};
 use crate::cgroup::{Group, Mounts};
 use crate::launch::{self, Job, Started, Streams, Subject};
 use crate::spec::Places;
@@ -50,8 +50,7 @@ pub(super) struct Pod {
     /// The holder of the pid namespace that its containers share.
     pause: Option<Pid>,
     files: Vec<(PathBuf, PathBuf)>,
-    /// The machine's mount namespace.
-    machine: File,
+    entered: Entered,
 }
 
 impl Shim {
@@ -173,10 +172,6 @@ impl Shim {
         let Some(oci) = spec.oci.clone() else {
             return Err(invalid("oci: a Pod of containers needs it".into()));
         };
-        if oci.users.is_some() {
-            let message = "hostUsers: this runtime has no user namespaces yet; leave hostUsers out or set it to true";
-            return Err(invalid(message.into()));
-        }
         let plain = oci.cgroup.is_absolute() && oci.cgroup.components().count() >= 3;
         if !plain || oci.cgroup.components().any(|c| c == std::path::Component::ParentDir) {
             let message =
@@ -211,17 +206,17 @@ impl Shim {
         let made = (|| {
             group.limit(&limits).map_err(internal)?;
             let files = files(&spec, &oci, &self.folder.join("files")).map_err(internal)?;
-            let machine = namespaces::enter(&spec, &oci, &self.folder)?;
+            let entered = namespaces::enter(&spec, &oci, &self.folder)?;
             let pause = match oci.share_pids && !oci.host_pid {
-                true => Some(pause::start().map_err(internal)?),
+                true => Some(pause::start(entered.users.as_ref()).map_err(internal)?),
                 false => None,
             };
-            Ok((files, pause, machine))
+            Ok((files, pause, entered))
         })();
         match made {
-            Ok((files, pause, machine)) => {
+            Ok((files, pause, entered)) => {
                 let created_at = Timestamp::now();
-                Ok(Arc::new(Pod { spec, oci, created_at, group, pause, files, machine }))
+                Ok(Arc::new(Pod { spec, oci, created_at, group, pause, files, entered }))
             }
             Err(problem) => {
                 group.destroy(Duration::from_millis(500));
@@ -336,7 +331,8 @@ impl Shim {
             sandbox: &pod.spec,
             container: spec,
             oci,
-            machine: &pod.machine,
+            machine: &pod.entered.machine,
+            users: pod.entered.users.as_ref(),
             folder: folder.to_owned(),
             places: Places {
                 rootfs: folder.join("rootfs"),

@@ -27,6 +27,7 @@ fn check(
         at_first: Set::default(),
         places: &places,
         pid_namespace: None,
+        user_namespace: None,
         cgroup: Path::new("/c/app-0"),
         unified: false,
     };

@@ -8,3 +8,4 @@ mod limits;
 mod rights;
 mod streams;
 mod survival;
+mod users;

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::users::Range;
+
 /// What a Pod's containers share (`core/v1 PodSpec`, `PodSecurityContext`).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -19,7 +21,8 @@ pub struct OciSandbox {
     pub host_ipc: bool,
     /// Whether containers use the machine's network and host name (`hostNetwork`).
     pub host_network: bool,
-    /// Users of the machine as which the Pod's users run (`hostUsers: false`).
+    /// Users of the machine as which the Pod's users run (`hostUsers: false`). The Pod's network namespace, where it is given
+    /// one, is owned by the user namespace of these.
     pub users: Option<UserMapping>,
     /// The Pod's group below the root of every cgroup hierarchy, such as `/coracle/c/pods/UID`. Required.
     pub cgroup: PathBuf,
@@ -38,6 +41,24 @@ pub struct UserMapping {
     pub host: u32,
     /// How many there are.
     pub count: u32,
+    /// A further user of the machine who works on the Pod's volumes, and whose files there stay its own.
+    #[serde(default)]
+    pub guest: Option<u32>,
+}
+
+impl UserMapping {
+    /// The user namespace of the Pod's processes.
+    #[must_use]
+    pub fn of_processes(&self) -> Vec<Range> {
+        vec![Range { inside: 0, outside: self.host, count: self.count }]
+    }
+
+    /// How files are shown: with the Pod's numbers on the disk, so that they can be shared with others and outlive the Pod.
+    #[must_use]
+    pub fn of_files(&self) -> Vec<Range> {
+        let guest = self.guest.map(|id| Range { inside: id, outside: id, count: 1 });
+        self.of_processes().into_iter().chain(guest).collect()
+    }
 }
 
 /// What a container is besides its arguments (`core/v1 Container`, `SecurityContext`, OCI image configuration).

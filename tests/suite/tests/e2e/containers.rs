@@ -156,24 +156,13 @@ pub(crate) async fn web_and_cache_are_one_pod(context: Arc<Context>) -> Outcome 
     Ok(())
 }
 
-/// Whichever made a file, the other reads and writes it: containers of a user that is not root, and the Wasm host.
-pub(crate) async fn both_kinds_write_into_one_volume(context: Arc<Context>) -> Outcome {
-    if context.user != User::Root {
-        return Ok(());
-    }
-    let cluster = context.up().await?;
-    if !push_script(&cluster, "box:v1", "true").await? {
-        return Ok(());
-    }
-    cluster.push(&tools::component("probe-files"), "files:v1").await?;
-    cluster.kubectl(&["create", "secret", "generic", "s", "--from-literal=b=from-secret"]).await?;
-    cluster
-        .apply(
-            r#"
+/// Containers and components that take turns with two volumes.
+const MIXED: &str = r#"
 apiVersion: v1
 kind: Pod
-metadata: {name: mixed}
+metadata: {name: mixed-HOSTUSERS}
 spec:
+  hostUsers: HOSTUSERS
   restartPolicy: Never
   terminationGracePeriodSeconds: 1
   securityContext: {runAsUser: 1000, fsGroup: 2000}
@@ -201,19 +190,36 @@ spec:
   - {name: disk, emptyDir: {}}
   - {name: memory, emptyDir: {medium: Memory}}
   - {name: s, secret: {secretName: s, defaultMode: 0400}}
-"#,
-        )
+"#;
+
+/// Whichever made a file, the other reads and writes it: containers of a user that is not root, and the Wasm host.
+pub(crate) async fn both_kinds_write_into_one_volume(context: Arc<Context>) -> Outcome {
+    if context.user != User::Root {
+        return Ok(());
+    }
+    let cluster = context.up().await?;
+    if !push_script(&cluster, "box:v1", "true").await? {
+        return Ok(());
+    }
+    cluster.push(&tools::component("probe-files"), "files:v1").await?;
+    cluster.kubectl(&["create", "secret", "generic", "s", "--from-literal=b=from-secret"]).await?;
+    // So it is where the users of containers are others than they seem.
+    for host_users in ["true", "false"] {
+        let name = format!("mixed-{host_users}");
+        cluster.apply(&MIXED.replace("HOSTUSERS", host_users)).await?;
+        eventually(SOON * 2, "the Pod succeeds", async || {
+            let status = status(&cluster, &name).await?;
+            anyhow::ensure!(status["phase"] == "Succeeded", "{status:#}");
+            Ok(())
+        })
         .await?;
-    eventually(SOON * 2, "the Pod succeeds", async || {
-        let status = status(&cluster, "mixed").await?;
-        anyhow::ensure!(status["phase"] == "Succeeded", "{status:#}");
-        Ok(())
-    })
-    .await?;
-    let second = cluster.kubectl(&["logs", "mixed", "-c", "second"]).await?;
-    expect(&second, &["from-container", "deep", "from-secret"])?;
-    let third = cluster.kubectl(&["logs", "mixed", "-c", "third"]).await?;
-    expect(&third, &["changed", "from-secret", "from-wasm", "more", "uid=1000", "2000:2777"])
+        let second = cluster.kubectl(&["logs", &name, "-c", "second"]).await?;
+        expect(&second, &["from-container", "deep", "from-secret"])?;
+        let third = cluster.kubectl(&["logs", &name, "-c", "third"]).await?;
+        let parts = ["changed", "from-secret", "from-wasm", "more", "uid=1000", "2000:2777"];
+        expect(&third, &parts)?;
+    }
+    Ok(())
 }
 
 pub(crate) async fn an_update_changes_the_kind_under_load(context: Arc<Context>) -> Outcome {

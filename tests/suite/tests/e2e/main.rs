@@ -11,6 +11,7 @@ mod clients;
 mod container_features;
 mod container_images;
 mod container_survival;
+mod container_users;
 mod containers;
 mod context;
 mod debugging;
@@ -305,6 +306,16 @@ suite! {
             a_missing_program_is_a_start_error,
             a_container_that_is_found_late_changes_the_sandbox,
             a_runtime_that_is_insisted_on_is_the_one,
+        ]
+    }
+    container_users {
+        // These bring images of their own along.
+        wasm [
+            no_two_pods_share_users,
+            files_and_rights_are_the_pods,
+            proc_may_be_unmasked,
+            what_cannot_be_is_said,
+            components_are_beside_them,
         ]
     }
     container_survival {

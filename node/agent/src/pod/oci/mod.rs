@@ -47,6 +47,11 @@ pub fn is_on_host_network(pod: &Pod) -> bool {
     pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true))
 }
 
+/// Whether the Pod's users are to be others than the machine's. Which, is said when it is put somewhere.
+pub fn has_own_users(pod: &Pod) -> bool {
+    pod.spec.as_ref().is_some_and(|spec| spec.host_users == Some(false))
+}
+
 /// Whether the Pod may have the kernel parameters that it asks for.
 ///
 /// # Errors
@@ -61,10 +66,6 @@ pub fn allowed_sysctls(pod: &Pod) -> Result<(), String> {
 /// What cannot be honoured, with the field's name.
 pub fn sandbox(pod: &Pod, cgroup: PathBuf) -> Result<OciSandbox, String> {
     let Some(spec) = &pod.spec else { return Err("the Pod has no spec".to_owned()) };
-    if spec.host_users == Some(false) {
-        let why = "hostUsers: this node has no user namespaces for containers yet; leave hostUsers out, or set it to true";
-        return Err(why.to_owned());
-    }
     let on = |flag: Option<bool>| flag == Some(true);
     Ok(OciSandbox {
         sysctls: security::sysctls(spec)?,

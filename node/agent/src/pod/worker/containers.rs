@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_sandbox::{
-    Client, ClientError, ContainerSpec, ContainerStatus, FolderAttributes, Image, ProblemCode,
-    RunSpec, SandboxSpec, SandboxStatus,
+    Client, ClientError, ContainerSpec, ContainerStatus, FolderAttributes, Image, OciSandbox,
+    ProblemCode, RunSpec, SandboxSpec, SandboxStatus,
 };
 use k8s_openapi::api::core::v1::{Container, ExecAction, Pod};
 
@@ -42,13 +42,15 @@ impl Workers {
         let parts = &self.inner.parts;
         let (namespace, name) = names(pod);
         let host_paths = isolation::host_paths(pod).map(Into::into).collect();
-        let place = parts.hosts.place_containers(host_paths, &spec).await;
+        let own_users = oci::has_own_users(pod);
+        let place = parts.hosts.place_containers(host_paths, &spec, own_users).await;
         let place = place.map_err(|e| e.to_string())?;
         let owner = Owner::of(&place.folders, pod);
         let mounted = parts.volumes.mount_memory(&spec.id, pod, owner).await;
         mounted.map_err(|e| e.to_string())?;
         let log_dir = place.folders.pod_logs(namespace, name, &spec.id);
-        let spec = SandboxSpec { netns: place.netns, log_dir, ..spec };
+        let oci = spec.oci.map(|oci| OciSandbox { users: place.users, ..oci });
+        let spec = SandboxSpec { netns: place.netns, log_dir, oci, ..spec };
         let made = place.client.put_sandbox(&spec).await.map_err(said)?;
         parts.hosts.made(&made).await;
         match parts.hosts.shim(&spec.id) {

@@ -381,7 +381,7 @@ fn clusters_live_side_by_side() {
         let mut two = PodNetwork::ensure(machine.config("two", 80)).unwrap();
         serve_pods(&one, 8080);
         serve_pods(&two, 8080);
-        let client = one.attach("uid", Ipv4Addr::new(10, 70, 1, 9)).unwrap();
+        let client = one.attach("uid", Ipv4Addr::new(10, 70, 1, 9), None).unwrap();
         one.replace(&[route("web", "10.71.0.5", 80, Some(30080), &["10.70.1.1:8080"])]).unwrap();
         two.replace(&[route("web", "10.81.0.5", 80, Some(30081), &["10.80.1.1:8080"])]).unwrap();
         for (address, expected) in [

@@ -33,10 +33,10 @@ fn containers_reach_everybody_and_everybody_them() {
         let mut network = PodNetwork::ensure(machine.config("attached", 70)).unwrap();
         serve_pods(&network, 8080);
         let neighbour = machine.neighbour();
-        let one = network.attach("uid-1", ip("10.70.1.1")).unwrap();
-        let two = network.attach("uid-2", ip("10.70.1.2")).unwrap();
+        let one = network.attach("uid-1", ip("10.70.1.1"), None).unwrap();
+        let two = network.attach("uid-2", ip("10.70.1.2"), None).unwrap();
         assert_eq!(
-            network.attach("uid-1", ip("10.70.1.1")).unwrap(),
+            network.attach("uid-1", ip("10.70.1.1"), None).unwrap(),
             one,
             "a second time changes nothing"
         );
@@ -120,7 +120,7 @@ fn what_was_left_behind_is_removed() {
         let mut network = PodNetwork::ensure(config.clone()).unwrap();
         for (uid, address) in [("keeps", "10.70.1.1"), ("goes", "10.70.1.2"), ("half", "10.70.1.3")]
         {
-            network.attach(uid, ip(address)).unwrap();
+            network.attach(uid, ip(address), None).unwrap();
         }
         // Killed in the middle: one has no link any more, one link no namespace, one namespace nothing in it.
         let half = machine.folder.join("swept-pod-half");
@@ -138,7 +138,7 @@ fn what_was_left_behind_is_removed() {
         let mut network = PodNetwork::ensure(config.clone()).unwrap();
         serve_pods(&network, 8080);
         network.replace(&[]).unwrap();
-        let kept = network.attach("keeps", ip("10.70.1.1")).unwrap();
+        let kept = network.attach("keeps", ip("10.70.1.1"), None).unwrap();
         let keep = BTreeMap::from([("keeps".to_owned(), ip("10.70.1.1"))]);
         network.sweep(&keep).unwrap();
         network.sweep(&keep).unwrap();
@@ -162,15 +162,15 @@ fn what_was_left_behind_is_removed() {
         network.detach("never-was").unwrap();
         assert_eq!(from(&shared, "10.70.1.1:8080").unwrap().0, "10.70.1.1:8080");
         // A Pod whose address is another than before.
-        network.attach("moves", ip("10.70.1.4")).unwrap();
-        let path = network.attach("moves", ip("10.70.1.5")).unwrap();
+        network.attach("moves", ip("10.70.1.4"), None).unwrap();
+        let path = network.attach("moves", ip("10.70.1.5"), None).unwrap();
         serve_in(&path, 9999);
         assert_eq!(answered("10.70.1.5:9999").as_deref(), Ok("10.70.1.5:9999"));
         assert_eq!(answered("10.70.1.4:8080").as_deref(), Ok("10.70.1.4:8080"));
         // The same by an agent that knows nothing of it.
         drop(network);
         let mut network = PodNetwork::ensure(config).unwrap();
-        let path = network.attach("moves", ip("10.70.1.6")).unwrap();
+        let path = network.attach("moves", ip("10.70.1.6"), None).unwrap();
         serve_in(&path, 9998);
         assert_eq!(answered("10.70.1.6:9998").as_deref(), Ok("10.70.1.6:9998"));
         network.teardown().unwrap();
@@ -186,8 +186,8 @@ fn forged_addresses_go_nowhere() {
     Machine::run("forged", |machine| {
         let mut network = PodNetwork::ensure(machine.config("forged", 70)).unwrap();
         network.replace(&[]).unwrap();
-        let one = network.attach("one", ip("10.70.1.1")).unwrap();
-        network.attach("two", ip("10.70.1.2")).unwrap();
+        let one = network.attach("one", ip("10.70.1.1"), None).unwrap();
+        network.attach("two", ip("10.70.1.2"), None).unwrap();
         // Many machines have this, by which the kernel's own check lets any address in that is reached somehow.
         set_sysctl("net/ipv4/conf/all/rp_filter", "2").unwrap();
         let heard = std::net::UdpSocket::bind("10.70.0.1:6000").unwrap();
@@ -241,7 +241,7 @@ fn the_mtu_is_the_uplinks() {
             let read = || fs::read_to_string("/proc/sys/net/ipv6/conf/eth0/mtu").unwrap();
             NetNs::named(path).run(read).unwrap().trim().to_owned()
         };
-        assert_eq!(mtu(&network.attach("before", ip("10.70.1.1")).unwrap()), "1500");
+        assert_eq!(mtu(&network.attach("before", ip("10.70.1.1"), None).unwrap()), "1500");
         rtnl::with(async |rtnl: &Rtnl| {
             let wire = expect_link(rtnl, "wire").await?;
             rtnl.set_mtu(wire, 1400).await?;
@@ -249,7 +249,7 @@ fn the_mtu_is_the_uplinks() {
             rtnl.add_via(wire, all, Ipv4Addr::new(192, 0, 2, 2)).await
         })
         .unwrap();
-        assert_eq!(mtu(&network.attach("after", ip("10.70.1.2")).unwrap()), "1400");
+        assert_eq!(mtu(&network.attach("after", ip("10.70.1.2"), None).unwrap()), "1400");
         drop(neighbour);
         network.teardown().unwrap();
     });
@@ -263,7 +263,7 @@ fn many_are_attached_quickly() {
         network.replace(&[]).unwrap();
         let start = Instant::now();
         for n in 1..=50_u8 {
-            network.attach(&format!("uid-{n}"), Ipv4Addr::new(10, 70, 1, n)).unwrap();
+            network.attach(&format!("uid-{n}"), Ipv4Addr::new(10, 70, 1, n), None).unwrap();
         }
         let attaching = start.elapsed() / 50;
         let start = Instant::now();
