@@ -32,7 +32,7 @@ mod tests {
             let mut hosts: Vec<u32> =
                 (1..0x1000).map(|number| of_group(first_user, number).host).collect();
             hosts.sort_unstable();
-            assert!(hosts[0] >= FIRST && hosts[0] % COUNT == 0);
+            assert!(hosts[0] >= FIRST && hosts[0].is_multiple_of(COUNT));
             assert!(hosts.windows(2).all(|pair| pair[1] - pair[0] >= COUNT));
             assert!(hosts.last().is_some_and(|last| last.checked_add(COUNT).is_some()));
         }
