@@ -7,15 +7,18 @@ use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{env, fs};
 
 use anyhow::{Context as _, bail};
 use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use kube::Api;
+use kube::api::ListParams;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
+use tokio::net::TcpStream;
 
 use crate::command::{self, Output};
 use crate::containers;
@@ -29,6 +32,8 @@ use crate::wait::{ensure, eventually};
 const ORDINARY: u32 = 64_321;
 /// How long a start may take, on a busy machine and unoptimised.
 const START: Duration = Duration::from_secs(60);
+/// How long a node may take to lead a Service to those who answer.
+const ANSWERS: Duration = Duration::from_secs(20);
 /// How long an end may take.
 const END: Duration = Duration::from_secs(30);
 
@@ -532,16 +537,31 @@ impl Cluster {
         Ok(kube::Client::try_from(config)?)
     }
 
-    /// Where a Service's port is reached from this machine.
+    /// Where a Service's port is reached from this machine. If there is somebody to answer, a moment is waited for the
+    /// node to know it.
     ///
     /// # Errors
     /// When there is no such Service.
     pub async fn service(&self, namespace: &str, name: &str) -> anyhow::Result<SocketAddr> {
-        let api: Api<Service> = Api::namespaced(self.client().await?, namespace);
-        let spec = api.get(name).await?.spec.context("the Service has no spec")?;
+        let client = self.client().await?;
+        let spec = Api::<Service>::namespaced(client.clone(), namespace).get(name).await?.spec;
+        let spec = spec.context("the Service has no spec")?;
         let address: IpAddr = spec.cluster_ip.context("no clusterIP")?.parse()?;
-        let port = spec.ports.and_then(|p| p.first().cloned()).context("no port")?.port;
-        Ok(SocketAddr::new(address, self.listen_port(u16::try_from(port)?)))
+        let port = spec.ports.and_then(|p| p.first().cloned()).context("no port")?;
+        let number = self.listen_port(u16::try_from(port.port)?);
+        let address = SocketAddr::new(address, number);
+        let slices: Api<EndpointSlice> = Api::namespaced(client, namespace);
+        let own = ListParams::default().labels(&format!("kubernetes.io/service-name={name}"));
+        let slices = slices.list(&own).await?.items;
+        let ready = |e: &Endpoint| e.conditions.as_ref().is_some_and(|c| c.ready == Some(true));
+        let is_tcp = port.protocol.is_none_or(|protocol| protocol == "TCP");
+        if is_tcp && slices.iter().flat_map(|slice| slice.endpoints.iter().flatten()).any(ready) {
+            let end = Instant::now() + ANSWERS;
+            while TcpStream::connect(address).await.is_err() && Instant::now() < end {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        Ok(address)
     }
 
     /// The port that is really bound for `port` of a Pod or a Service.
