@@ -191,7 +191,7 @@ impl Workers {
                         joined = spec::rules(&pod);
                         joined.retain(|rule| entry.state.container(&rule.name).is_none());
                     }
-                    entry.pod = Arc::new(pod);
+                    entry.pod = Arc::new(lean(pod));
                     self.inner.parts.volumes.pod_changed(&uid, &entry.pod);
                 }
                 None => {
@@ -203,7 +203,7 @@ impl Workers {
                     let entry = Entry {
                         state: initial(&pod),
                         told: pod.status.clone(),
-                        pod: Arc::new(pod),
+                        pod: Arc::new(lean(pod)),
                         wake: None,
                         reporting: false,
                         again: false,
@@ -513,6 +513,16 @@ impl Workers {
     fn table(&self) -> MutexGuard<'_, Table> {
         self.inner.table.lock().unwrap_or_else(|e| e.into_inner())
     }
+}
+
+/// Without what this node itself said of the containers: that is known, and it is a good part of a Pod's size.
+fn lean(mut pod: Pod) -> Pod {
+    if let Some(status) = &mut pod.status {
+        status.container_statuses = None;
+        status.init_container_statuses = None;
+        status.ephemeral_container_statuses = None;
+    }
+    pod
 }
 
 /// Node lifecycle took the Pod for lost.
