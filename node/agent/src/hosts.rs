@@ -406,7 +406,6 @@ impl Hosts {
             return;
         }
         state.retired = true;
-        self.strike(&host);
         let config = &self.inner.config;
         for folder in [config.data.join(host.name()), host.base(config)] {
             crate::pod::volumes::unmount_below(&folder);
@@ -419,6 +418,8 @@ impl Hosts {
         for ending in ["log", "json"] {
             let _ = std::fs::remove_file(config.data.join(format!("{}.{ending}", host.name())));
         }
+        // Last: from then on its number, and so its folders, may be another group's.
+        self.strike(&host);
     }
 
     /// Starts a host again whose process has ended, unless nobody needs it any more.

@@ -19,8 +19,8 @@ use crate::api::{Api, Connection};
 
 /// How long a start may take.
 const START: Duration = Duration::from_secs(30);
-/// How long an end may take.
-const END: Duration = Duration::from_secs(20);
+/// How long an end may take: fifty thousand Pods take their time.
+const END: Duration = Duration::from_secs(60);
 
 /// A cluster that answers.
 pub(crate) struct Cluster {

@@ -88,7 +88,8 @@ impl Host {
             ..SandboxSpec::default()
         };
         pod.oci = Some(OciSandbox {
-            cgroup: format!("/coracle-test-{}", pod.id).into(),
+            // A top of its own: it goes with the test, while others make theirs.
+            cgroup: format!("/coracle-test-{}/pod", pod.id).into(),
             ..OciSandbox::default()
         });
         if let Some(change) = change {
@@ -209,6 +210,11 @@ impl Drop for Host {
             }
             let folder = self.path().join("data").join(&self.pod.id);
             let _ = cleanup(&folder, &self.pod.oci.as_ref().unwrap().cgroup);
+        }
+        let top = format!("coracle-test-{}", self.pod.id);
+        let hierarchies = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
+        for hierarchy in hierarchies.map(|entry| entry.path()).chain(["/sys/fs/cgroup".into()]) {
+            let _ = fs::remove_dir(hierarchy.join(&top));
         }
     }
 }
