@@ -194,16 +194,18 @@ async fn start_container(
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Started {
-    Sandbox(SandboxStatus),
+    Sandbox(Box<SandboxStatus>),
     Container(ContainerStatus),
 }
 
 /// Each has its answer, in the order of the starts.
 async fn start_all(State(host): State<Host>, Json(starts): Json<Vec<Start>>) -> Response {
     let all = starts.into_iter().map(async |start| match start {
-        Start::Sandbox(spec) => host.runtime.put_sandbox(spec).await.map(Started::Sandbox),
+        Start::Sandbox(spec) => {
+            host.runtime.put_sandbox(*spec).await.map(|made| Started::Sandbox(Box::new(made)))
+        }
         Start::Container { sandbox, spec } => {
-            host.runtime.start_container(&sandbox, spec).await.map(Started::Container)
+            host.runtime.start_container(&sandbox, *spec).await.map(Started::Container)
         }
     });
     axum::Json(futures::future::join_all(all).await).into_response()

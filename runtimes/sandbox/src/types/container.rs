@@ -205,12 +205,12 @@ pub struct Stop {
 #[serde(rename_all = "camelCase")]
 pub enum Start {
     /// As `PUT /v1/sandboxes/{id}`.
-    Sandbox(super::SandboxSpec),
+    Sandbox(Box<super::SandboxSpec>),
     /// As `PUT /v1/sandboxes/{id}/containers/{name}`.
     Container {
         /// The sandbox's id.
         sandbox: String,
         /// What to run.
-        spec: ContainerSpec,
+        spec: Box<ContainerSpec>,
     },
 }
