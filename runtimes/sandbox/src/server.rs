@@ -195,17 +195,18 @@ async fn start_container(
 #[serde(untagged)]
 enum Started {
     Sandbox(Box<SandboxStatus>),
-    Container(ContainerStatus),
+    Container(Box<ContainerStatus>),
 }
 
 /// Each has its answer, in the order of the starts.
 async fn start_all(State(host): State<Host>, Json(starts): Json<Vec<Start>>) -> Response {
     let all = starts.into_iter().map(async |start| match start {
         Start::Sandbox(spec) => {
-            host.runtime.put_sandbox(*spec).await.map(|made| Started::Sandbox(Box::new(made)))
+            host.runtime.put_sandbox(*spec).await.map(Box::new).map(Started::Sandbox)
         }
         Start::Container { sandbox, spec } => {
-            host.runtime.start_container(&sandbox, *spec).await.map(Started::Container)
+            let started = host.runtime.start_container(&sandbox, *spec).await;
+            started.map(Box::new).map(Started::Container)
         }
     });
     axum::Json(futures::future::join_all(all).await).into_response()
