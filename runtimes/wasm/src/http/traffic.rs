@@ -8,6 +8,7 @@ use std::time::Duration;
 use coracle_sandbox::{HttpSpec, Usage};
 use tokio::sync::Semaphore;
 
+use super::place::PATIENCE;
 use super::reuse::Idle;
 use crate::container::Stamp;
 use crate::cpu::Bucket;
@@ -25,9 +26,9 @@ pub(crate) const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "abort
 
 /// So many requests of one container may be refused at once, and again in each second.
 const REFUSALS: u64 = 1000;
-/// Nobody waits longer for a refusal, unless the container has used up its CPU. With as many connections as one container may
-/// have, each refused once in this time, it is the rate above that holds.
-const LATEST: Duration = Duration::from_secs(10);
+/// Nobody waits longer for a refusal than for room. With as many connections as one container may have, each refused once in
+/// this time, it is the rate above that holds.
+const LATEST: Duration = PATIENCE;
 
 /// A container's requests.
 pub(crate) struct Traffic {
