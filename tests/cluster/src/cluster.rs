@@ -352,6 +352,16 @@ impl Cluster {
         self.leftovers().processes_in(&format!("pod-{uid}/{container}-"))
     }
 
+    /// The process that a container began with.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub fn first_process_of(&self, uid: &str, container: &str) -> anyhow::Result<i32> {
+        let all = self.processes_of(uid, container).into_iter();
+        let first = all.filter_map(|pid| Some((process::started(pid)?, pid))).min();
+        first.map(|(_, pid)| pid).with_context(|| format!("{container} has no process"))
+    }
+
     /// Kills everything at once, as a machine does that loses its power; what runs in containers, too. Whatever the kernel
     /// keeps without processes stays: mounts, cgroups, namespaces, tables.
     ///

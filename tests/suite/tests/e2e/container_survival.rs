@@ -43,7 +43,7 @@ pub(crate) async fn who_is_killed_comes_back_alone(context: Arc<Context>) -> Out
         is_ready(s) && names.iter().zip(counts).all(|(n, count)| of(s, n)["restartCount"] == count)
     };
     // The first process of a container is its end.
-    let first = cluster.processes_of(&uid, "app").into_iter().min().context("no process")?;
+    let first = cluster.first_process_of(&uid, "app")?;
     kill9(first)?;
     let status = becomes(&cluster, "mixed", "it is restarted", |s| restarts(s, [1, 0, 0])).await?;
     let last = &of(&status, "app")["lastState"]["terminated"];

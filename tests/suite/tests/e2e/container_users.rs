@@ -42,7 +42,7 @@ async fn uid(cluster: &Cluster, pod: &str) -> anyhow::Result<String> {
 
 /// What this machine says of a container's first process (proc_pid_status(5)).
 fn status_of(cluster: &Cluster, uid: &str, field: &str) -> anyhow::Result<u64> {
-    let pid = cluster.processes_of(uid, "app").into_iter().min().context("no process")?;
+    let pid = cluster.first_process_of(uid, "app")?;
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix(field)).context("no such line")?;
     Ok(line.split_whitespace().next().context("no number")?.parse()?)
