@@ -32,6 +32,9 @@ const POD: &str = "pod-";
 /// How long processes that are killed may take to be gone.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// How soon a shim is asked again whether it is there.
+const AGAIN: Duration = Duration::from_millis(20);
+
 /// What runs a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Runtime {
@@ -269,9 +272,14 @@ impl Hosts {
     /// is to be made anew.
     pub async fn is_gone(&self, host: &Arc<Host>) -> bool {
         let Some(shim) = &host.shim else { return false };
-        let Some(client) = shim.client() else { return true };
-        if !matches!(client.info().await, Err(ClientError::Unreachable { .. })) {
-            return false;
+        loop {
+            let Some(client) = shim.client() else { return true };
+            match client.info().await {
+                Err(ClientError::Unreachable { .. }) => break,
+                // One that is being killed may still be called, and break off; it is asked until it does neither.
+                Err(ClientError::Interrupted { .. }) => tokio::time::sleep(AGAIN).await,
+                Ok(_) | Err(ClientError::Problem(_)) => return false,
+            }
         }
         shim.take();
         self.destroy(shim.cgroup_name()).await;
