@@ -81,6 +81,8 @@ pub async fn serve(listener: TcpListener, tls: Arc<rustls::ServerConfig>, router
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
+        // Streams have small pieces, each of which would wait until the last has been acknowledged.
+        let _ = stream.set_nodelay(true);
         let (acceptor, router) = (acceptor.clone(), router.clone());
         tokio::spawn(async move {
             let handshake = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await;

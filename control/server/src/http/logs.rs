@@ -67,6 +67,8 @@ impl Kubelets {
         let mut tcp = HttpConnector::new_with_resolver(NodeAddresses(registry));
         tcp.enforce_http(false);
         tcp.set_connect_timeout(Some(CONNECT));
+        // What is typed in a terminal comes in small pieces.
+        tcp.set_nodelay(true);
         let https = HttpsConnectorBuilder::new()
             .with_tls_config(tls)
             .https_only()

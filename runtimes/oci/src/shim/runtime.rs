@@ -123,7 +123,11 @@ impl Runtime for Shim {
         let connected = tokio::time::timeout(CONNECT, connect).await;
         let connected = connected.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
         match connected {
-            Ok(stream) => Ok(Box::new(stream)),
+            Ok(stream) => {
+                // What is typed is to arrive; what is sent in bulk fills packets anyway.
+                let _ = stream.set_nodelay(true);
+                Ok(Box::new(stream))
+            }
             Err(error) => {
                 // As containerd and Go have it, since that is what people search for.
                 let why = error.kind();
