@@ -1,8 +1,9 @@
 //! Control groups of a Pod and its containers: limits, use, and the end of everything in them.
 //!
-//! Version 1, version 2, or both mixed: whatever is mounted. libcontainer moves processes into groups and restricts
-//! devices; limits are set here, because Pods have them too and because they change while containers run.
+//! Version 1, version 2, or both mixed: whatever is mounted. libcontainer could do part of this, but looks for every group
+//! anew and moves processes in the way that waits for all of the machine's.
 
+mod devices;
 mod limits;
 mod mounts;
 
@@ -14,6 +15,7 @@ use std::time::Duration;
 use coracle_sandbox::{Resources, Usage};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::Value;
 
 pub(crate) use mounts::Mounts;
 
@@ -58,10 +60,24 @@ impl Group {
         Ok(())
     }
 
-    /// Moves this process into it, in every hierarchy in which it exists.
+    /// Makes it in every hierarchy.
+    pub(crate) fn make(&self) -> io::Result<()> {
+        self.folders.iter().try_for_each(limits::make)
+    }
+
+    /// Allows its processes the devices of these rules, in the OCI runtime specification's words, of which the last that
+    /// fits counts.
+    pub(crate) fn restrict_devices(&self, rules: &[Value]) -> io::Result<()> {
+        self.folders.iter().try_for_each(|folder| devices::restrict(folder, rules))
+    }
+
+    /// Moves this process, which must have one thread, into it, in every hierarchy in which it exists.
     pub(crate) fn join(&self) -> io::Result<()> {
         for folder in self.folders.iter().filter(|folder| folder.path.exists()) {
-            fs::write(folder.path.join("cgroup.procs"), "0")?;
+            // A thread that moves itself need not wait until no process of the machine forks or ends, which takes
+            // milliseconds. Version 2 has no such file for groups that bound memory.
+            let file = if folder.controllers.is_some() { "tasks" } else { "cgroup.procs" };
+            fs::write(folder.path.join(file), "0")?;
         }
         Ok(())
     }

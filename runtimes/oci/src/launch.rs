@@ -7,7 +7,7 @@
 mod console;
 mod create;
 mod enter;
-mod join;
+mod first;
 mod program;
 mod reply;
 
@@ -17,11 +17,13 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use coracle_sandbox::{ContainerSpec, OciContainer, Problem, ProblemCode, SandboxSpec};
+use coracle_sandbox::{ContainerSpec, OciContainer, Problem, ProblemCode, Rlimit, SandboxSpec};
+use libcontainer::oci_spec::runtime::{PosixRlimitBuilder, PosixRlimitType};
+use libcontainer::syscall::syscall::create_syscall;
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, kill, signal, sigprocmask};
 use nix::unistd::{ForkResult, Pid, fork};
 
-use crate::spec::Places;
+use crate::spec::{self, Places};
 use crate::user::User;
 use crate::users::Users;
 
@@ -44,8 +46,6 @@ pub(crate) enum Job<'a> {
         user: &'a User,
         /// The container's first process.
         pid: i32,
-        /// Tells it from others of this container.
-        number: u64,
     },
 }
 
@@ -69,9 +69,13 @@ pub(crate) struct Subject<'a> {
 }
 
 impl Subject<'_> {
-    /// What libcontainer calls it.
-    pub(crate) fn id(&self) -> String {
-        id(self.container)
+    /// Closes what the shim has of the machine's and the Pod's. It is not used any more in this process.
+    fn forget(&self) {
+        let numbers = self.users.map(Users::numbers).into_iter().flatten();
+        for number in numbers.chain([self.machine.as_raw_fd()]) {
+            // SAFETY: this process ends without dropping what had the descriptors.
+            unsafe { libc::close(number) };
+        }
     }
 
     /// The pid namespace that the container joins, and where it is found: by whoever inherits it, who may not be allowed to
@@ -89,7 +93,7 @@ impl Subject<'_> {
     }
 }
 
-/// What libcontainer calls an attempt; unique in its Pod.
+/// The name of an attempt's folder and group; unique in its Pod.
 pub(crate) fn id(container: &ContainerSpec) -> String {
     format!("{}-{}", container.name, container.attempt)
 }
@@ -131,13 +135,10 @@ pub(crate) fn start(
                 settle(&kept);
                 let result = match job {
                     Job::Create => create::create(subject, streams),
-                    Job::Enter { args, tty, user, pid, number } => match subject.users {
-                        Some(users) => {
-                            let process = join::Process { args, tty: *tty, user, of: *pid };
-                            join::join(subject, users, &process, streams)
-                        }
-                        None => enter::enter(subject, args, *tty, user, *number, streams),
-                    },
+                    Job::Enter { args, tty, user, pid } => {
+                        let process = enter::Process { args, tty: *tty, user, of: *pid };
+                        enter::enter(subject, &process, streams)
+                    }
                 };
                 sender.send(result);
             });
@@ -183,6 +184,38 @@ fn close_all_but(kept: &[RawFd]) {
 /// Ends a launcher that takes too long, with what it has forked itself: the caller ends the container's group.
 pub(crate) fn give_up(launcher: Pid) {
     let _ = kill(launcher, Signal::SIGKILL);
+}
+
+/// Forks a process that becomes the shim's child, in the pid namespace that was entered last; its number, or nothing in
+/// the process itself.
+fn fork_sibling() -> io::Result<Option<i32>> {
+    let flags = libc::CLONE_PARENT | libc::SIGCHLD;
+    // SAFETY: as fork(2); there is no other thread that could hold a lock.
+    match unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(None),
+        pid => Ok(Some(pid as i32)),
+    }
+}
+
+/// How soon this process and those that it forks are killed for want of memory.
+fn adjust_score(oci: &OciContainer) -> io::Result<()> {
+    let Some(score) = oci.oom_score_adj else { return Ok(()) };
+    std::fs::write("/proc/self/oom_score_adj", spec::possible_score(score).to_string())
+}
+
+/// Bounds this process and those that it forks.
+fn bound(oci: &OciContainer) -> io::Result<()> {
+    let calls = create_syscall();
+    for Rlimit { name, soft, hard } in &oci.rlimits {
+        let invalid = |e: &dyn std::fmt::Display| {
+            io::Error::other(format!("oci.rlimits: cannot set {name} to {soft} and {hard}: {e}"))
+        };
+        let kind: PosixRlimitType = name.parse().map_err(|e| invalid(&e))?;
+        let limit = PosixRlimitBuilder::default().typ(kind).soft(*soft).hard(*hard).build();
+        calls.set_rlimit(&limit.map_err(|e| invalid(&e))?).map_err(|e| invalid(&e))?;
+    }
+    Ok(())
 }
 
 /// A failure, with what was being done.

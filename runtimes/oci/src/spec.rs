@@ -84,7 +84,7 @@ pub(crate) fn config(known: &Known<'_>) -> Result<(Value, Vec<Value>), Problem> 
         |paths: &[&str]| if oci.privileged || oci.unmasked { json!([]) } else { json!(paths) };
     let config = json!({
         "ociVersion": "1.0.2",
-        "process": process(known, &known.container.args, oci.tty),
+        "process": process(known),
         "root": {"path": known.places.rootfs, "readonly": oci.read_only},
         "mounts": mounts::of(known)?,
         "linux": {
@@ -100,34 +100,25 @@ pub(crate) fn config(known: &Known<'_>) -> Result<(Value, Vec<Value>), Problem> 
     Ok((config, devices.rules))
 }
 
-/// `process`: of the container itself, or of a program that is started in it later.
-pub(crate) fn process(known: &Known<'_>, args: &[String], tty: bool) -> Value {
+fn process(known: &Known<'_>) -> Value {
+    let Known { container, oci, .. } = known;
     let names: BTreeSet<String> = known.at_first.names();
     let User { uid, gid, groups, .. } = known.user;
     let mut user = json!({"uid": uid, "gid": gid, "additionalGids": groups});
     // Whatever the agent's own is.
-    user["umask"] = json!(known.oci.umask.unwrap_or(0o022));
-    let mut process = json!({
-        "terminal": tty,
+    user["umask"] = json!(oci.umask.unwrap_or(0o022));
+    json!({
+        "terminal": oci.tty,
         "user": user,
-        "args": args,
-        "env": environment(known, tty),
+        "args": container.args,
+        "env": environment(known, oci.tty),
         // The program's own process goes to its folder, once it is who it is to be.
         "cwd": "/",
         "capabilities": {
             "bounding": names, "effective": names, "permitted": names, "inheritable": [], "ambient": [],
         },
-        "noNewPrivileges": known.oci.no_new_privileges,
-    });
-    if let Some(score) = known.oci.oom_score_adj {
-        process["oomScoreAdj"] = json!(possible_score(score));
-    }
-    if !known.oci.rlimits.is_empty() {
-        let limits = known.oci.rlimits.iter();
-        let limits = limits.map(|l| json!({"type": l.name, "soft": l.soft, "hard": l.hard}));
-        process["rlimits"] = limits.collect();
-    }
-    process
+        "noNewPrivileges": oci.no_new_privileges,
+    })
 }
 
 /// `NAME=value`, in order, each name once: the last counts.

@@ -117,9 +117,14 @@ fn version_2(wanted: &Resources) -> Vec<(String, String)> {
 }
 
 /// Makes a group and those above it; in version 2, controllers reach down to it.
-fn make(folder: &Folder) -> io::Result<()> {
-    if folder.controllers.is_some() {
-        return fs::create_dir_all(&folder.path);
+pub(super) fn make(folder: &Folder) -> io::Result<()> {
+    if let Some(controllers) = &folder.controllers {
+        fs::create_dir_all(&folder.path)?;
+        if controllers.iter().any(|name| name == "cpuset") {
+            inherit(&folder.path, &folder.top, "cpuset.cpus")?;
+            inherit(&folder.path, &folder.top, "cpuset.mems")?;
+        }
+        return Ok(());
     }
     let Ok(relative) = folder.path.strip_prefix(&folder.top) else {
         return Err(io::Error::other("a group outside its hierarchy"));
@@ -137,6 +142,17 @@ fn make(folder: &Folder) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Gives a new group of version 1 what the one above it has: it takes no process before.
+fn inherit(group: &Path, top: &Path, file: &str) -> io::Result<()> {
+    let Some(above) = group.parent().filter(|_| group != top) else { return Ok(()) };
+    let place = group.join(file);
+    if !fs::read_to_string(&place)?.trim().is_empty() {
+        return Ok(());
+    }
+    inherit(above, top, file)?;
+    fs::write(place, fs::read_to_string(above.join(file))?)
 }
 
 #[cfg(test)]

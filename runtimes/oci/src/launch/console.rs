@@ -2,39 +2,10 @@
 
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
 
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 
-/// Where a terminal is waited for; its name is removed in the end.
-pub(super) struct Console {
-    listener: UnixListener,
-    path: PathBuf,
-}
-
-impl Console {
-    pub(super) fn listen(folder: &Path, name: &str) -> io::Result<Console> {
-        // Socket names are short; folders may not be.
-        let folder_fd = std::fs::File::open(folder)?;
-        let short = format!("/proc/self/fd/{}/{name}", folder_fd.as_raw_fd());
-        let path = folder.join(name);
-        let _ = std::fs::remove_file(&path);
-        Ok(Console { listener: UnixListener::bind(short)?, path })
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// The terminal; the container has sent it by now.
-    pub(super) fn receive(&self) -> io::Result<OwnedFd> {
-        let (connection, _) = self.listener.accept()?;
-        receive(&connection)
-    }
-}
-
-/// The terminal that was sent through a socket.
+/// The controlling end of the terminal that was sent through a socket; waits until it was.
 pub(super) fn receive(connection: &impl AsRawFd) -> io::Result<OwnedFd> {
     let mut text = [0; 64];
     let mut parts = [IoSliceMut::new(&mut text)];
@@ -52,8 +23,17 @@ pub(super) fn receive(connection: &impl AsRawFd) -> io::Result<OwnedFd> {
     Err(io::Error::other("the container sent no terminal"))
 }
 
-impl Drop for Console {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
-    }
+/// Gives a terminal's other end to the user who will write to it. It is not looked for by a name that the container could
+/// have given to something else.
+pub(super) fn give(terminal: &OwnedFd, user: u32) -> io::Result<()> {
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+    // SAFETY: a call with plain numbers; the descriptor that comes is fresh.
+    let other = unsafe {
+        let fd = libc::ioctl(terminal.as_raw_fd(), libc::TIOCGPTPEER, flags);
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        OwnedFd::from_raw_fd(fd)
+    };
+    Ok(nix::unistd::fchown(&other, Some(user.into()), None)?)
 }

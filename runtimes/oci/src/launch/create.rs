@@ -7,12 +7,10 @@ use std::path::{Path, PathBuf};
 
 use coracle_sandbox::beneath::Found;
 use coracle_sandbox::{Mount, Problem, ProblemCode, Propagation};
-use libcontainer::container::builder::ContainerBuilder;
-use libcontainer::syscall::syscall::SyscallType;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 
-use super::console::Console;
+use super::first::{self, First};
 use super::program::{Program, Told};
 use super::{Started, Streams, Subject, give, internal};
 use crate::capabilities::{self, Set};
@@ -72,9 +70,8 @@ pub(super) fn create(subject: &Subject<'_>, streams: Streams) -> Result<Started,
         ..rights.known(subject, &user)
     };
     let (config, rules) = spec::config(&known)?;
-    std::fs::write(subject.folder.join("config.json"), config.to_string())
-        .map_err(|e| internal("cannot write the container's configuration", e))?;
-
+    let spec = serde_json::from_value(config)
+        .map_err(|e| internal("cannot read the container's configuration", e))?;
     let told = Told::new().map_err(|e| internal("cannot make a pipe", e))?;
     let program = Program {
         args: container.args.clone(),
@@ -84,89 +81,23 @@ pub(super) fn create(subject: &Subject<'_>, streams: Streams) -> Result<Started,
         keep: rights.keep,
         words: WORDS,
         told: told.number(),
+        gate: None,
     };
-    let console = match oci.tty {
-        true => Some(
-            Console::listen(&subject.folder, "console.sock")
-                .map_err(|e| internal("cannot wait for the terminal", e))?,
-        ),
-        false => None,
-    };
-    let run = subject.folder.join("run");
-    std::fs::create_dir_all(&run).map_err(|e| internal("cannot make a folder", e))?;
-    let builder = || {
-        let mut builder = ContainerBuilder::new(subject.id(), SyscallType::default())
-            .with_root_path(&run)?
-            .with_executor(program)
-            .with_console_socket(console.as_ref().map(Console::path));
-        for stream in [&streams.stdin, &streams.stdout, &streams.stderr] {
-            give(stream.as_ref(), subject, &user);
-        }
-        if let Some(stdin) = streams.stdin {
-            builder = builder.with_stdin(stdin);
-        }
-        if let Some(stdout) = streams.stdout {
-            builder = builder.with_stdout(stdout);
-        }
-        if let Some(stderr) = streams.stderr {
-            builder = builder.with_stderr(stderr);
-        }
-        builder
-            .validate_id()?
-            .as_init(&subject.folder)
-            .with_systemd(false)
-            .with_detach(true)
-            .build()
-    };
-    let mut made = match builder() {
-        Ok(made) => made,
-        Err(error) => return Err(told.failure_by_now().unwrap_or_else(|| failed(&error))),
-    };
-    let Some(pid) = made.pid().map(|pid| pid.as_raw()) else {
-        return Err(Problem::new(ProblemCode::Internal, "the container has no process"));
-    };
-    let terminal = match &console {
-        Some(console) => Some(take_terminal(console.receive(), subject, pid, &user)?),
-        None => None,
-    };
-    if let Some(folder) = subject.group.unified() {
-        crate::device_filter::attach(folder, &rules)
-            .map_err(|e| internal("cannot restrict the container's devices", e))?;
+    for stream in [&streams.stdin, &streams.stdout, &streams.stderr] {
+        give(stream.as_ref(), subject, &user);
     }
-    if let Err(error) = made.start() {
-        return Err(told.failure_by_now().unwrap_or_else(|| failed(&error)));
-    }
-    match told.failure() {
-        Some(problem) => Err(problem),
-        None => Ok(Started { pid, user, terminal }),
-    }
-}
-
-/// The terminal, whose other end becomes the user's.
-pub(super) fn take_terminal(
-    received: std::io::Result<OwnedFd>,
-    subject: &Subject<'_>,
-    pid: i32,
-    user: &User,
-) -> Result<OwnedFd, Problem> {
-    let terminal = received.map_err(|e| internal("no terminal came", e))?;
-    let path = format!("/proc/{pid}/fd/0");
-    let _ = nix::unistd::chown(path.as_str(), Some(subject.on_machine(user).into()), None);
-    Ok(terminal)
-}
-
-/// An error of libcontainer's with its causes, which it does not say itself.
-pub(super) fn failed(error: &dyn std::error::Error) -> Problem {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    Problem::new(ProblemCode::StartFailed, format!("OCI runtime create failed: {text}"))
+    let pid_namespace = pid_namespace.map(|(file, _)| file);
+    first::start(First {
+        subject,
+        user,
+        spec,
+        rules,
+        rootfs,
+        program,
+        told,
+        streams,
+        pid_namespace,
+    })
 }
 
 /// What a container's processes may do.

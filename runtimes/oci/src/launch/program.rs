@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -35,6 +35,8 @@ pub(super) struct Program {
     pub(super) words: &'static str,
     /// Where failures are told; closed by success.
     pub(super) told: RawFd,
+    /// Says one byte once the program may run; none: it may at once.
+    pub(super) gate: Option<RawFd>,
 }
 
 /// The other end of [`Program::told`].
@@ -55,24 +57,12 @@ impl Told {
 
     /// The failure, if there was one; waits until the program runs or its process is gone.
     pub(super) fn failure(self) -> Option<Problem> {
-        self.read(None)
-    }
-
-    /// The failure that there must have been; the process may not be gone.
-    pub(super) fn failure_by_now(self) -> Option<Problem> {
-        self.read(Some(1000u16))
-    }
-
-    fn read(self, milliseconds: Option<u16>) -> Option<Problem> {
-        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
         drop(self.write);
-        let patience = milliseconds.map_or(PollTimeout::NONE, PollTimeout::from);
-        let mut told = [PollFd::new(self.read.as_fd(), PollFlags::POLLIN)];
-        poll(&mut told, patience).ok().filter(|count| *count > 0)?;
         // A message is written at once, and is shorter than what a pipe holds.
         let mut text = vec![0; 64 << 10];
         let count = File::from(self.read).read(&mut text).ok()?;
-        serde_json::from_slice(&text[..count]).ok()
+        // Others may have told of the same failure again.
+        serde_json::Deserializer::from_slice(&text[..count]).into_iter().next()?.ok()
     }
 }
 
@@ -84,10 +74,23 @@ impl Program {
             exit_code: Some(exit_code),
             ..Problem::new(ProblemCode::StartFailed, message.clone())
         };
+        self.tell(&problem);
+        message
+    }
+
+    /// Tells of a failure of this process's.
+    pub(super) fn tell(&self, problem: &Problem) {
         // SAFETY: the descriptor was inherited and nobody else in this process uses it.
         let mut told = std::mem::ManuallyDrop::new(unsafe { File::from_raw_fd(self.told) });
-        let _ = told.write_all(&serde_json::to_vec(&problem).unwrap_or_default());
-        message
+        let _ = told.write_all(&serde_json::to_vec(problem).unwrap_or_default());
+    }
+
+    /// Waits until the program may run.
+    fn wait(&self) -> io::Result<()> {
+        let Some(gate) = self.gate else { return Ok(()) };
+        // SAFETY: as above.
+        let mut gate = std::mem::ManuallyDrop::new(unsafe { File::from_raw_fd(gate) });
+        gate.read_exact(&mut [0])
     }
 
     /// The file to execute, as `execvp` would find it; what is in the way is told in the words of OCI runtimes.
@@ -187,6 +190,7 @@ impl Executor for Program {
 
     fn exec(&self, _: &Spec) -> Result<(), ExecutorError> {
         let failed = |code, message: String| ExecutorError::Other(self.fail(code, &message));
+        self.wait().map_err(|_| failed(NOT_EXECUTABLE, "its launcher is gone".into()))?;
         let path = self.find().map_err(|(code, message)| failed(code, message))?;
         let strings = |all: &[String]| {
             all.iter().map(|s| CString::new(s.as_str())).collect::<Result<Vec<_>, _>>()

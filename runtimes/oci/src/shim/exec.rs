@@ -2,7 +2,6 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -111,9 +110,8 @@ impl Shim {
         }
         let pod = self.pod(sandbox)?;
         let subject = self.subject(&pod, &container.spec, &container.oci, &container.folder);
-        let number = self.execs.fetch_add(1, Relaxed);
         let (user, pid) = (&container.user, container.pid);
-        let job = Job::Enter { args, tty, user, pid, number };
+        let job = Job::Enter { args, tty, user, pid };
         self.launch(&job, &subject, streams).await
     }
 }

@@ -38,7 +38,6 @@ pub(crate) struct Shim {
     /// One at a time is made or removed.
     pub(super) changing: tokio::sync::Mutex<()>,
     ended: watch::Sender<bool>,
-    pub(super) execs: std::sync::atomic::AtomicU64,
 }
 
 /// A Pod as it was asked for.
@@ -70,7 +69,6 @@ impl Shim {
             containers: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             ended: watch::Sender::new(false),
-            execs: 0.into(),
         });
         let watched = Arc::downgrade(&shim);
         tokio::spawn(async move {

@@ -12,6 +12,9 @@ use super::require_plain;
 /// Folders below /dev that are not devices of the machine, but made for each container.
 const NOT_DEVICES: &[&str] =
     &["pts", "shm", "fd", "mqueue", "console", ".lxc", ".lxd-mounts", ".udev", "ptmx"];
+/// null, zero, full, random, urandom, tty, console, ptmx; and net/tun, as runc and libcontainer have it.
+const USUAL: &[(u32, u32)] =
+    &[(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2), (10, 200)];
 /// How deep /dev is looked through, and how many nodes are taken.
 const DEPTH: usize = 4;
 const MOST: usize = 10_000;
@@ -34,8 +37,7 @@ pub(super) fn of(oci: &OciContainer) -> Result<Devices, Problem> {
     for kind in ["c", "b"] {
         devices.rules.push(json!({"allow": true, "type": kind, "access": "m"}));
     }
-    // null, zero, full, random, urandom, tty, console, ptmx.
-    for (major, minor) in [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2)] {
+    for (major, minor) in USUAL {
         let rule =
             json!({"allow": true, "type": "c", "major": major, "minor": minor, "access": "rwm"});
         devices.rules.push(rule);

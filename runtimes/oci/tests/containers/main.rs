@@ -3,6 +3,7 @@
 
 mod fixture;
 
+mod entering;
 mod lifecycle;
 mod limits;
 mod rights;

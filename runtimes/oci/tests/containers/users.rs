@@ -16,7 +16,7 @@ const FIRST: u32 = 0x8765_0000;
 /// A user who shares volumes with the Pod.
 const GUEST: u32 = 0x7000_0001;
 
-fn own_users(pod: &mut SandboxSpec) {
+pub(crate) fn own_users(pod: &mut SandboxSpec) {
     let oci: &mut OciSandbox = pod.oci.as_mut().unwrap();
     oci.users = Some(UserMapping { host: FIRST, count: 0x1_0000, guest: Some(GUEST) });
 }
