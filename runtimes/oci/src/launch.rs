@@ -1,8 +1,8 @@
 //! Launchers: processes that start one process of a container each, and end.
 //!
 //! A launcher is forked from the shim, which has one thread; it may block, hang, change its folder and its priority, and the
-//! shim kills it when it takes too long. What it starts becomes the shim's child when the launcher ends, since the shim
-//! is a subreaper. The result comes as one message, with the terminal's descriptor where there is one.
+//! shim kills it when it takes too long. What it starts is the shim's child from the beginning. The result comes as one
+//! message, with the terminal's descriptor where there is one.
 
 mod console;
 mod create;

@@ -1,7 +1,7 @@
 //! Limits, as files of groups. Numbers are converted as the kubelet does it.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::Path;
 
 use coracle_sandbox::Resources;
@@ -43,7 +43,10 @@ pub(super) fn apply(folder: &Folder, resources: &Resources) -> io::Result<()> {
 
 fn set(folder: &Path, file: &str, value: &str) -> io::Result<()> {
     let path = folder.join(file);
-    match fs::write(&path, value) {
+    // Never created: that would be denied, where it is to be found missing.
+    let written =
+        File::options().write(true).open(&path).and_then(|mut f| f.write_all(value.as_bytes()));
+    match written {
         // The kernel is built without it, or does not account for it. Limits that are asked for have to be there.
         Err(e) if e.kind() == io::ErrorKind::NotFound && is_optional(file, value) => Ok(()),
         Err(e) => {

@@ -96,6 +96,7 @@ fn go_in(subject: &Subject<'_>, process: &Process<'_>) -> io::Result<()> {
         users.enter()?;
     }
     subject.forget();
+    drop(first);
     for (namespace, kind) in namespaces {
         setns(namespace, kind)?;
     }

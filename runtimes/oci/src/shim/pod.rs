@@ -411,7 +411,7 @@ impl Shim {
         });
         let started = started?;
         let end = self.reaper.end_of(started.pid);
-        // What it started is this process's child when it has ended.
+        // It was in the container's group, which is to have none but the container's processes.
         let _ = launcher_end.await;
         drop(starting);
         Ok((started, end))
