@@ -138,7 +138,7 @@ impl Cluster {
         self.owned_by(uid).filter(move |object| object.kind.resource == resource)
     }
 
-    /// Objects of a namespace that no controller manages and one could adopt (Pods and ReplicaSets only), so that
+    /// Objects of a namespace that no controller manages and one could adopt (Pods, ReplicaSets and ControllerRevisions), so that
     /// looking for some does not cost a walk over the namespace.
     pub fn orphans_in(
         &self,
@@ -284,7 +284,7 @@ impl Cluster {
 }
 
 fn is_adoptable(kind: &Kind) -> bool {
-    matches!(kind.resource, "pods" | "replicasets.apps")
+    matches!(kind.resource, "pods" | "replicasets.apps" | "controllerrevisions.apps")
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@
 
 pub mod age;
 pub mod cluster;
+pub mod cron;
+pub mod indexes;
 pub mod json;
 pub mod kinds;
 pub mod meta;
@@ -15,6 +17,7 @@ pub mod names;
 pub mod object;
 pub mod patch;
 pub mod path;
+pub mod placement;
 pub mod plan;
 pub mod pod;
 pub mod quantity;

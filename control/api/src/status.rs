@@ -27,6 +27,8 @@ pub enum FieldProblem {
     Required,
     /// `Invalid value: …`.
     Invalid(Value),
+    /// `Invalid value`, where the value would not help.
+    InvalidAsSuch,
     /// `Unsupported value: …: supported values: …`.
     NotSupported(Value),
     /// `Duplicate value: …`.
@@ -60,6 +62,11 @@ impl FieldError {
             path: path.into(),
             detail: detail.into(),
         }
+    }
+
+    /// A combination of values is not allowed.
+    pub fn invalid_as_such(path: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { problem: FieldProblem::InvalidAsSuch, path: path.into(), detail: detail.into() }
     }
 
     /// A value is none of an enumeration.
@@ -100,6 +107,7 @@ impl FieldError {
         let head = match &self.problem {
             FieldProblem::Required => "Required value".to_owned(),
             FieldProblem::Invalid(v) => format!("Invalid value: {v}"),
+            FieldProblem::InvalidAsSuch => "Invalid value".to_owned(),
             FieldProblem::NotSupported(v) => format!("Unsupported value: {v}"),
             FieldProblem::Duplicate(v) => format!("Duplicate value: {v}"),
             FieldProblem::Forbidden => "Forbidden".to_owned(),
@@ -115,7 +123,7 @@ impl FieldError {
     pub fn reason(&self) -> &'static str {
         match self.problem {
             FieldProblem::Required => "FieldValueRequired",
-            FieldProblem::Invalid(_) => "FieldValueInvalid",
+            FieldProblem::Invalid(_) | FieldProblem::InvalidAsSuch => "FieldValueInvalid",
             FieldProblem::NotSupported(_) => "FieldValueNotSupported",
             FieldProblem::Duplicate(_) => "FieldValueDuplicate",
             FieldProblem::Forbidden => "FieldValueForbidden",

@@ -18,6 +18,15 @@
 mod deployment;
 mod replica_set;
 
+mod cron_job;
+mod job;
+
+mod daemon_set;
+mod history;
+mod stateful_set;
+
+mod disruption;
+
 mod endpoint_slice;
 mod endpoints;
 
@@ -39,16 +48,21 @@ mod services;
 
 use coracle_api::plan::Controller;
 
+pub use cron_job::CronJobController;
+pub use daemon_set::DaemonSetController;
 pub use deployment::DeploymentController;
+pub use disruption::DisruptionController;
 pub use endpoint_slice::EndpointSliceController;
 pub use endpoints::EndpointsController;
 pub use garbage_collector::GarbageCollector;
+pub use job::JobController;
 pub use namespace::NamespaceController;
 pub use node_lifecycle::NodeLifecycle;
 pub use pod_gc::PodCollector;
 pub use replica_set::ReplicaSetController;
 pub use root_ca::RootCaPublisher;
 pub use service_account::ServiceAccountController;
+pub use stateful_set::StatefulSetController;
 pub use taint_eviction::TaintEviction;
 
 /// Every controller that needs nothing but the cluster, with its usual settings.
@@ -56,6 +70,11 @@ pub fn all() -> Vec<Box<dyn Controller>> {
     vec![
         Box::new(DeploymentController),
         Box::new(ReplicaSetController),
+        Box::new(JobController),
+        Box::new(CronJobController),
+        Box::new(DaemonSetController),
+        Box::new(StatefulSetController),
+        Box::new(DisruptionController),
         Box::new(EndpointSliceController),
         Box::new(EndpointsController),
         Box::new(NamespaceController),

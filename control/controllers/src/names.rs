@@ -1,6 +1,6 @@
 //! Names and hashes that follow from what they are made of, so that a decision taken twice gives the same name.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
 
@@ -75,6 +75,28 @@ impl Fnv32 {
 /// Absent, `null` and an empty list mean the same in an object.
 pub(crate) fn is_nothing(value: &Value) -> bool {
     value.is_null() || value.as_array().is_some_and(Vec::is_empty)
+}
+
+/// Deep equality to which absent, `null` and an empty list are one.
+pub(crate) fn same(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Object(a), Value::Object(b)) => same_maps(a, b, |_, a, b| same(a, b)),
+        (Value::Array(a), Value::Array(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b))
+        }
+        _ => a == b || (is_nothing(a) && is_nothing(b)),
+    }
+}
+
+/// The same of two maps, each pair of values compared by a rule of the caller's.
+pub(crate) fn same_maps(
+    a: &Map<String, Value>,
+    b: &Map<String, Value>,
+    same: impl Fn(&str, &Value, &Value) -> bool,
+) -> bool {
+    let null = Value::Null;
+    a.iter().all(|(key, value)| same(key, value, b.get(key).unwrap_or(&null)))
+        && b.iter().all(|(key, value)| a.contains_key(key) || same(key, &null, value))
 }
 
 pub(crate) fn fnv64(bytes: &[u8]) -> u64 {

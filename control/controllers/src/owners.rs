@@ -1,20 +1,26 @@
 //! Which objects belong to a controller, by owner reference and selector; adopting and releasing them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use coracle_api::object::OwnerRef;
+use coracle_api::plan::Key;
 use coracle_api::{Cluster, Kind, LabelSelector, Object, Plan, kinds};
+
+use serde_json::json;
 
 use crate::patch;
 
 /// The objects of `kind` that `owner` manages: those it owns and selects, and matching orphans, whose adoption is
-/// planned. Owned ones that the selector no longer selects are released. `eligible` leaves out what need not be managed.
+/// planned. Owned ones that the selector no longer selects are released. `eligible` leaves out what need not be managed;
+/// `finalizer` is one that the owner's objects hold.
 pub(crate) fn claim<'a>(
     cluster: &'a Cluster,
     kind: &Kind,
     owner: &Object,
     selector: &LabelSelector,
     eligible: impl Fn(&Object) -> bool,
+    finalizer: Option<&str>,
     plan: &mut Plan,
 ) -> Vec<&'a Arc<Object>> {
     let mut claimed = Vec::new();
@@ -28,7 +34,12 @@ pub(crate) fn claim<'a>(
         if selector.matches(&object.meta.labels) {
             claimed.push(object);
         } else if !owner.is_deleting() {
-            plan.patch(object, patch::owners(&without(object, &owner.meta.uid)));
+            let mut change = patch::owners(&without(object, &owner.meta.uid));
+            if let Some(finalizer) = finalizer {
+                let held = object.meta.finalizers.iter().filter(|held| *held != finalizer);
+                change["metadata"]["finalizers"] = held.cloned().collect();
+            }
+            plan.patch(object, change);
         }
     }
     if owner.is_deleting() {
@@ -39,11 +50,38 @@ pub(crate) fn claim<'a>(
             let mut owners = object.meta.owner_references.clone();
             owners.retain(|o| o.uid != owner.meta.uid);
             owners.push(owner.owner_ref());
-            plan.patch(object, patch::owners(&owners));
+            let mut change = patch::owners(&owners);
+            if let Some(finalizer) = finalizer {
+                let held = object.meta.finalizers.iter().map(String::as_str);
+                let held: BTreeSet<&str> = held.chain([finalizer]).collect();
+                change["metadata"]["finalizers"] = json!(held);
+            }
+            plan.patch(object, change);
             claimed.push(object);
         }
     }
     claimed
+}
+
+/// The keys of the owners of `kind` that a changed object concerns: the one that it has or, of an orphan, all that select
+/// it and may adopt it. No labels, nobody: no walk over them.
+pub(crate) fn wakes(
+    cluster: &Cluster,
+    kind: &Kind,
+    object: &Object,
+    selector: impl Fn(&Object) -> Option<LabelSelector>,
+) -> Vec<Key> {
+    let namespace = object.meta.namespace.as_str();
+    match object.controller() {
+        Some(owner) if owner.kind == kind.kind => vec![Key::new(namespace, owner.name.as_str())],
+        Some(_) => Vec::new(),
+        None if object.meta.labels.is_empty() || object.is_deleting() => Vec::new(),
+        None => cluster
+            .list_in(kind, namespace)
+            .filter(|owner| selector(owner).is_some_and(|s| s.matches(&object.meta.labels)))
+            .map(|owner| Key::of(owner))
+            .collect(),
+    }
 }
 
 /// An object's owner references but for one owner.

@@ -33,8 +33,11 @@ pub(crate) fn diff(old: &Value, new: &Value) -> Option<Value> {
 }
 
 /// A count as statuses hold it: left out when zero.
-pub(crate) fn count(n: i32) -> Value {
-    if n == 0 { Value::Null } else { n.into() }
+pub(crate) fn count(n: impl Into<i64>) -> Value {
+    match n.into() {
+        0 => Value::Null,
+        n => n.into(),
+    }
 }
 
 /// A time as `metav1.Time` writes it: whole seconds, UTC.

@@ -1,15 +1,16 @@
 //! What controllers read of a Pod: few fields, kept decoded for many Pods, and the questions upstream's `podutil` answers.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::time::Duration;
 
-use coracle_api::Object;
+use coracle_api::{Cluster, Object, Plan, kinds};
 use jiff::Timestamp;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
 use crate::nodes::Taint;
-use crate::patch;
+use crate::{names, patch};
 
 /// The part of a Pod that controllers read.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -76,6 +77,14 @@ pub(crate) struct PodStatus {
     pub(crate) pod_ip: Option<Box<str>>,
     pub(crate) conditions: Vec<PodCondition>,
     pub(crate) container_statuses: Vec<ContainerStatus>,
+    /// How often init containers were restarted, all together: all that is asked of their statuses.
+    #[serde(rename = "initContainerStatuses", deserialize_with = "restarts")]
+    pub(crate) init_restarts: i32,
+}
+
+fn restarts<'de, D: Deserializer<'de>>(statuses: D) -> Result<i32, D::Error> {
+    let statuses = Option::<Vec<ContainerStatus>>::deserialize(statuses)?;
+    Ok(statuses.iter().flatten().map(|status| status.restart_count).sum())
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -92,6 +101,19 @@ pub(crate) struct PodCondition {
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct ContainerStatus {
     pub(crate) restart_count: i32,
+    pub(crate) state: ContainerState,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct ContainerState {
+    pub(crate) terminated: Option<Box<Terminated>>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Terminated {
+    pub(crate) finished_at: Option<Timestamp>,
 }
 
 /// The fields of a Pod. What is stored passed validation; anything else reads as a Pod without any.
@@ -136,13 +158,92 @@ impl PodView {
     }
 
     pub(crate) fn restarts(&self) -> i32 {
-        self.status.container_statuses.iter().map(|c| c.restart_count).sum()
+        let counts = self.status.container_statuses.iter().map(|c| c.restart_count);
+        counts.sum::<i32>() + self.status.init_restarts
+    }
+
+    /// When the last of its containers ended, if they told.
+    pub(crate) fn finished_at(&self) -> Option<Timestamp> {
+        let statuses = self.status.container_statuses.iter();
+        statuses.filter_map(|status| status.state.terminated.as_ref()?.finished_at).max()
     }
 }
 
 /// Neither finished nor being deleted.
 pub(crate) fn is_active(pod: &Object) -> bool {
     !pod.is_deleting() && !view(pod).is_finished()
+}
+
+/// Tells of Pods that a controller created or deleted: ten events, then one that stands for the rest, as upstream's
+/// recorder combines them.
+pub(crate) fn tell<'a>(
+    plan: &mut Plan,
+    owner: &Object,
+    reason: &str,
+    verb: &str,
+    names: impl Iterator<Item = &'a str>,
+) {
+    for (i, name) in names.take(11).enumerate() {
+        let combined = if i == 10 { "(combined from similar events): " } else { "" };
+        plan.event(owner, reason, format!("{combined}{verb} pod: {name}"));
+    }
+}
+
+/// A Pod made from a template, owned by its controller; it still lacks a name.
+pub(crate) fn from_template(owner: &Object, template: &Value) -> Value {
+    let mut metadata = json!({
+        "namespace": owner.meta.namespace,
+        "ownerReferences": [owner.owner_ref()],
+    });
+    for field in ["labels", "annotations", "finalizers"] {
+        if let Some(value) = template["metadata"].get(field).filter(|v| !v.is_null()) {
+            metadata[field] = value.clone();
+        }
+    }
+    json!({"kind": "Pod", "apiVersion": "v1", "metadata": metadata, "spec": template["spec"]})
+}
+
+/// Names for new Pods: the same as long as the owner is seen unchanged, so that creations planned twice collide.
+pub(crate) struct Names<'a> {
+    cluster: &'a Cluster,
+    namespace: &'a str,
+    seed: String,
+    taken: HashSet<String>,
+    next: u64,
+}
+
+impl<'a> Names<'a> {
+    pub(crate) fn of(cluster: &'a Cluster, owner: &'a Object) -> Self {
+        let seed = format!("{}/{}", owner.meta.uid, owner.meta.resource_version);
+        let namespace = owner.meta.namespace.as_str();
+        Self { cluster, namespace, seed, taken: HashSet::new(), next: 0 }
+    }
+
+    /// Names a Pod: `base` and five characters.
+    pub(crate) fn name(&mut self, pod: &mut Value, base: &str) {
+        loop {
+            let name = names::generated(base, &self.seed, self.next);
+            self.next += 1;
+            // Two numbers may give one name; the set sees that within this plan, the cluster across plans.
+            let free = self.cluster.get(&kinds::POD, self.namespace, &name).is_none();
+            if free && self.taken.insert(name.clone()) {
+                pod["metadata"]["generateName"] = base.into();
+                pod["metadata"]["name"] = name.into();
+                return;
+            }
+        }
+    }
+}
+
+/// A count, or a percentage of `total` rounded up or down.
+pub(crate) fn share(value: &Value, total: i32, up: bool) -> i32 {
+    if let Some(count) = value.as_i64() {
+        return i32::try_from(count).unwrap_or(i32::MAX).max(0);
+    }
+    let percent = value.as_str().and_then(|s| s.strip_suffix('%')?.parse::<i64>().ok());
+    let parts = percent.unwrap_or(0).max(0).saturating_mul(i64::from(total));
+    let count = if up { (parts + 99) / 100 } else { parts / 100 };
+    i32::try_from(count).unwrap_or(i32::MAX)
 }
 
 /// `status.conditions` with one condition set, for a patch. A condition that had the status keeps its time.

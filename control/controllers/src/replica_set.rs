@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::patch::count;
-use crate::{BURST, names, owners, pods};
+use crate::{BURST, owners, pods};
 
 /// Plans Pods for ReplicaSets.
 #[derive(Debug, Clone, Copy)]
@@ -71,19 +71,9 @@ impl Controller for ReplicaSetController {
         if !object.kind.is_pod() {
             return Vec::new();
         }
-        match object.controller() {
-            Some(owner) if owner.kind == kinds::REPLICA_SET.kind => {
-                vec![Key::new(object.meta.namespace.as_str(), owner.name.as_str())]
-            }
-            Some(_) => Vec::new(),
-            // An orphan: whoever selects it may adopt it. No labels, nobody: no walk over the ReplicaSets.
-            None if object.meta.labels.is_empty() || object.is_deleting() => Vec::new(),
-            None => cluster
-                .list_in(&kinds::REPLICA_SET, &object.meta.namespace)
-                .filter(|set| selects(set, object))
-                .map(|set| Key::of(set))
-                .collect(),
-        }
+        owners::wakes(cluster, &kinds::REPLICA_SET, object, |set| {
+            LabelSelector::from_value(Some(&set.decode::<View>().ok()?.spec.selector)).ok()
+        })
     }
 
     fn reconcile(&self, cluster: &Cluster, key: &Key) -> Plan {
@@ -98,13 +88,6 @@ impl Controller for ReplicaSetController {
     }
 }
 
-fn selects(set: &Object, pod: &Object) -> bool {
-    set.decode::<View>().is_ok_and(|view| {
-        LabelSelector::from_value(Some(&view.spec.selector))
-            .is_ok_and(|selector| selector.matches(&pod.meta.labels))
-    })
-}
-
 fn reconcile(
     cluster: &Cluster,
     set: &Object,
@@ -112,7 +95,7 @@ fn reconcile(
     selector: &LabelSelector,
     plan: &mut Plan,
 ) {
-    let mut mine = owners::claim(cluster, &kinds::POD, set, selector, pods::is_active, plan);
+    let mut mine = owners::claim(cluster, &kinds::POD, set, selector, pods::is_active, None, plan);
     let wanted = usize::try_from(view.spec.replicas()).unwrap_or(0);
     let mut created = Vec::new();
     let mut doomed = Vec::new();
@@ -150,58 +133,21 @@ fn reconcile(
         plan.delete(pod, Propagation::Background);
     }
     let created = created.iter().filter_map(|pod| pod["metadata"]["name"].as_str());
-    tell(plan, set, "SuccessfulCreate", "Created", created);
+    pods::tell(plan, set, "SuccessfulCreate", "Created", created);
     let deleted = doomed.iter().map(|pod| pod.meta.name.as_str());
-    tell(plan, set, "SuccessfulDelete", "Deleted", deleted);
-}
-
-/// Ten events, then one that stands for the rest, as upstream's recorder combines them.
-fn tell<'a>(
-    plan: &mut Plan,
-    set: &Object,
-    reason: &str,
-    verb: &str,
-    names: impl Iterator<Item = &'a str>,
-) {
-    for (i, name) in names.take(11).enumerate() {
-        let combined = if i == 10 { "(combined from similar events): " } else { "" };
-        plan.event(set, reason, format!("{combined}{verb} pod: {name}"));
-    }
+    pods::tell(plan, set, "SuccessfulDelete", "Deleted", deleted);
 }
 
 fn new_pods(cluster: &Cluster, set: &Object, view: &View, n: usize) -> Vec<Value> {
-    let template = &view.spec.template;
     let base = format!("{}-", set.meta.name);
-    // Seen again unchanged, the same names come out, and the creations collide with those already made.
-    let seed = format!("{}/{}", set.meta.uid, set.meta.resource_version);
-    let mut metadata = json!({
-        "generateName": base,
-        "namespace": set.meta.namespace,
-        "ownerReferences": [set.owner_ref()],
-    });
-    for field in ["labels", "annotations", "finalizers"] {
-        if let Some(value) = template["metadata"].get(field).filter(|v| !v.is_null()) {
-            metadata[field] = value.clone();
-        }
-    }
-    let names = (0..).map(|i| names::generated(&base, &seed, i));
-    // Two indices may give one name; a set sees that within this plan, the cluster across plans.
-    let mut taken = std::collections::HashSet::new();
-    let free = |name: &String| cluster.get(&kinds::POD, &set.meta.namespace, name).is_none();
-    names
-        .filter(|name| free(name) && taken.insert(name.clone()))
-        .take(n)
-        .map(|name| {
-            let mut metadata = metadata.clone();
-            metadata["name"] = name.into();
-            json!({
-                "kind": "Pod",
-                "apiVersion": "v1",
-                "metadata": metadata,
-                "spec": template["spec"],
-            })
-        })
-        .collect()
+    let mut names = pods::Names::of(cluster, set);
+    let pod = pods::from_template(set, &view.spec.template);
+    let named = |_| {
+        let mut pod = pod.clone();
+        names.name(&mut pod, &base);
+        pod
+    };
+    (0..n).map(named).collect()
 }
 
 /// Puts the Pods that can best be spared first: upstream's `ActivePodsWithRanks`.

@@ -5,6 +5,7 @@ use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 
 use coracle_api::Object;
+use coracle_api::placement::{Affinity, Toleration};
 use serde::Deserialize;
 
 use crate::resources::{Amounts, Resources};
@@ -31,7 +32,7 @@ pub(crate) struct Spec {
     priority: Option<i32>,
     preemption_policy: Option<Box<str>>,
     node_selector: BTreeMap<String, String>,
-    affinity: Affinities,
+    affinity: Affinity,
     tolerations: Vec<Toleration>,
     containers: Vec<Container>,
     init_containers: Vec<Container>,
@@ -42,60 +43,6 @@ pub(crate) struct Spec {
 
 #[derive(Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 struct Gate {}
-
-#[derive(Debug, Default, PartialEq, Eq, Hash, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Affinities {
-    node_affinity: NodeAffinity,
-}
-
-#[derive(Debug, Default, PartialEq, Eq, Hash, Deserialize)]
-#[serde(default)]
-struct NodeAffinity {
-    #[serde(rename = "requiredDuringSchedulingIgnoredDuringExecution")]
-    required: Option<NodeSelector>,
-    #[serde(rename = "preferredDuringSchedulingIgnoredDuringExecution")]
-    preferred: Vec<Preference>,
-}
-
-#[derive(Debug, Default, PartialEq, Eq, Hash, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct NodeSelector {
-    node_selector_terms: Vec<Term>,
-}
-
-/// A preferred term and its weight.
-#[derive(Debug, Default, PartialEq, Eq, Hash, Deserialize)]
-#[serde(default)]
-pub(crate) struct Preference {
-    pub(crate) weight: i32,
-    pub(crate) preference: Term,
-}
-
-/// All expressions must match; a term without any matches nothing.
-#[derive(Debug, Default, PartialEq, Eq, Hash, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(crate) struct Term {
-    pub(crate) match_expressions: Vec<Expression>,
-    pub(crate) match_fields: Vec<Expression>,
-}
-
-#[derive(Debug, Default, PartialEq, Eq, Hash, Deserialize)]
-#[serde(default)]
-pub(crate) struct Expression {
-    pub(crate) key: String,
-    pub(crate) operator: String,
-    pub(crate) values: Vec<String>,
-}
-
-#[derive(Debug, Default, PartialEq, Eq, Hash, Deserialize)]
-#[serde(default)]
-pub(crate) struct Toleration {
-    pub(crate) key: String,
-    pub(crate) operator: String,
-    pub(crate) value: String,
-    pub(crate) effect: String,
-}
 
 #[derive(Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -271,14 +218,8 @@ impl Shape {
         &self.identity.spec.node_selector
     }
 
-    /// Required node affinity: one of the terms must match; `None` if nothing is required.
-    pub(crate) fn required(&self) -> Option<&[Term]> {
-        let required = self.identity.spec.affinity.node_affinity.required.as_ref()?;
-        Some(&required.node_selector_terms)
-    }
-
-    pub(crate) fn preferred(&self) -> &[Preference] {
-        &self.identity.spec.affinity.node_affinity.preferred
+    pub(crate) fn affinity(&self) -> &Affinity {
+        &self.identity.spec.affinity
     }
 
     pub(crate) fn tolerations(&self) -> &[Toleration] {
@@ -287,43 +228,5 @@ impl Shape {
 
     pub(crate) fn may_preempt(&self) -> bool {
         self.identity.spec.preemption_policy.as_deref() != Some("Never")
-    }
-}
-
-impl Toleration {
-    pub(crate) fn tolerates(&self, key: &str, value: &str, effect: &str) -> bool {
-        (self.effect.is_empty() || self.effect == effect)
-            && (self.key.is_empty() || self.key == key)
-            && (self.operator == "Exists" || !self.key.is_empty() && self.value == value)
-    }
-}
-
-impl Term {
-    /// Whether a node of that name and these labels is meant.
-    pub(crate) fn matches(&self, name: &str, labels: &BTreeMap<String, String>) -> bool {
-        let stated = !self.match_expressions.is_empty() || !self.match_fields.is_empty();
-        stated
-            && self
-                .match_expressions
-                .iter()
-                .all(|e| e.matches(labels.get(&e.key).map(String::as_str)))
-            && self.match_fields.iter().all(|e| e.key == "metadata.name" && e.matches(Some(name)))
-    }
-}
-
-impl Expression {
-    fn matches(&self, value: Option<&str>) -> bool {
-        let listed = |value: &str| self.values.iter().any(|v| v == value);
-        let number = |text: Option<&str>| text.and_then(|t| t.parse::<i64>().ok());
-        let bound = || number(self.values.first().map(String::as_str));
-        match self.operator.as_str() {
-            "In" => value.is_some_and(listed),
-            "NotIn" => !value.is_some_and(listed),
-            "Exists" => value.is_some(),
-            "DoesNotExist" => value.is_none(),
-            "Gt" => number(value).zip(bound()).is_some_and(|(value, bound)| value > bound),
-            "Lt" => number(value).zip(bound()).is_some_and(|(value, bound)| value < bound),
-            _ => false,
-        }
     }
 }

@@ -16,6 +16,8 @@ pub struct Limits {
     strict: bool,
     seen: usize,
     deployments: HashMap<String, Limit>,
+    /// The largest parallelism of each Job.
+    jobs: HashMap<String, i64>,
 }
 
 #[derive(Debug, Default)]
@@ -29,7 +31,7 @@ struct Limit {
 impl Limits {
     /// None seen yet.
     pub fn new(strict: bool) -> Self {
-        Self { strict, seen: 0, deployments: HashMap::new() }
+        Self { strict, seen: 0, deployments: HashMap::new(), jobs: HashMap::new() }
     }
 
     /// Checks the present state, if it changed.
@@ -41,7 +43,8 @@ impl Limits {
             return Ok(());
         }
         let moves = |object: &Arc<Object>| {
-            object.kind.is_pod() || object.kind.resource == kinds::DEPLOYMENT.resource
+            let kinds = [kinds::DEPLOYMENT.resource, kinds::JOB.resource];
+            object.kind.is_pod() || kinds.contains(&object.kind.resource)
         };
         let news = &store.log[self.seen..];
         let relevant = news.iter().any(|change| change.object().is_some_and(moves));
@@ -52,6 +55,10 @@ impl Limits {
         for deployment in store.cluster.list(&kinds::DEPLOYMENT) {
             let limit = self.deployments.entry(deployment.meta.uid.clone()).or_default();
             limit.check(store, deployment)?;
+        }
+        for job in store.cluster.list(&kinds::JOB) {
+            let most = self.jobs.entry(job.meta.uid.clone()).or_default();
+            check_parallelism(store, job, most)?;
         }
         Ok(())
     }
@@ -138,6 +145,12 @@ pub fn settled(store: &Store, user: &User) -> Result<(), String> {
     for set in store.cluster.list(&kinds::REPLICA_SET) {
         check_set(store, set).map_err(|why| format!("{set:?}: {why}"))?;
     }
+    for job in store.cluster.list(&kinds::JOB) {
+        check_job(store, job).map_err(|why| format!("{job:?}: {why}"))?;
+    }
+    for cron_job in store.cluster.list(&kinds::CRON_JOB) {
+        check_cron_job(store, cron_job).map_err(|why| format!("{cron_job:?}: {why}"))?;
+    }
     for service in store.cluster.list(&kinds::SERVICE) {
         check_service(store, service).map_err(|why| format!("{service:?}: {why}"))?;
     }
@@ -185,6 +198,87 @@ fn check_owners(store: &Store, user: &User) -> Result<(), String> {
         if object.kind.namespaced && store.cluster.get(&kinds::NAMESPACE, "", namespace).is_none() {
             return Err(format!("{object:?} outlived its namespace"));
         }
+    }
+    Ok(())
+}
+
+/// A Job comes to its end, and every Pod of it was counted once.
+fn check_job(store: &Store, job: &Object) -> Result<(), String> {
+    let value = tree(job);
+    let status = &value["status"];
+    let is = |kind: &str| {
+        let mut conditions = status["conditions"].as_array().into_iter().flatten();
+        conditions.any(|c| c["type"] == kind && c["status"] == "True")
+    };
+    if !is("Complete") && !is("Failed") {
+        return Err(format!("it never ended: {status}"));
+    }
+    let count = |field: &str| status[field].as_i64().unwrap_or(0);
+    if count("active") + count("terminating") + count("ready") > 0 {
+        return Err(format!("Pods that are left: {status}"));
+    }
+    let held = |pod: &&Arc<Object>| {
+        pod.meta.finalizers.iter().any(|f| f == "batch.kubernetes.io/job-tracking")
+    };
+    if let Some(pod) = store.cluster.owned_of_kind(&job.meta.uid, &kinds::POD).find(held) {
+        return Err(format!("{pod:?} waits to be counted"));
+    }
+    // Who succeeded while the Job held them, by the history of everything: one that it told to go may succeed all the same.
+    let mut succeeded = BTreeSet::new();
+    for pod in store.log.iter().filter_map(|change| change.new.as_ref()) {
+        let owned = pod.controller().is_some_and(|owner| owner.uid == job.meta.uid);
+        if pod.kind.is_pod() && owned && held(&pod) && tree(pod)["status"]["phase"] == "Succeeded" {
+            let index =
+                &tree(pod)["metadata"]["annotations"]["batch.kubernetes.io/job-completion-index"];
+            succeeded.insert(index.as_str().unwrap_or(&pod.meta.uid).to_owned());
+        }
+    }
+    let (wanted, told) = (value["spec"]["completions"].as_i64(), count("succeeded"));
+    let right = if is("Complete") {
+        told == succeeded.len() as i64
+    } else {
+        told <= succeeded.len() as i64
+    };
+    if !right || (is("Complete") && Some(told) != wanted) {
+        return Err(format!("{told} of {wanted:?} counted, {succeeded:?} succeeded: {status}"));
+    }
+    Ok(())
+}
+
+fn check_cron_job(store: &Store, cron_job: &Object) -> Result<(), String> {
+    let value = tree(cron_job);
+    if value["status"]["active"].as_array().is_some_and(|active| !active.is_empty()) {
+        return Err(format!("active: {}", value["status"]));
+    }
+    for (kind, limit) in
+        [("Complete", "successfulJobsHistoryLimit"), ("Failed", "failedJobsHistoryLimit")]
+    {
+        let ended = |job: &&Arc<Object>| {
+            let value = tree(job);
+            let mut conditions = value["status"]["conditions"].as_array().into_iter().flatten();
+            conditions.any(|c| c["type"] == kind && c["status"] == "True")
+        };
+        let kept =
+            store.cluster.owned_of_kind(&cron_job.meta.uid, &kinds::JOB).filter(ended).count();
+        let limit = value["spec"][limit].as_u64().unwrap_or(0);
+        if kept as u64 > limit {
+            return Err(format!("{kept} {kind} Jobs, {limit} may stay"));
+        }
+    }
+    Ok(())
+}
+
+/// Never more Pods at a time than declared: the most that were, since a larger number may still be in the works.
+fn check_parallelism(store: &Store, job: &Object, most: &mut i64) -> Result<(), String> {
+    let value = tree(job);
+    *most = (*most).max(value["spec"]["parallelism"].as_i64().unwrap_or(1));
+    let pods = store.cluster.owned_of_kind(&job.meta.uid, &kinds::POD);
+    let active = pods.filter(|pod| !pod.is_deleting() && !has_ended(pod)).count() as i64;
+    if active > *most {
+        return Err(format!(
+            "{job:?} has {active} Pods, {most} are the most\n{}",
+            store.describe()
+        ));
     }
     Ok(())
 }

@@ -136,7 +136,14 @@ impl FakeNode {
         if ended && !pod.is_deleting() {
             return Ok(false);
         }
+        if pod.is_deleting() && pod.meta.deletion_grace_period_seconds == Some(0) {
+            // It was stopped; others have yet to let it go.
+            return Ok(false);
+        }
         if phase == "Running" && ready && !pod.is_deleting() {
+            if value["spec"]["restartPolicy"] == "Never" {
+                return self.run_to_end(pod, store, rng, flaky);
+            }
             if !flaky || !rng.one_in(60) {
                 return Ok(false);
             }
@@ -180,6 +187,37 @@ impl FakeNode {
         });
         store.patch(pod, Some("status"), &json!({"status": status})).map_err(refused)?;
         Ok(true)
+    }
+}
+
+impl FakeNode {
+    /// A Pod that is not restarted ends after a while, mostly well.
+    fn run_to_end(
+        &mut self,
+        pod: &Object,
+        store: &mut Store,
+        rng: &mut Rng,
+        flaky: bool,
+    ) -> Result<bool, String> {
+        let now = store.now;
+        let due = *self
+            .due
+            .entry((pod.meta.uid.clone(), false))
+            .or_insert_with(|| now + SignedDuration::from_millis(rng.range(10, 3000) as i64));
+        if due > now {
+            return Ok(false);
+        }
+        self.due.remove(&(pod.meta.uid.clone(), false));
+        let failed = flaky && rng.one_in(5);
+        let ended = json!({"exitCode": i32::from(failed), "finishedAt": stamp(now)});
+        let status = json!({
+            "phase": if failed { "Failed" } else { "Succeeded" },
+            "conditions": conditions_with(&tree(pod), false, now),
+            "containerStatuses": [{"name": "c", "image": "job", "imageID": "", "ready": false, "restartCount": 0,
+                "state": {"terminated": ended}}],
+        });
+        let written = store.patch(pod, Some("status"), &json!({"status": status}));
+        written.map(|_| true).map_err(|e| format!("{e:?}"))
     }
 }
 

@@ -69,6 +69,8 @@ impl Store {
     pub fn create(&mut self, kind: &'static Kind, mut object: Value) -> Outcome {
         object["kind"] = kind.kind.into();
         object["apiVersion"] = kind.api_version().into();
+        self.uids += 1;
+        object["metadata"]["uid"] = format!("uid-{}", self.uids).into();
         (kind.default)(&mut object);
         (kind.prepare)(Prepare::Create(&mut object));
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
@@ -82,8 +84,6 @@ impl Store {
         if self.cluster.get(kind, &namespace, &name).is_some() {
             return Err(Refusal::Conflict);
         }
-        self.uids += 1;
-        object["metadata"]["uid"] = format!("uid-{}", self.uids).into();
         object["metadata"]["creationTimestamp"] = stamp(self.now).into();
         if kind.generation == Generation::Spec {
             object["metadata"]["generation"] = 1.into();
@@ -227,6 +227,8 @@ impl Store {
             &kinds::NODE,
             &kinds::DEPLOYMENT,
             &kinds::REPLICA_SET,
+            &kinds::CRON_JOB,
+            &kinds::JOB,
             &kinds::POD,
             &kinds::SERVICE,
             &kinds::ENDPOINT_SLICE,

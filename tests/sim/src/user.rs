@@ -36,7 +36,9 @@ impl User {
     ) -> Result<(), String> {
         let namespace = NAMESPACES[rng.below(if calm { 2 } else { 3 })];
         let deployment = pick(store, &kinds::DEPLOYMENT, rng);
-        match (rng.range(0, if calm { 11 } else { 24 }), deployment) {
+        let most = if calm { 11 } else { 24 };
+        match (rng.range(0, most + 3), deployment) {
+            (n, _) if n >= most => self.use_jobs(store, namespace, rng, calm),
             (0..=1, _) | (_, None) => self.create_deployment(store, namespace, rng, calm),
             (2, _) => create_service(store, namespace, rng),
             (3..=5, Some(deployment)) => {
@@ -161,12 +163,54 @@ impl User {
                 edit(store, &node, json!({"spec": {"unschedulable": null}}))?;
             }
         }
+        for cron_job in store.cluster.list(&kinds::CRON_JOB).cloned().collect::<Vec<_>>() {
+            edit(store, &cron_job, json!({"spec": {"suspend": true}}))?;
+        }
+        for job in store.cluster.list(&kinds::JOB).cloned().collect::<Vec<_>>() {
+            edit(store, &job, json!({"spec": {"suspend": false}}))?;
+        }
         for deployment in store.cluster.list(&kinds::DEPLOYMENT).cloned().collect::<Vec<_>>() {
             if rng.one_in(2) {
                 edit(store, &deployment, json!({"spec": {"paused": null}}))?;
             }
         }
         Ok(())
+    }
+
+    /// Creates, resizes, suspends and deletes Jobs and CronJobs.
+    fn use_jobs(
+        &mut self,
+        store: &mut Store,
+        namespace: &str,
+        rng: &mut Rng,
+        calm: bool,
+    ) -> Result<(), String> {
+        match (rng.range(0, 10), pick(store, &kinds::JOB, rng)) {
+            (0, Some(job)) => {
+                let suspended = tree(&job)["spec"]["suspend"] == true;
+                edit(store, &job, json!({"spec": {"suspend": !suspended}}))
+            }
+            (1, Some(job)) => edit(store, &job, json!({"spec": {"parallelism": rng.range(1, 5)}})),
+            (2, Some(job)) if !calm => {
+                let way = [Propagation::Background, Propagation::Foreground, Propagation::Orphan];
+                self.delete(store, &job, way[rng.below(3)])
+            }
+            (3, _) => {
+                let template = json!({"spec": job_spec(rng)});
+                let object = json!({
+                    "metadata": {"name": "tick", "namespace": namespace},
+                    "spec": {"schedule": "* * * * *", "jobTemplate": template,
+                        "concurrencyPolicy": *rng.pick(&["Allow", "Forbid", "Replace"]).unwrap_or(&"Allow")},
+                });
+                accept(store.create(&kinds::CRON_JOB, object))
+            }
+            _ => {
+                self.images += 1;
+                let name = format!("job-{}", self.images);
+                let object = json!({"metadata": {"name": name, "namespace": namespace}, "spec": job_spec(rng)});
+                accept(store.create(&kinds::JOB, object))
+            }
+        }
     }
 
     fn create_deployment(
@@ -224,6 +268,32 @@ fn strategy(rng: &mut Rng) -> Value {
         (surge, unavailable) = if rng.one_in(2) { (1, 0) } else { (0, 1) };
     }
     json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": sizes[surge], "maxUnavailable": sizes[unavailable]}})
+}
+
+fn job_spec(rng: &mut Rng) -> Value {
+    let mut spec = json!({
+        "completions": rng.range(1, 8),
+        "parallelism": rng.range(1, 5),
+        // Back-off doubles with each failure: more of them would take longer than anybody waits here.
+        "backoffLimit": rng.range(0, 3),
+        "podReplacementPolicy": if rng.one_in(2) { "Failed" } else { "TerminatingOrFailed" },
+        "template": {"metadata": {"labels": {"app": "batch"}}, "spec": {
+            "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": 5,
+            "containers": [{"name": "c", "image": "job"}],
+        }},
+    });
+    if rng.one_in(2) {
+        spec["completionMode"] = "Indexed".into();
+        if rng.one_in(2) {
+            spec["backoffLimitPerIndex"] = rng.range(0, 2).into();
+            spec["backoffLimit"] = i32::MAX.into();
+        }
+    }
+    if rng.one_in(4) {
+        spec["ttlSecondsAfterFinished"] = rng.range(0, 20).into();
+    }
+    spec
 }
 
 fn create_service(store: &mut Store, namespace: &str, rng: &mut Rng) -> Result<(), String> {

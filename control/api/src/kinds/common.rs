@@ -121,6 +121,30 @@ pub(super) fn prepare_status(prepare: Prepare<'_>) {
     }
 }
 
+/// The same, but who writes the status may label and annotate the object, too.
+pub(super) fn prepare_with_labels(prepare: Prepare<'_>) {
+    match prepare {
+        Prepare::Status { new, old } => status_and_labels(new, old),
+        other => prepare_status(other),
+    }
+}
+
+/// As [`only_status`], but for labels and annotations, which upstream lets through for most kinds.
+pub(super) fn status_and_labels(new: &mut Value, old: &Value) {
+    let told = ["labels", "annotations"].map(|field| {
+        (field, new.get_mut("metadata").and_then(|m| m.get_mut(field)).map(Value::take))
+    });
+    only_status(new, old);
+    if let Some(metadata) = new.get_mut("metadata").and_then(Value::as_object_mut) {
+        for (field, value) in told {
+            match value {
+                Some(value) => metadata.insert(field.into(), value),
+                None => metadata.remove(field),
+            };
+        }
+    }
+}
+
 /// Everything but `status` becomes as in `old`; the precondition on `resourceVersion` and the field managers, which
 /// belong to the request, stay.
 pub(super) fn only_status(new: &mut Value, old: &Value) {

@@ -96,29 +96,9 @@ fn rolling_update(rolling: &Value, at: &Path<'_>, errors: &mut Vec<FieldError>) 
     let mut zero = 0;
     for field in ["maxUnavailable", "maxSurge"] {
         let value = rolling.at(&[field]).cloned().unwrap_or(json!(0));
-        let at = at.child(field);
-        let number = match &value {
-            Value::String(text) => {
-                match text.strip_suffix('%').filter(|n| n.bytes().all(|b| b.is_ascii_digit())) {
-                    Some(digits) if !digits.is_empty() => digits.parse().unwrap_or(i64::MAX),
-                    _ => {
-                        errors.push(FieldError::invalid(
-                            at,
-                            value,
-                            "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')",
-                        ));
-                        continue;
-                    }
-                }
-            }
-            number => number.as_i64().unwrap_or(0),
-        };
-        if number < 0 {
-            errors.push(FieldError::invalid(at, value, "must be greater than or equal to 0"));
-        } else if value.is_string() && number > 100 && field == "maxUnavailable" {
-            errors.push(FieldError::invalid(at, value, "must not be greater than 100%"));
-        }
-        zero += usize::from(number == 0);
+        let of_all = field == "maxUnavailable";
+        let number = workload::int_or_percent(&value, of_all, &at.child(field), errors);
+        zero += usize::from(number == Some(0));
     }
     if zero == 2 {
         let value = rolling.at(&["maxUnavailable"]).cloned().unwrap_or(json!(0));

@@ -34,6 +34,8 @@ pub struct Kind {
     pub generation: Generation,
     /// Its old versions need not be kept for long (Leases, Events).
     pub short_history: bool,
+    /// A deletion that says nothing of dependents leaves them alone.
+    pub orphans_dependents: bool,
     /// How its names are checked.
     pub name_rule: NameRule,
     /// Fills defaults in, in place. Total: never fails on odd input that passed the schema.
@@ -161,6 +163,7 @@ impl Kind {
         subresources: &[],
         generation: Generation::None,
         short_history: false,
+        orphans_dependents: false,
         name_rule: NameRule::Subdomain,
         default: |_| {},
         prepare: |_| {},
@@ -222,6 +225,12 @@ table! {
     event EVENT;
     deployment DEPLOYMENT;
     replica_set REPLICA_SET;
+    daemon_set DAEMON_SET;
+    stateful_set STATEFUL_SET;
+    controller_revision CONTROLLER_REVISION;
+    job JOB;
+    cron_job CRON_JOB;
+    pod_disruption_budget POD_DISRUPTION_BUDGET;
     lease LEASE;
     endpoint_slice ENDPOINT_SLICE;
     runtime_class RUNTIME_CLASS;

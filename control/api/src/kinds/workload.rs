@@ -28,8 +28,14 @@ pub(super) fn wide_cells(workload: &Value) -> [Value; 3] {
 
 /// Defaults of replicas and template.
 pub(super) fn default_spec(workload: &mut Value) -> Option<&mut Fields> {
-    let spec = object(workload.as_object_mut()?, "spec")?;
+    let spec = default_template(workload)?;
     set_default(spec, "replicas", || 1);
+    Some(spec)
+}
+
+/// Defaults of the template alone.
+pub(super) fn default_template(workload: &mut Value) -> Option<&mut Fields> {
+    let spec = object(workload.as_object_mut()?, "spec")?;
     if let Some(template) = object(spec, "template") {
         defaults::template(template);
     }
@@ -88,7 +94,7 @@ pub(super) fn validate(workload: &Value, kind: &str) -> Vec<FieldError> {
 }
 
 /// Pods made from the template would not be the workload's own.
-fn mismatch(labels: Option<&Value>) -> FieldError {
+pub(super) fn mismatch(labels: Option<&Value>) -> FieldError {
     FieldError::invalid(
         "spec.template.metadata.labels",
         labels.cloned().unwrap_or_else(|| serde_json::json!({})),
@@ -106,7 +112,7 @@ pub(super) fn validate_update(new: &Value, old: &Value) -> Vec<FieldError> {
 }
 
 /// Checks a `metav1.LabelSelector`.
-fn validate_selector(selector: &Value, at: &Path<'_>, errors: &mut Vec<FieldError>) {
+pub(super) fn validate_selector(selector: &Value, at: &Path<'_>, errors: &mut Vec<FieldError>) {
     errors.extend(validate_labels(selector.at(&["matchLabels"]), &at.child("matchLabels")));
     let at = at.child("matchExpressions");
     for (i, expression) in selector.list(&["matchExpressions"]).iter().enumerate() {
@@ -133,6 +139,39 @@ fn validate_selector(selector: &Value, at: &Path<'_>, errors: &mut Vec<FieldErro
             )),
         }
     }
+}
+
+/// Checks a number or a percentage, none of it below zero and, `of_all`, not more than all; what it says, if it says
+/// something.
+pub(super) fn int_or_percent(
+    value: &Value,
+    of_all: bool,
+    at: &Path<'_>,
+    errors: &mut Vec<FieldError>,
+) -> Option<i64> {
+    let number = match value {
+        Value::String(text) => {
+            match text.strip_suffix('%').filter(|n| n.bytes().all(|b| b.is_ascii_digit())) {
+                Some(digits) if !digits.is_empty() => digits.parse().unwrap_or(i64::MAX),
+                _ => {
+                    errors.push(FieldError::invalid(
+                        at,
+                        value.clone(),
+                        "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')",
+                    ));
+                    return None;
+                }
+            }
+        }
+        number => number.as_i64().unwrap_or(0),
+    };
+    if number < 0 {
+        let why = "must be greater than or equal to 0";
+        errors.push(FieldError::invalid(at, value.clone(), why));
+    } else if value.is_string() && number > 100 && of_all {
+        errors.push(FieldError::invalid(at, value.clone(), "must not be greater than 100%"));
+    }
+    Some(number)
 }
 
 /// A number that may be absent, but not below zero.

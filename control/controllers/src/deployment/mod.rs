@@ -160,15 +160,10 @@ impl Controller for DeploymentController {
             return vec![Key::of(object)];
         }
         if object.kind.resource == kinds::REPLICA_SET.resource {
-            return match object.controller() {
-                Some(owner) if owner.kind == kinds::DEPLOYMENT.kind => key(&owner.name),
-                Some(_) => Vec::new(),
-                None => cluster
-                    .list_in(&kinds::DEPLOYMENT, &object.meta.namespace)
-                    .filter(|deployment| selects(deployment, object))
-                    .map(|deployment| Key::of(deployment))
-                    .collect(),
-            };
+            return owners::wakes(cluster, &kinds::DEPLOYMENT, object, |deployment| {
+                let view = deployment.decode::<View>().ok()?;
+                LabelSelector::from_value(Some(&view.spec.selector)).ok()
+            });
         }
         // Only Recreate waits for Pods themselves.
         if object.kind.is_pod()
@@ -190,8 +185,9 @@ impl Controller for DeploymentController {
             return Plan::none();
         };
         let mut plan = Plan::none();
+        let sets = &kinds::REPLICA_SET;
         let claimed =
-            owners::claim(cluster, &kinds::REPLICA_SET, deployment, &selector, |_| true, &mut plan);
+            owners::claim(cluster, sets, deployment, &selector, |_| true, None, &mut plan);
         if !plan.writes.is_empty() {
             // Adopted and released ones have new revisions; go on when they are seen.
             return plan;
@@ -200,13 +196,6 @@ impl Controller for DeploymentController {
         rollout.step();
         rollout.finish()
     }
-}
-
-fn selects(deployment: &Object, set: &Object) -> bool {
-    deployment.decode::<View>().is_ok_and(|view| {
-        LabelSelector::from_value(Some(&view.spec.selector))
-            .is_ok_and(|selector| selector.matches(&set.meta.labels))
-    })
 }
 
 impl<'a> Rollout<'a> {

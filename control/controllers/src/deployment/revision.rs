@@ -6,7 +6,8 @@ use serde_json::{Map, Value, json};
 
 use super::sizes::{DESIRED, MAX};
 use super::{Rollout, Set};
-use crate::{names, owners};
+use crate::names::{self, same, same_maps};
+use crate::owners;
 
 pub(super) const REVISION: &str = "deployment.kubernetes.io/revision";
 const HISTORY: &str = "deployment.kubernetes.io/revision-history";
@@ -45,27 +46,6 @@ fn same_template(a: &Value, b: &Value) -> bool {
         }
         _ => same(a, b),
     })
-}
-
-/// Deep equality to which absent, `null` and an empty list are one.
-fn same(a: &Value, b: &Value) -> bool {
-    match (a, b) {
-        (Value::Object(a), Value::Object(b)) => same_maps(a, b, |_, a, b| same(a, b)),
-        (Value::Array(a), Value::Array(b)) => {
-            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b))
-        }
-        _ => a == b || (names::is_nothing(a) && names::is_nothing(b)),
-    }
-}
-
-fn same_maps(
-    a: &Map<String, Value>,
-    b: &Map<String, Value>,
-    same: impl Fn(&str, &Value, &Value) -> bool,
-) -> bool {
-    let null = Value::Null;
-    a.iter().all(|(key, value)| same(key, value, b.get(key).unwrap_or(&null)))
-        && b.iter().all(|(key, value)| a.contains_key(key) || same(key, &null, value))
 }
 
 impl Set<'_> {

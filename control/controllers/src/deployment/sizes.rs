@@ -6,6 +6,7 @@ use std::cmp::Reverse;
 use serde_json::Value;
 
 use super::{Rollout, Spec};
+use crate::pods::share;
 
 pub(super) const DESIRED: &str = "deployment.kubernetes.io/desired-replicas";
 pub(super) const MAX: &str = "deployment.kubernetes.io/max-replicas";
@@ -29,17 +30,6 @@ impl Spec {
         }
         (surge, unavailable.min(replicas))
     }
-}
-
-/// A count, or a percentage of `total` rounded up or down.
-fn share(value: &Value, total: i32, up: bool) -> i32 {
-    if let Some(count) = value.as_i64() {
-        return i32::try_from(count).unwrap_or(i32::MAX).max(0);
-    }
-    let percent = value.as_str().and_then(|s| s.strip_suffix('%')?.parse::<i64>().ok());
-    let parts = percent.unwrap_or(0).max(0).saturating_mul(i64::from(total));
-    let count = if up { (parts + 99) / 100 } else { parts / 100 };
-    i32::try_from(count).unwrap_or(i32::MAX)
 }
 
 impl Rollout<'_> {

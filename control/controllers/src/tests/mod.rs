@@ -36,7 +36,7 @@ pub(crate) fn cluster(objects: impl IntoIterator<Item = (&'static Kind, Value)>)
     cluster
 }
 
-fn patches(plan: &Plan) -> Vec<(&str, &Value)> {
+pub(crate) fn patches(plan: &Plan) -> Vec<(&str, &Value)> {
     plan.writes
         .iter()
         .filter_map(|write| match write {
@@ -46,7 +46,7 @@ fn patches(plan: &Plan) -> Vec<(&str, &Value)> {
         .collect()
 }
 
-fn created(plan: &Plan) -> Vec<&Value> {
+pub(crate) fn created(plan: &Plan) -> Vec<&Value> {
     plan.writes
         .iter()
         .filter_map(|write| match write {
@@ -56,7 +56,7 @@ fn created(plan: &Plan) -> Vec<&Value> {
         .collect()
 }
 
-fn owner(kind: &Kind, name: &str) -> Value {
+pub(crate) fn owner(kind: &Kind, name: &str) -> Value {
     json!([{
         "apiVersion": kind.api_version(), "kind": kind.kind, "name": name, "uid": format!("uid-{name}"),
         "controller": true, "blockOwnerDeletion": true,
@@ -187,7 +187,7 @@ fn pod(name: &str, node: &str, phase: &str, ready: bool, more: Value) -> Value {
     pod
 }
 
-fn json_merge(into: &mut Value, from: Value) {
+pub(crate) fn json_merge(into: &mut Value, from: Value) {
     match (into, from) {
         (Value::Object(into), Value::Object(from)) => {
             for (key, value) in from {

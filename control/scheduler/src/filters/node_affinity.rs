@@ -7,9 +7,7 @@ use crate::pod::Shape;
 pub(super) fn filter<'a>(shape: &'a Shape, node: &'a Node, reasons: &mut Vec<Reason<'a>>) {
     let labels = node.labels();
     let selected = shape.node_selector().iter().all(|(key, value)| labels.get(key) == Some(value));
-    let required =
-        || shape.required().is_none_or(|terms| terms.iter().any(|t| t.matches(&node.name, labels)));
-    if !selected || !required() {
+    if !selected || !shape.affinity().allows(&node.name, labels) {
         reasons.push(Reason::Affinity);
     }
 }

@@ -5,9 +5,8 @@ use crate::node::Node;
 use crate::pod::Shape;
 
 pub(super) fn filter<'a>(shape: &'a Shape, node: &'a Node, reasons: &mut Vec<Reason<'a>>) {
-    let Some([term]) = shape.required() else { return };
-    let by_name = term.match_expressions.is_empty() && !term.match_fields.is_empty();
-    if by_name && !term.matches(&node.name, node.labels()) {
+    let Some(term) = shape.affinity().by_name() else { return };
+    if !term.matches(&node.name, node.labels()) {
         reasons.push(Reason::NodeName);
     }
 }

@@ -5,7 +5,7 @@ use crate::node::Node;
 use crate::pod::Shape;
 
 pub(super) fn score(shape: &Shape, node: &Node) -> i64 {
-    let terms = shape.preferred();
+    let terms = shape.affinity().preferred();
     let total: i64 = terms.iter().map(|term| i64::from(term.weight)).sum();
     if total <= 0 {
         return 0;

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::recorder::Recorder;
 use crate::registry::{DeleteOptions, Part, Preconditions, Registry, WriteOptions, merge};
 
-/// Creations and deletions side by side are performed so many at a time: they share commits to disk.
+/// Creations, deletions and patches of Pods side by side are performed so many at a time: they share commits to disk.
 const AT_ONCE: usize = 64;
 /// How long the cache may take to show what was written.
 const VISIBLE: Duration = Duration::from_secs(30);
@@ -78,10 +78,15 @@ pub(super) async fn perform(
 
 /// Neighbours of one sort do not depend on each other's order.
 fn independent(one: &Write, other: &Write) -> bool {
-    matches!(
-        (one, other),
-        (Write::Create { .. }, Write::Create { .. }) | (Write::Delete { .. }, Write::Delete { .. })
-    )
+    match (one, other) {
+        (Write::Create { .. }, Write::Create { .. })
+        | (Write::Delete { .. }, Write::Delete { .. }) => true,
+        // No plan patches one Pod twice in a row.
+        (Write::Patch { kind: one, .. }, Write::Patch { kind: other, .. }) => {
+            one.is_pod() && other.is_pod()
+        }
+        _ => false,
+    }
 }
 
 fn report(controller: &str, key: &Key, error: &ApiError) {

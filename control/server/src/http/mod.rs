@@ -11,6 +11,7 @@ mod delete;
 mod discovery;
 mod escalation;
 mod events_v1;
+mod eviction;
 mod health;
 mod impersonate;
 mod logs;

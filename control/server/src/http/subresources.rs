@@ -1,22 +1,17 @@
 //! Subresources that are actions rather than parts: scale, binding, eviction, log, token, exec, attach, portforward.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use axum::body::Body;
 use coracle_api::kinds::{self, Subresource};
-use coracle_api::{ApiError, Kind, Object};
+use coracle_api::{ApiError, Kind};
 use http::request::Parts;
-use jiff::Timestamp;
-use serde_json::{Value, json};
 
 use super::answer::{Answer, json_response};
 use super::body::{self, FieldValidation};
 use super::request::{RequestInfo, not_found_here};
-use super::{App, connect, delete, logs, method_not_allowed, write};
+use super::{App, connect, eviction, logs, method_not_allowed, write};
 use crate::auth::tokens::{Issue, SHORTEST};
 use crate::auth::{Identity, node};
-use crate::registry::{DeleteOptions, Part, WriteOptions, seconds};
+use crate::registry::{WriteOptions, seconds};
 
 /// Lifetime of tokens that ask for none.
 const HOUR: i64 = 3600;
@@ -50,7 +45,7 @@ pub(crate) async fn serve(
         (Subresource::Binding, "create") => bind(app, info, parts, body).await,
         (Subresource::Log, "get") => logs::get(&app.registry, &app.kubelets, info).await,
         (Subresource::Token, "create") => token(app, info, parts, body).await,
-        (Subresource::Eviction, "create") => evict(app, info, parts, body).await,
+        (Subresource::Eviction, "create") => eviction::evict(app, info, parts, body).await,
         (Subresource::Exec | Subresource::Attach | Subresource::PortForward, "get" | "create") => {
             connect::connect(app, info, wanted, parts.extensions.get(), parts).await
         }
@@ -79,66 +74,6 @@ pub(crate) async fn bind(app: &App, info: &RequestInfo, parts: &Parts, body: Bod
     }
     app.registry.bind((&info.namespace, name), node, None, options).await?;
     Ok(write::created())
-}
-
-/// POST of an Eviction: a deletion that may be refused for a while. Nothing limits disruption yet, so it never is.
-async fn evict(app: &App, info: &RequestInfo, parts: &Parts, body: Body) -> Answer {
-    let bytes = body::read(&parts.headers, body).await?;
-    let schema = body::schema_of("policy", "v1", "Eviction")?;
-    let (eviction, _) =
-        body::decode(&bytes, &parts.headers, schema, FieldValidation::of(&info.query)?)?;
-    let mut options = delete::from_value(&eviction["deleteOptions"])?;
-    options.dry_run |= info.query.dry_run()?;
-    if !options.dry_run {
-        mark_disrupted(app, info, &mut options).await?;
-    }
-    app.registry.delete(&kinds::POD, (&info.namespace, &info.name), &options).await?;
-    Ok(write::created())
-}
-
-/// Says in the Pod's status why it goes, before it does; what the deletion requires is required of this too.
-async fn mark_disrupted(
-    app: &App,
-    info: &RequestInfo,
-    options: &mut DeleteOptions,
-) -> Result<(), ApiError> {
-    let wanted = &options.preconditions;
-    let held = AtomicBool::new(false);
-    let mark = |old: &Arc<Object>, mut pod: Value| {
-        let other_uid = wanted.uid.as_ref().is_some_and(|uid| *uid != old.meta.uid);
-        let other_state = wanted.revision.is_some_and(|at| at != old.meta.resource_version);
-        held.store(!other_uid && !other_state, Ordering::Relaxed);
-        if other_uid || other_state {
-            // The deletion refuses it, in its own words.
-            return Ok(pod);
-        }
-        let mut conditions = match pod["status"]["conditions"].take() {
-            Value::Array(conditions) => conditions,
-            _ => Vec::new(),
-        };
-        let is_mark = |c: &Value| c["type"] == "DisruptionTarget";
-        if !conditions.iter().any(|c| is_mark(c) && c["status"] == "True") {
-            conditions.retain(|c| !is_mark(c));
-            conditions.push(json!({
-                "type": "DisruptionTarget",
-                "status": "True",
-                "reason": "EvictionByEvictionAPI",
-                "message": "Eviction API: evicting",
-                "lastTransitionTime": Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-            }));
-        }
-        pod["status"]["conditions"] = conditions.into();
-        Ok(pod)
-    };
-    let name = (info.namespace.as_str(), info.name.as_str());
-    let marking =
-        app.registry.update(&kinds::POD, name, Part::Status, WriteOptions::default(), mark);
-    let marked = marking.await?;
-    if wanted.revision.is_some() && held.load(Ordering::Relaxed) {
-        // Its own write is nobody else's.
-        options.preconditions.revision = Some(marked.meta.resource_version);
-    }
-    Ok(())
 }
 
 /// POST of a TokenRequest.

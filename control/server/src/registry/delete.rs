@@ -25,7 +25,7 @@ const POD_GRACE_SECONDS: i64 = 30;
 pub(crate) struct DeleteOptions {
     /// Seconds; `None` is the kind's own.
     pub(crate) grace_seconds: Option<i64>,
-    /// What becomes of dependents; `None` is what finalizers say, else background.
+    /// What becomes of dependents; `None` is what finalizers say, else what is usual for the kind.
     pub(crate) propagation: Option<Propagation>,
     /// What must hold.
     pub(crate) preconditions: Preconditions,
@@ -213,7 +213,9 @@ fn grace(old: &Object, tree: &Value, options: &DeleteOptions) -> i64 {
 
 fn finalizers(old: &Object, options: &DeleteOptions) -> Vec<String> {
     let mut list = old.meta.finalizers.clone();
-    let wanted = match options.propagation {
+    let said = list.iter().any(|f| f == FOREGROUND || f == ORPHAN);
+    let by_default = (old.kind.orphans_dependents && !said).then_some(Propagation::Orphan);
+    let wanted = match options.propagation.or(by_default) {
         None => return list,
         Some(Propagation::Background) => None,
         Some(Propagation::Foreground) => Some(FOREGROUND),

@@ -23,6 +23,7 @@ mod images;
 mod images_bad;
 mod in_cluster;
 mod isolation;
+mod jobs;
 mod lifecycle;
 mod limits;
 mod logs;
@@ -87,6 +88,15 @@ suite! {
         both [new_code_is_compiled_before_the_old_pod_stops, an_update_without_surge_drops_nothing]
         // An upgrade that has to compile anew: containers do not (`containers` has what happens to theirs).
         wasm [the_program_is_upgraded_under_load]
+    }
+    jobs {
+        both [
+            a_job_completes,
+            failures_are_counted_and_end_it,
+            indexes_are_told_and_done_once,
+            jobs_are_suspended_and_resumed,
+            cron_jobs_make_jobs,
+        ]
     }
     survival {
         both [the_agent_is_killed_under_load, up_is_killed_under_load, up_finds_everything_again]

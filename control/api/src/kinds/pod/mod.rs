@@ -6,7 +6,7 @@ pub(super) mod validate;
 
 use serde_json::json;
 
-use super::common::{only_status, text, wide};
+use super::common::{status_and_labels, text, wide};
 use super::*;
 use crate::json::{Json, keep, object_or_new, set_default};
 use crate::pod::qos_class;
@@ -100,19 +100,7 @@ fn prepare(prepare: Prepare<'_>) {
             service_account(spec, old.text(&["spec", "serviceAccountName"]));
         }
         Prepare::Status { new, old } => {
-            // As upstream's: who may write a Pod's status may label and annotate it, too.
-            let told = ["labels", "annotations"].map(|field| {
-                (field, new.get_mut("metadata").and_then(|m| m.get_mut(field)).map(Value::take))
-            });
-            only_status(new, old);
-            if let Some(metadata) = new.get_mut("metadata").and_then(Value::as_object_mut) {
-                for (field, value) in told {
-                    match value {
-                        Some(value) => metadata.insert(field.into(), value),
-                        None => metadata.remove(field),
-                    };
-                }
-            }
+            status_and_labels(new, old);
             // The quality of service is computed once and for all.
             if let Some(qos) = old.at(&["status", "qosClass"])
                 && let Some(status) = new.get_mut("status").and_then(Value::as_object_mut)

@@ -119,8 +119,8 @@ fn v2_is_protobuf_too() {
     let encoded = gnostic::encode(&v2(&resources("apps"), "v1.36.0"));
     assert_eq!(dig(&encoded, &[1]), Some(&b"2.0"[..]));
     // paths.path.name; definitions.additional_properties.name
-    assert_eq!(dig(&encoded, &[8, 2, 1]), Some(&b"/apis/apps/v1/deployments"[..]));
-    assert_eq!(dig(&encoded, &[9, 1, 1]), Some(&b"io.k8s.api.apps.v1.Deployment"[..]));
+    assert_eq!(dig(&encoded, &[8, 2, 1]), Some(&b"/apis/apps/v1/controllerrevisions"[..]));
+    assert_eq!(dig(&encoded, &[9, 1, 1]), Some(&b"io.k8s.api.apps.v1.ControllerRevision"[..]));
     // The first definition's type is one text.
     assert_eq!(dig(&encoded, &[9, 1, 2, 22, 1]), Some(&b"object"[..]));
     // Some operation's parameter, in the query, is `dryRun`.

@@ -36,14 +36,8 @@ pub(in crate::kinds) fn pod(pod: &Value) -> Errors {
 
 /// Checks a template of Pods that run for as long as their owner wants them.
 pub(in crate::kinds) fn template(template: &Value, at: &Path<'_>, errors: &mut Errors) {
-    let meta = at.child("metadata");
-    errors.extend(validate_labels(template.at(&["metadata", "labels"]), &meta.child("labels")));
-    errors.extend(validate_annotations(
-        template.at(&["metadata", "annotations"]),
-        &meta.child("annotations"),
-    ));
+    template_spec(template, at, errors);
     let at = at.child("spec");
-    pod_spec(template.at(&["spec"]).unwrap_or(&Value::Null), &at, errors);
     one_of(template, &["spec", "restartPolicy"], &at, &["Always"], errors);
     if template.has(&["spec", "activeDeadlineSeconds"]) {
         errors.push(FieldError::forbidden(
@@ -51,6 +45,17 @@ pub(in crate::kinds) fn template(template: &Value, at: &Path<'_>, errors: &mut E
             "activeDeadlineSeconds in ReplicaSet is not Supported",
         ));
     }
+}
+
+/// Checks a template of Pods, whatever their restart policy.
+pub(in crate::kinds) fn template_spec(template: &Value, at: &Path<'_>, errors: &mut Errors) {
+    let meta = at.child("metadata");
+    errors.extend(validate_labels(template.at(&["metadata", "labels"]), &meta.child("labels")));
+    errors.extend(validate_annotations(
+        template.at(&["metadata", "annotations"]),
+        &meta.child("annotations"),
+    ));
+    pod_spec(template.at(&["spec"]).unwrap_or(&Value::Null), &at.child("spec"), errors);
 }
 
 fn pod_spec(spec: &Value, at: &Path<'_>, errors: &mut Errors) {

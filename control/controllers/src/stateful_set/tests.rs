@@ -1,0 +1,169 @@
+use coracle_api::plan::Write;
+
+use super::*;
+use crate::tests::{cluster, created, json_merge, owner, patches};
+
+fn template(image: &str) -> Value {
+    json!({
+        "metadata": {"labels": {"app": "db"}},
+        "spec": {"containers": [{"name": "c", "image": image}]},
+    })
+}
+
+fn set(spec: Value, image: &str, status: Value) -> Value {
+    let mut set = json!({
+        "metadata": {"name": "db", "generation": 1},
+        "spec": {
+            "replicas": 3, "serviceName": "dbs", "podManagementPolicy": "OrderedReady",
+            "selector": {"matchLabels": {"app": "db"}},
+            "template": template(image),
+            "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 0}},
+        },
+        "status": status,
+    });
+    json_merge(&mut set["spec"], spec);
+    set
+}
+
+fn revision(image: &str, number: i64) -> Value {
+    let mut template = template(image);
+    template["$patch"] = "replace".into();
+    json!({
+        "metadata": {"name": format!("db-{image}"), "labels": {"app": "db"}, "ownerReferences": owner(&kinds::STATEFUL_SET, "db")},
+        "data": {"spec": {"template": template}},
+        "revision": number,
+    })
+}
+
+/// `0:a` is Pod db-0 of image `a`, ready; `-` after it not ready, `!` failed, `x` going.
+fn pod(text: &str) -> Value {
+    let (number, image) = text.split_once(':').expect("number:image");
+    let state = image.chars().nth(1).unwrap_or('+');
+    let mut pod = json!({
+        "metadata": {"name": format!("db-{number}"), "labels": {"app": "db", HASH: format!("db-{}", &image[..1])}, "ownerReferences": owner(&kinds::STATEFUL_SET, "db")},
+        "spec": {"nodeName": "n1"},
+        "status": {"phase": if state == '!' { "Failed" } else { "Running" }, "conditions": [{"type": "Ready", "status": if state == '-' { "False" } else { "True" }, "lastTransitionTime": "2029-12-31T00:00:00Z"}]},
+    });
+    if state == 'x' {
+        pod["metadata"]["deletionTimestamp"] = json!("2030-01-01T00:00:10Z");
+    }
+    pod
+}
+
+fn plan(set: Value, pods: &str) -> Plan {
+    let mut objects = vec![
+        (&kinds::STATEFUL_SET, set),
+        (&kinds::CONTROLLER_REVISION, revision("a", 1)),
+        (&kinds::CONTROLLER_REVISION, revision("b", 2)),
+    ];
+    objects.extend(pods.split_whitespace().map(|text| (&kinds::POD, pod(text))));
+    StatefulSetController.reconcile(&cluster(objects), &Key::new("ns", "db"))
+}
+
+/// `+db-0` is created, `-db-1` deleted.
+fn moves(plan: &Plan) -> String {
+    let mut moves: Vec<String> = plan
+        .writes
+        .iter()
+        .filter_map(|write| match write {
+            Write::Delete { name, .. } => Some(format!("-{name}")),
+            _ => None,
+        })
+        .collect();
+    moves.extend(
+        created(plan)
+            .iter()
+            .map(|pod| format!("+{}", pod["metadata"]["name"].as_str().unwrap_or(""))),
+    );
+    moves.join(" ")
+}
+
+/// What is planned for Pods when image `b` is declared and `a` was before.
+#[test]
+fn one_step() {
+    let was = json!({"currentRevision": "db-a", "updateRevision": "db-b"});
+    for (spec, pods, expected) in [
+        (json!({}), "", "+db-0"),
+        (json!({}), "0:b-", ""),
+        (json!({}), "0:b", "+db-1"),
+        (json!({"podManagementPolicy": "Parallel"}), "1:b-", "+db-0 +db-2"),
+        (json!({"ordinals": {"start": 5}}), "", "+db-5"),
+        (json!({}), "0:b 1:b 2:b", ""),
+        // One that failed is made again; the others wait for it.
+        (json!({}), "0:b! 2:b", "-db-0"),
+        (json!({}), "0:bx 1:b", ""),
+        // Too many: from the highest down, once all others are well.
+        (json!({"replicas": 1}), "0:b 1:b 2:b", "-db-2"),
+        (json!({"replicas": 1}), "0:b- 1:b 2:b", ""),
+        (json!({"replicas": 1}), "0:b 1:b 2:b-", "-db-2"),
+        (json!({"replicas": 1}), "0:b 1:bx 2:b", "-db-2"),
+        (json!({"replicas": 1}), "0:b 1:b 2:bx", ""),
+        (
+            json!({"replicas": 0, "podManagementPolicy": "Parallel"}),
+            "0:b- 1:b 2:b",
+            "-db-2 -db-1 -db-0",
+        ),
+        // An update: from the highest down, one at a time.
+        (json!({}), "0:a 1:a 2:a", "-db-2"),
+        (json!({}), "0:a 1:a 2:b-", ""),
+        (json!({}), "0:a 1:a 2:b", "-db-1"),
+        (json!({"updateStrategy": {"rollingUpdate": {"partition": 2}}}), "0:a 1:a 2:b", ""),
+        (
+            json!({"updateStrategy": {"rollingUpdate": {"maxUnavailable": 2}}}),
+            "0:a 1:a 2:a",
+            "-db-2 -db-1",
+        ),
+        (json!({"updateStrategy": {"type": "OnDelete", "rollingUpdate": null}}), "0:a 1:a 2:a", ""),
+    ] {
+        let mut object = set(spec.clone(), "b", was.clone());
+        if object["spec"]["updateStrategy"]["rollingUpdate"].is_null() {
+            object["spec"]["updateStrategy"] = json!({"type": "OnDelete"});
+        }
+        assert_eq!(moves(&plan(object, pods)), expected, "{spec} with {pods}");
+    }
+}
+
+#[test]
+fn pods_have_names_and_the_template_that_is_theirs() {
+    let was = json!({"currentRevision": "db-a", "updateRevision": "db-b"});
+    let partition = json!({"podManagementPolicy": "Parallel", "updateStrategy": {"rollingUpdate": {"partition": 1}}});
+    let plan = plan(set(partition, "b", was), "");
+    let pods = created(&plan);
+    let of = |at: usize, path: &str| pods[at].pointer(path).cloned().unwrap_or_default();
+    assert_eq!(of(0, "/spec/containers/0/image"), "a");
+    assert_eq!(of(1, "/spec/containers/0/image"), "b");
+    assert_eq!(of(0, "/metadata/labels/controller-revision-hash"), "db-a");
+    assert_eq!(of(2, "/spec/hostname"), "db-2");
+    assert_eq!(of(2, "/spec/subdomain"), "dbs");
+    assert_eq!(of(2, "/metadata/labels/apps.kubernetes.io~1pod-index"), "2");
+    assert_eq!(of(2, "/metadata/labels/statefulset.kubernetes.io~1pod-name"), "db-2");
+}
+
+#[test]
+fn statuses() {
+    let was = json!({"currentRevision": "db-a", "updateRevision": "db-b"});
+    let status = |pods: &str| {
+        let plan = plan(set(json!({}), "b", was.clone()), pods);
+        let of_set = patches(&plan).into_iter().find(|(name, _)| *name == "db");
+        of_set.map(|(_, patch)| patch["status"].clone()).unwrap_or_default()
+    };
+    let rolling = status("0:a 1:a 2:b-");
+    let counts = ["replicas", "readyReplicas", "currentReplicas", "updatedReplicas"]
+        .map(|f| rolling[f].as_i64().unwrap_or(0));
+    assert_eq!((counts, &rolling["currentRevision"]), ([3, 2, 2, 1], &json!("db-a")));
+    let done = status("0:b 1:b 2:b");
+    assert_eq!((&done["currentRevision"], &done["currentReplicas"]), (&json!("db-b"), &json!(3)));
+}
+
+#[test]
+fn claims_are_named_and_said_to_be_missing() {
+    let claims = json!({"volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {}}]});
+    let plan = plan(set(claims, "b", json!({})), "");
+    let volume = &created(&plan)[0]["spec"]["volumes"][0];
+    assert_eq!(volume["persistentVolumeClaim"]["claimName"], "data-db-0");
+    let warned = plan
+        .events
+        .iter()
+        .any(|e| e.warning && e.message.contains("no PersistentVolumeClaims yet"));
+    assert!(warned, "{:?}", plan.events);
+}
