@@ -61,9 +61,6 @@ pub(crate) struct Subject<'a> {
     /// The container's own folder.
     pub(crate) folder: PathBuf,
     pub(crate) places: Places,
-    /// The group's path in every hierarchy.
-    pub(crate) cgroup: PathBuf,
-    /// The same group.
     pub(crate) group: crate::cgroup::Group,
     pub(crate) pid_namespace: Option<PathBuf>,
 }

@@ -51,8 +51,6 @@ pub(crate) struct Known<'a> {
     pub(crate) pid_namespace: Option<&'a Path>,
     /// The user namespace that it joins, if the Pod has one.
     pub(crate) user_namespace: Option<PathBuf>,
-    /// The group's path in every hierarchy.
-    pub(crate) cgroup: &'a Path,
     /// Whether there is only version 2.
     pub(crate) unified: bool,
 }
@@ -90,9 +88,7 @@ pub(crate) fn config(known: &Known<'_>) -> Result<(Value, Vec<Value>), Problem> 
         "linux": {
             "namespaces": namespaces,
             "rootfsPropagation": propagation,
-            "cgroupsPath": known.cgroup,
             "devices": devices.nodes,
-            "resources": {"devices": devices.rules},
             "maskedPaths": hidden(MASKED),
             "readonlyPaths": hidden(READ_ONLY),
         },

@@ -134,7 +134,6 @@ impl Rights {
             places: &subject.places,
             pid_namespace: None,
             user_namespace: subject.users.map(Users::path),
-            cgroup: &subject.cgroup,
             unified: subject.group.unified().is_some(),
         }
     }

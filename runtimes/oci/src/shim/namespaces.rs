@@ -12,10 +12,10 @@ use crate::users::Users;
 
 /// In the Pod's folder: the `/dev/shm` of its containers.
 pub(super) const SHARED_MEMORY: &str = "shm";
-/// In the Pod's folder: what is noted down of each container while it lives, and where its files are mounted. In memory: it is
-/// nobody's after the shim's end, and a dozen files made and removed on a disk take longer than all the rest of a start.
+/// In the Pod's folder: where the files of each container are mounted while it lives, and what libcontainer leaves there. In
+/// memory: it is nobody's after the shim's end, and files made and removed on a disk take longer than all the rest of a start.
 pub(super) const CONTAINERS: &str = "containers";
-/// Bytes of these notes at most.
+/// Bytes of it at most.
 const NOTES: u64 = 64 << 20;
 /// Docker's and containerd's size of `/dev/shm`.
 const SHM: u64 = 64 << 20;

@@ -323,8 +323,7 @@ impl Shim {
         oci: &'a OciContainer,
         folder: &Path,
     ) -> Subject<'a> {
-        let cgroup = pod.oci.cgroup.join(launch::id(spec));
-        let group = Group::at(&self.mounts, &cgroup);
+        let group = Group::at(&self.mounts, &pod.oci.cgroup.join(launch::id(spec)));
         Subject {
             sandbox: &pod.spec,
             container: spec,
@@ -342,7 +341,6 @@ impl Shim {
                 groups: group.shown(),
             },
             group,
-            cgroup,
             pid_namespace: self.holder(pod, oci).map(|pid| format!("/proc/{pid}/ns/pid").into()),
         }
     }

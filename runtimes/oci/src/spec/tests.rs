@@ -28,7 +28,6 @@ fn check(
         places: &places,
         pid_namespace: None,
         user_namespace: None,
-        cgroup: Path::new("/c/app-0"),
         unified: false,
     };
     look(config(&known).map(|(config, _)| config));
