@@ -190,7 +190,9 @@ impl Hierarchy {
         self.base.join("coracle").join(cluster)
     }
 
-    /// Makes the cluster's folder, with controllers that reach down to its groups.
+    /// Makes the cluster's folder, with controllers that reach down to its groups. All workloads together weigh as much as
+    /// the machine has cores, as below the kubelet: with the weight of a single process, a machine's worth of them would
+    /// have to make room for any other that is busy.
     fn prepare(&self, cluster: &str) -> io::Result<()> {
         let folder = self.folder(cluster);
         let above = self.base.join("coracle");
@@ -207,7 +209,25 @@ impl Hierarchy {
                 }
             }
         }
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
+        if let Some((file, value)) = weight(self.version, cores) {
+            for path in [&above, &folder].map(|folder| folder.join(file)) {
+                if path.exists() {
+                    fs::write(path, &value)?;
+                }
+            }
+        }
         Ok(())
+    }
+}
+
+/// The file that says what a group weighs, and what it says for so many cores: for each, what a single process or a group
+/// weighs of which nothing is said.
+fn weight(version: Version, cores: u64) -> Option<(&'static str, String)> {
+    match version {
+        Version::Two => Some(("cpu.weight", (100 * cores).min(10_000).to_string())),
+        Version::One("cpu") => Some(("cpu.shares", (1024 * cores).min(262_144).to_string())),
+        Version::One(_) => None,
     }
 }
 

@@ -48,3 +48,19 @@ fn limits_in_the_words_of_each_version() {
     let least = settings(Version::One("cpu"), &Limits { cpu: 0, ..limits });
     assert_eq!(least, [("cpu.shares", "2".to_owned())]);
 }
+
+#[test]
+fn workloads_weigh_as_much_as_their_machine() {
+    let machine =
+        machine(&["cpu/cgroup.procs", "cpu/coracle/abc/cpu.shares", "cpu/coracle/cpu.shares"]);
+    let cpu = Hierarchy { base: machine.path().join("cpu"), version: Version::One("cpu") };
+    cpu.prepare("abc").unwrap();
+    let cores = std::thread::available_parallelism().unwrap().get();
+    for folder in ["coracle", "coracle/abc"] {
+        let said = fs::read_to_string(cpu.base.join(folder).join("cpu.shares")).unwrap();
+        assert_eq!(said, (1024 * cores).to_string());
+    }
+    assert_eq!(weight(Version::Two, 2), Some(("cpu.weight", "200".to_owned())));
+    assert_eq!(weight(Version::Two, 1000), Some(("cpu.weight", "10000".to_owned())));
+    assert_eq!(weight(Version::One("pids"), 2), None);
+}
