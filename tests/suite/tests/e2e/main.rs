@@ -41,6 +41,7 @@ mod streams;
 mod survival;
 mod updates;
 mod volumes;
+mod workloads;
 mod writing;
 
 /// A module per column and module of bodies, with a test for each body that is in the column.
@@ -97,6 +98,9 @@ suite! {
             jobs_are_suspended_and_resumed,
             cron_jobs_make_jobs,
         ]
+    }
+    workloads {
+        both [daemons_are_on_every_node, stateful_pods_keep_their_names, budgets_hold_up_a_drain]
     }
     survival {
         both [the_agent_is_killed_under_load, up_is_killed_under_load, up_finds_everything_again]
