@@ -145,6 +145,12 @@ pub fn settled(store: &Store, user: &User) -> Result<(), String> {
     for set in store.cluster.list(&kinds::REPLICA_SET) {
         check_set(store, set).map_err(|why| format!("{set:?}: {why}"))?;
     }
+    for set in store.cluster.list(&kinds::DAEMON_SET) {
+        check_daemon_set(store, set).map_err(|why| format!("{set:?}: {why}"))?;
+    }
+    for set in store.cluster.list(&kinds::STATEFUL_SET) {
+        check_stateful_set(store, set).map_err(|why| format!("{set:?}: {why}"))?;
+    }
     for job in store.cluster.list(&kinds::JOB) {
         check_job(store, job).map_err(|why| format!("{job:?}: {why}"))?;
     }
@@ -198,6 +204,83 @@ fn check_owners(store: &Store, user: &User) -> Result<(), String> {
         if object.kind.namespaced && store.cluster.get(&kinds::NAMESPACE, "", namespace).is_none() {
             return Err(format!("{object:?} outlived its namespace"));
         }
+    }
+    Ok(())
+}
+
+/// A Pod of the template on every node, and nothing else; and its status says so.
+fn check_daemon_set(store: &Store, set: &Object) -> Result<(), String> {
+    let value = tree(set);
+    let pods: Vec<_> = store.cluster.owned_of_kind(&set.meta.uid, &kinds::POD).collect();
+    let on: BTreeSet<&str> = pods.iter().filter_map(|pod| pod.node_name.as_deref()).collect();
+    let nodes: BTreeSet<&str> =
+        store.cluster.list(&kinds::NODE).map(|node| node.meta.name.as_str()).collect();
+    if on != nodes || pods.len() != nodes.len() {
+        return Err(format!("Pods {pods:?} on {on:?}, nodes are {nodes:?}"));
+    }
+    check_images(&value, &pods)?;
+    let wanted = nodes.len() as i64;
+    check_counts(
+        &value,
+        wanted,
+        &[
+            "desiredNumberScheduled",
+            "currentNumberScheduled",
+            "numberReady",
+            "numberAvailable",
+            "updatedNumberScheduled",
+        ],
+    )?;
+    check_history(store, set)
+}
+
+/// The Pods that are numbered so, of the template; and its status says so.
+fn check_stateful_set(store: &Store, set: &Object) -> Result<(), String> {
+    let value = tree(set);
+    let wanted = value["spec"]["replicas"].as_i64().unwrap_or(1);
+    let pods: Vec<_> = store.cluster.owned_of_kind(&set.meta.uid, &kinds::POD).collect();
+    let names: BTreeSet<String> = pods.iter().map(|pod| pod.meta.name.clone()).collect();
+    let expected = (0..wanted).map(|n| format!("{}-{n}", set.meta.name)).collect();
+    if names != expected {
+        return Err(format!("{names:?} instead of {expected:?}"));
+    }
+    check_images(&value, &pods)?;
+    check_counts(
+        &value,
+        wanted,
+        &["replicas", "readyReplicas", "availableReplicas", "currentReplicas", "updatedReplicas"],
+    )?;
+    if value["status"]["currentRevision"] != value["status"]["updateRevision"] {
+        return Err(format!("its update never ended: {}", value["status"]));
+    }
+    check_history(store, set)
+}
+
+fn check_images(set: &Value, pods: &[&Arc<Object>]) -> Result<(), String> {
+    let image = |spec: &Value| spec["containers"][0]["image"].clone();
+    let wanted = image(&set["spec"]["template"]["spec"]);
+    match pods.iter().find(|pod| image(&tree(pod)["spec"]) != wanted) {
+        Some(pod) => Err(format!("{pod:?} is not of {wanted}")),
+        None => Ok(()),
+    }
+}
+
+fn check_counts(set: &Value, wanted: i64, fields: &[&str]) -> Result<(), String> {
+    let told = |field: &&&str| set["status"][**field].as_i64().unwrap_or(0) != wanted;
+    match fields.iter().find(told) {
+        Some(field) => Err(format!("{field} is not {wanted}: {}", set["status"])),
+        None => Ok(()),
+    }
+}
+
+/// Revisions are numbered, each its own, and not more than may stay.
+fn check_history(store: &Store, set: &Object) -> Result<(), String> {
+    let history = store.cluster.owned_of_kind(&set.meta.uid, &kinds::CONTROLLER_REVISION);
+    let numbers: Vec<_> = history.map(|revision| tree(revision)["revision"].as_i64()).collect();
+    let once: BTreeSet<_> = numbers.iter().collect();
+    let limit = tree(set)["spec"]["revisionHistoryLimit"].as_u64().unwrap_or(10) + 1;
+    if once.len() != numbers.len() || numbers.is_empty() || numbers.len() as u64 > limit {
+        return Err(format!("revisions {numbers:?}, {limit} may stay"));
     }
     Ok(())
 }

@@ -12,6 +12,7 @@ use crate::rng::Rng;
 use crate::store::{Refusal, Store, tree};
 
 const NAMESPACES: [&str; 3] = ["default", "apps", "tmp"];
+const NUMBERED: &str = "statefulset.kubernetes.io/pod-name";
 const NAMES: [&str; 3] = ["web", "api", "job"];
 
 /// What the user remembers.
@@ -37,7 +38,8 @@ impl User {
         let namespace = NAMESPACES[rng.below(if calm { 2 } else { 3 })];
         let deployment = pick(store, &kinds::DEPLOYMENT, rng);
         let most = if calm { 11 } else { 24 };
-        match (rng.range(0, most + 3), deployment) {
+        match (rng.range(0, most + 6), deployment) {
+            (n, _) if n >= most + 3 => self.use_sets(store, namespace, rng, calm),
             (n, _) if n >= most => self.use_jobs(store, namespace, rng, calm),
             (0..=1, _) | (_, None) => self.create_deployment(store, namespace, rng, calm),
             (2, _) => create_service(store, namespace, rng),
@@ -81,9 +83,11 @@ impl User {
                 None => Ok(()),
             },
             (16, _) => match pick(store, &kinds::POD, rng) {
-                // Taken out of its ReplicaSet and Service, to be looked at.
-                Some(pod) => edit(store, &pod, json!({"metadata": {"labels": {"app": "aside"}}})),
-                None => Ok(()),
+                // Taken out of its ReplicaSet and Service, to be looked at. Not one whose name its successor needs.
+                Some(pod) if !pod.meta.labels.contains_key(NUMBERED) => {
+                    edit(store, &pod, json!({"metadata": {"labels": {"app": "aside"}}}))
+                }
+                _ => Ok(()),
             },
             (17, _) => match pick(store, &kinds::SERVICE, rng) {
                 Some(service) if rng.one_in(2) => {
@@ -175,6 +179,61 @@ impl User {
             }
         }
         Ok(())
+    }
+
+    /// Creates, changes and deletes DaemonSets and StatefulSets.
+    fn use_sets(
+        &mut self,
+        store: &mut Store,
+        namespace: &str,
+        rng: &mut Rng,
+        calm: bool,
+    ) -> Result<(), String> {
+        let kind = if rng.one_in(2) { &kinds::DAEMON_SET } else { &kinds::STATEFUL_SET };
+        self.images += 1;
+        let image = format!("set:{}", self.images);
+        let Some(set) = pick(store, kind, rng) else {
+            let name = kind.singular;
+            let mut spec = json!({
+                "selector": {"matchLabels": {"app": name}},
+                "template": {"metadata": {"labels": {"app": name}}, "spec": {
+                    "terminationGracePeriodSeconds": 5,
+                    "containers": [{"name": "c", "image": image}],
+                }},
+            });
+            if kind.resource == kinds::STATEFUL_SET.resource {
+                spec["replicas"] = rng.range(0, 5).into();
+                let policy = if rng.one_in(2) { "Parallel" } else { "OrderedReady" };
+                spec["podManagementPolicy"] = policy.into();
+            } else {
+                let [more, fewer] = if rng.one_in(2) { [1, 0] } else { [0, 1] };
+                spec["updateStrategy"] =
+                    json!({"rollingUpdate": {"maxSurge": more, "maxUnavailable": fewer}});
+            }
+            let object = json!({"metadata": {"name": name, "namespace": namespace}, "spec": spec});
+            return accept(store.create(kind, object));
+        };
+        match rng.range(0, 6) {
+            0 if !calm => {
+                let way = [Propagation::Background, Propagation::Foreground, Propagation::Orphan];
+                self.delete(store, &set, way[rng.below(3)])
+            }
+            1..=2 if kind.resource == kinds::STATEFUL_SET.resource => {
+                edit(store, &set, json!({"spec": {"replicas": rng.range(0, 5)}}))
+            }
+            3 => {
+                let history =
+                    store.cluster.owned_of_kind(&set.meta.uid, &kinds::CONTROLLER_REVISION);
+                let history: Vec<_> = history.collect();
+                let old = rng.pick(&history).map(|revision| {
+                    let container =
+                        &tree(revision)["data"]["spec"]["template"]["spec"]["containers"][0];
+                    container["image"].as_str().unwrap_or_default().to_owned()
+                });
+                old.map_or(Ok(()), |image| set_image(store, &set, &image))
+            }
+            _ => set_image(store, &set, &image),
+        }
     }
 
     /// Creates, resizes, suspends and deletes Jobs and CronJobs.

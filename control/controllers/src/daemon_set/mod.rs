@@ -287,7 +287,7 @@ impl<'a> Run<'a> {
 
     /// Whether a failed Pod stays for a while yet: one that lived shortly would soon fail again.
     fn must_wait(&mut self, pod: &Pod<'_>) -> bool {
-        const LONG: i64 = 60;
+        const LONG: i64 = 20;
         let now = self.cluster.now;
         let from = pod.object.meta.creation_timestamp.unwrap_or(now);
         let to = pod.view.finished_at().unwrap_or(from);

@@ -226,7 +226,7 @@ fn a_rollback_is_the_newest_revision_and_old_ones_go() {
 #[test]
 fn failed_pods_are_replaced_later_the_shorter_they_lived() {
     for (from, to, wait) in [
-        ("2029-12-31T23:59:30Z", "2029-12-31T23:59:31Z", Some(30)),
+        ("2029-12-31T23:59:50Z", "2029-12-31T23:59:51Z", Some(10)),
         ("2029-12-31T23:59:00Z", "2029-12-31T23:59:50Z", None),
         ("2029-12-31T23:00:00Z", "2029-12-31T23:59:59Z", None),
     ] {
