@@ -108,7 +108,9 @@ impl Controller for DisruptionController {
 
 /// Since when a Pod has been announced to go, though nobody deletes it.
 fn announced_at(pod: &Object) -> Option<Timestamp> {
-    if pod.is_deleting() {
+    // Few Pods have the condition: the others need not be read for it.
+    let has = |json: &str| json.contains("\"DisruptionTarget\"");
+    if pod.is_deleting() || !std::str::from_utf8(pod.json()).is_ok_and(has) {
         return None;
     }
     let view = pods::view(pod);

@@ -76,15 +76,26 @@ pub(crate) struct PodStatus {
     #[serde(rename = "podIP")]
     pub(crate) pod_ip: Option<Box<str>>,
     pub(crate) conditions: Vec<PodCondition>,
-    pub(crate) container_statuses: Vec<ContainerStatus>,
-    /// How often init containers were restarted, all together: all that is asked of their statuses.
-    #[serde(rename = "initContainerStatuses", deserialize_with = "restarts")]
-    pub(crate) init_restarts: i32,
+    #[serde(deserialize_with = "sum_up")]
+    container_statuses: Containers,
+    #[serde(deserialize_with = "sum_up")]
+    init_container_statuses: Containers,
 }
 
-fn restarts<'de, D: Deserializer<'de>>(statuses: D) -> Result<i32, D::Error> {
-    let statuses = Option::<Vec<ContainerStatus>>::deserialize(statuses)?;
-    Ok(statuses.iter().flatten().map(|status| status.restart_count).sum())
+/// All that is asked of containers' statuses, summed up when a Pod is read: it is kept for many.
+#[derive(Debug, Clone, Default)]
+struct Containers {
+    restarts: i32,
+    finished_at: Option<Box<Timestamp>>,
+}
+
+fn sum_up<'de, D: Deserializer<'de>>(statuses: D) -> Result<Containers, D::Error> {
+    let statuses = Option::<Vec<ContainerStatus>>::deserialize(statuses)?.unwrap_or_default();
+    let ended = statuses.iter().filter_map(|c| c.state.terminated.as_ref()?.finished_at).max();
+    Ok(Containers {
+        restarts: statuses.iter().map(|c| c.restart_count).sum(),
+        finished_at: ended.map(Box::new),
+    })
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -97,23 +108,23 @@ pub(crate) struct PodCondition {
     pub(crate) last_transition_time: Option<Timestamp>,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(crate) struct ContainerStatus {
-    pub(crate) restart_count: i32,
-    pub(crate) state: ContainerState,
+struct ContainerStatus {
+    restart_count: i32,
+    state: ContainerState,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(default)]
-pub(crate) struct ContainerState {
-    pub(crate) terminated: Option<Box<Terminated>>,
+struct ContainerState {
+    terminated: Option<Terminated>,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(crate) struct Terminated {
-    pub(crate) finished_at: Option<Timestamp>,
+struct Terminated {
+    finished_at: Option<Timestamp>,
 }
 
 /// The fields of a Pod. What is stored passed validation; anything else reads as a Pod without any.
@@ -158,14 +169,12 @@ impl PodView {
     }
 
     pub(crate) fn restarts(&self) -> i32 {
-        let counts = self.status.container_statuses.iter().map(|c| c.restart_count);
-        counts.sum::<i32>() + self.status.init_restarts
+        self.status.container_statuses.restarts + self.status.init_container_statuses.restarts
     }
 
     /// When the last of its containers ended, if they told.
     pub(crate) fn finished_at(&self) -> Option<Timestamp> {
-        let statuses = self.status.container_statuses.iter();
-        statuses.filter_map(|status| status.state.terminated.as_ref()?.finished_at).max()
+        self.status.container_statuses.finished_at.as_deref().copied()
     }
 }
 
