@@ -53,8 +53,8 @@ const SYSTEM: &[&str] = &[
     "/usr/share/ca-certificates",
     "/usr/local/share/ca-certificates",
 ];
-/// What the engine reads about this very process and the kernel.
-const PROCESS: &[&str] = &["/proc/self", "/proc/sys/vm", "/proc/swaps"];
+/// What is read about this very process and the kernel, and of what the machine has left of memory.
+const PROCESS: &[&str] = &["/proc/self", "/proc/sys/vm", "/proc/swaps", "/proc/meminfo"];
 
 /// The first part, for a process of one thread: no more files than these from here on.
 pub(crate) fn enclose(confinement: &Confinement) -> anyhow::Result<()> {
