@@ -1,6 +1,6 @@
 //! `coracle agent`: this machine as a node.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -8,11 +8,18 @@ use anyhow::{Context, bail};
 use coracle_agent::images;
 use coracle_agent::images::reference::ImageName;
 use coracle_agent::join::{self, Joined, Token};
+use coracle_agent::node::Machine;
 use coracle_agent::pod::volumes::HostPaths;
 use coracle_network::{Config as NetworkConfig, Mode, Network};
+use k8s_openapi::api::core::v1::Taint;
 
 use crate::folder::Folder;
 use crate::{host, println, server};
+
+/// Most Pods of a node that does not say: of such nodes, a cluster's usual range has room for 128.
+const MAX_PODS: u32 = 1_000;
+/// The same of a cluster that is one machine at first.
+pub(crate) const MAX_PODS_ALONE: u32 = 10_000;
 
 /// Arguments of everything that starts a node.
 #[derive(clap::Args, Debug, Clone)]
@@ -20,12 +27,19 @@ pub(crate) struct NodeArgs {
     /// Name of the node [default: the machine's host name]
     #[arg(long)]
     pub name: Option<String>,
-    /// Most Pods that the node takes
-    #[arg(long, default_value_t = 10_000)]
-    pub max_pods: u32,
+    /// Address under which other machines of the cluster reach this one [default: that from which it reaches the server]
+    #[arg(long, value_name = "ADDR")]
+    pub node_ip: Option<Ipv4Addr>,
+    /// Most Pods that the node takes, which its range of Pod addresses follows from [default: 10000 for `up`, 1000 for
+    /// `agent`]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=65_000))]
+    pub max_pods: Option<u32>,
     /// Label of the node; may be given several times
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
     pub labels: Vec<(String, String)>,
+    /// Taint that the node joins with; may be given several times
+    #[arg(long = "taint", value_name = "KEY[=VALUE]:EFFECT", value_parser = parse_taint)]
+    pub taints: Vec<Taint>,
     #[command(flatten)]
     pub images: ImageArgs,
     /// Folder of this machine that Pods may mount by hostPath, with all in it; may be given several times. Without it,
@@ -140,6 +154,20 @@ pub(crate) struct Args {
     node: NodeArgs,
 }
 
+fn parse_taint(text: &str) -> Result<Taint, String> {
+    let (key, effect) = text.rsplit_once(':').ok_or("a taint is KEY[=VALUE]:EFFECT")?;
+    if !["NoSchedule", "PreferNoSchedule", "NoExecute"].contains(&effect) {
+        return Err("the effect of a taint is NoSchedule, PreferNoSchedule or NoExecute".to_owned());
+    }
+    let (key, value) = key.split_once('=').map_or((key, None), |(key, value)| (key, Some(value)));
+    Ok(Taint {
+        key: key.to_owned(),
+        value: value.map(str::to_owned),
+        effect: effect.to_owned(),
+        time_added: None,
+    })
+}
+
 fn parse_label(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("a label is KEY=VALUE")?;
     Ok((key.to_owned(), value.to_owned()))
@@ -162,7 +190,7 @@ pub(crate) async fn start(
     let token = token.map(Token::parse).transpose()?;
     let mode = Mode::detect();
     let Joined { identity, network: facts } = join::join(url, token.as_ref(), &name, &data).await?;
-    let pods: coracle_network::Cidr = facts.pod_range.parse()?;
+    let cluster: coracle_network::Cidr = facts.pod_range.parse()?;
     let services: coracle_network::Cidr = facts.service_range.parse()?;
     match (mode, services.base().is_loopback()) {
         (Mode::Rootless, false) => bail!(
@@ -176,26 +204,50 @@ pub(crate) async fn start(
         _ => {}
     }
     let mode = if services.base().is_loopback() { Mode::Rootless } else { mode };
+    let mut machine = Machine::here(name, node.max_pods.unwrap_or(MAX_PODS));
+    machine.labels = node.labels.iter().cloned().collect();
+    machine.taints = node.taints.clone();
+    let client = kube::Client::try_from(identity.kube.clone())?;
+    let range = coracle_agent::range::of_node(&client, &machine, &facts, &data).await?;
+    machine.pod_range = range.clone();
+    let (pods, id) = (range.parse()?, folder.id()?);
+    let tunnel = coracle_network::ranges::seed(facts.cluster_id.as_bytes()) as u32 & 0x00ff_ffff;
     let network =
-        Network::start(NetworkConfig { mode, id: facts.cluster_id.clone(), pods, services })
+        Network::start(NetworkConfig { mode, id: id.clone(), pods, cluster, services, tunnel })
             .await?;
-    let ip = IpAddr::V4(network.host_address());
+    let ip = node.node_ip.or_else(|| address_towards_server(url)).unwrap_or(network.host_address());
+    machine.ip = ip.to_string();
     let config = coracle_agent::Config {
         identity,
-        node_name: name,
-        node_ip: ip,
-        listen: SocketAddr::new(ip, 0),
+        machine,
+        listen: SocketAddr::new(ip.into(), 0),
         data,
-        hosts: host::config(folder, facts.cluster_id.clone())?,
+        hosts: host::config(folder, id)?,
         compile_command: host::compile_command(folder),
         network: network.clone(),
-        pod_range: facts.pod_range,
-        max_pods: node.max_pods,
         images: images_config,
         host_paths: node.host_paths(),
-        labels: node.labels.iter().cloned().collect(),
     };
     Ok((coracle_agent::start(config).await?, network))
+}
+
+/// This machine's address on the way to the server; none if that is on this machine alone.
+fn address_towards_server(server: &str) -> Option<Ipv4Addr> {
+    let uri: http::Uri = server.parse().ok()?;
+    let host = uri.host()?.trim_matches(['[', ']']);
+    let mut servers = (host, uri.port_u16().unwrap_or(443)).to_socket_addrs().ok()?;
+    servers.find_map(address_towards)
+}
+
+/// This machine's address on the way to another; none if there is no way, or it does not leave this machine.
+pub(crate) fn address_towards(other: SocketAddr) -> Option<Ipv4Addr> {
+    // Sends nothing: the system only looks for the way.
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    let own = socket.connect(other).and_then(|()| socket.local_addr()).ok()?;
+    match own.ip() {
+        IpAddr::V4(ip) if !ip.is_loopback() => Some(ip),
+        _ => None,
+    }
 }
 
 fn host_name() -> anyhow::Result<String> {

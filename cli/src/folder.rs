@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
-use coracle_network::{ClusterRanges, Mode, choose_ranges};
+use coracle_network::{Cidr, ClusterRanges, Mode, choose_ranges};
 use coracle_server::auth::NetworkFacts;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
@@ -25,6 +25,16 @@ pub(crate) fn default() -> PathBuf {
         .or_else(|| absolute("HOME").map(|home| home.join(".local/share")))
         .unwrap_or_else(|| PathBuf::from("/tmp"))
         .join("coracle")
+}
+
+/// File in which a cluster's network is kept.
+const NETWORK: &str = "network.json";
+
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    cluster_id: String,
+    #[serde(flatten)]
+    ranges: ClusterRanges,
 }
 
 /// A data folder that exists.
@@ -136,36 +146,82 @@ impl Folder {
         Ok(folder)
     }
 
-    /// The cluster's network, chosen on the first start and kept.
-    pub(crate) fn network(&self) -> anyhow::Result<NetworkFacts> {
-        #[derive(Serialize, Deserialize)]
-        struct Kept {
-            cluster_id: String,
-            #[serde(flatten)]
-            ranges: ClusterRanges,
-        }
-        let path = self.path.join("network.json");
-        let kept: Kept = match std::fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| {
-                format!("{} is damaged; restore it from a backup", path.display())
-            })?,
-            Err(_) => {
-                let mode = Mode::detect();
+    /// The cluster's network, chosen on the first start and kept. What is asked for (`pods`, `services`) is chosen then, and
+    /// cannot be changed later.
+    pub(crate) fn network(
+        &self,
+        pods: Option<Cidr>,
+        services: Option<Cidr>,
+    ) -> anyhow::Result<NetworkFacts> {
+        let path = self.path.join(NETWORK);
+        let kept = match self.kept_network()? {
+            Some(kept) => kept,
+            None => {
                 let text = self.path.to_string_lossy();
-                let seed = coracle_network::ranges::seed(text.as_bytes());
-                let kept = Kept {
-                    cluster_id: format!("{:08x}", seed as u32),
-                    ranges: choose_ranges(mode, &text)?,
+                let mut ranges = match (pods, services) {
+                    (Some(pods), Some(services)) => ClusterRanges { pods, services },
+                    _ => choose_ranges(Mode::detect(), &text)?,
                 };
+                ranges.pods = pods.unwrap_or(ranges.pods);
+                ranges.services = services.unwrap_or(ranges.services);
+                check(&ranges)?;
+                let kept = Kept { cluster_id: self.hash(), ranges };
                 std::fs::write(&path, serde_json::to_vec_pretty(&kept)?)
                     .with_context(|| format!("cannot write {}", path.display()))?;
                 kept
             }
         };
+        let asked = [("--pod-range", pods, kept.ranges.pods)];
+        let asked = asked.into_iter().chain([("--service-range", services, kept.ranges.services)]);
+        for (flag, asked, has) in asked {
+            if asked.is_some_and(|asked| asked != has) {
+                bail!(
+                    "this cluster's range is {has}, which {flag} cannot change: start it without, or another one with --data"
+                );
+            }
+        }
         Ok(NetworkFacts {
             cluster_id: kept.cluster_id,
             pod_range: kept.ranges.pods.to_string(),
             service_range: kept.ranges.services.to_string(),
         })
     }
+
+    /// What tells what this folder's node has on this machine apart from what others have: the cluster's id, where the folder
+    /// is the server's too.
+    pub(crate) fn id(&self) -> anyhow::Result<String> {
+        Ok(self.kept_network()?.map_or_else(|| self.hash(), |kept| kept.cluster_id))
+    }
+
+    fn kept_network(&self) -> anyhow::Result<Option<Kept>> {
+        let path = self.path.join(NETWORK);
+        let Ok(bytes) = std::fs::read(&path) else { return Ok(None) };
+        let kept = serde_json::from_slice(&bytes);
+        kept.map(Some)
+            .with_context(|| format!("{} is damaged; restore it from a backup", path.display()))
+    }
+
+    fn hash(&self) -> String {
+        let seed = coracle_network::ranges::seed(self.path.as_os_str().as_encoded_bytes());
+        format!("{:08x}", seed as u32)
+    }
+}
+
+/// Whether ranges that somebody asked for can work.
+fn check(ranges: &ClusterRanges) -> anyhow::Result<()> {
+    let ClusterRanges { pods, services } = ranges;
+    if pods.overlaps(*services) {
+        bail!(
+            "the Pod range {pods} and the Service range {services} overlap; choose others with --pod-range and --service-range"
+        );
+    }
+    if pods.prefix() > 28 {
+        bail!("the Pod range {pods} of --pod-range is too small: a node has at least a /28");
+    }
+    if services.prefix() > 28 {
+        bail!(
+            "the Service range {services} of --service-range is too small: it has at least a /28"
+        );
+    }
+    Ok(())
 }

@@ -1,12 +1,13 @@
 //! `coracle server`: a control plane.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context;
 
 use crate::folder::Folder;
-use crate::println;
+use crate::{agent, println};
 
 /// Arguments of everything that starts a control plane.
 #[derive(clap::Args, Debug, Clone)]
@@ -17,6 +18,23 @@ pub(crate) struct ServerArgs {
     /// Where the API listens; port 0 picks a free one
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:6443")]
     pub listen: SocketAddr,
+    /// Address under which other machines and Pods reach this one [default: that of --listen, or, where that is all of them,
+    /// the one that the default route has]
+    #[arg(long, value_name = "ADDR")]
+    pub advertise_address: Option<Ipv4Addr>,
+    /// Another address or name under which the server is reached, for its certificate; may be given several times
+    #[arg(long = "tls-san", value_name = "NAME")]
+    pub tls_sans: Vec<String>,
+    /// Addresses of Pods, of which every node gets a part, chosen when the cluster first starts [default: a free private
+    /// range of 262,144]
+    #[arg(long, value_name = "CIDR")]
+    pub pod_range: Option<coracle_network::Cidr>,
+    /// Addresses of Services, chosen when the cluster first starts [default: a free private range of 65,536]
+    #[arg(long, value_name = "CIDR")]
+    pub service_range: Option<coracle_network::Cidr>,
+    /// Seconds that a node may be silent before it is taken for lost; nodes speak every 2.5 seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(3..=3600))]
+    pub node_monitor_grace_period: u64,
     /// Where the cluster is stored
     #[arg(long, value_name = "redb|etcd://…", default_value = "redb", value_parser = ["redb"])]
     pub store: String,
@@ -33,25 +51,37 @@ pub(crate) async fn start(
     args: &ServerArgs,
     folder: &Folder,
 ) -> anyhow::Result<coracle_server::Server> {
-    let network = folder.network()?;
+    let network = folder.network(args.pod_range, args.service_range)?;
     let services: coracle_network::Cidr = network.service_range.parse()?;
+    let pods: coracle_network::Cidr = network.pod_range.parse()?;
     let mut config = coracle_server::Config::new(folder.path());
     config.listen = args.listen;
     config.service_network = (services.base(), services.prefix());
-    config.pod_range = network.pod_range;
+    config.pod_network = (pods.base(), pods.prefix());
     config.cluster_id = network.cluster_id;
-    config.gateway = gateway(&config.pod_range, services)?;
+    // Where Pods reach this machine: none where they have its loopback addresses.
+    config.gateway = if services.base().is_loopback() { None } else { pods.nth(1) };
+    config.advertise = advertised(args);
+    config.node_grace = Duration::from_secs(args.node_monitor_grace_period);
+    for name in &args.tls_sans {
+        match name.parse() {
+            Ok(address) => config.addresses.push(address),
+            Err(_) => config.names.push(name.clone()),
+        }
+    }
     config.scheduler = !args.no_scheduler;
     config.controllers = !args.no_controllers;
     Ok(coracle_server::start(config).await?)
 }
 
-/// Where Pods reach this machine: none where they have its loopback addresses.
-fn gateway(pods: &str, services: coracle_network::Cidr) -> anyhow::Result<Option<Ipv4Addr>> {
-    if services.base().is_loopback() {
-        return Ok(None);
-    }
-    Ok(pods.parse::<coracle_network::Cidr>()?.nth(1))
+/// The address under which other machines reach this one; none if they do not.
+pub(crate) fn advertised(args: &ServerArgs) -> Option<Ipv4Addr> {
+    args.advertise_address.or_else(|| match args.listen.ip() {
+        IpAddr::V4(ip) if ip.is_loopback() => None,
+        IpAddr::V4(ip) if !ip.is_unspecified() => Some(ip),
+        // Nobody has this address (RFC 5737): the way to it is that to the world outside.
+        _ => agent::address_towards(SocketAddr::from(([192, 0, 2, 1], 443))),
+    })
 }
 
 /// Runs until it is told to end.

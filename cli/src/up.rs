@@ -38,8 +38,11 @@ pub(crate) async fn main(args: Args) -> anyhow::Result<()> {
     let mut asked_to_end = tokio::spawn(server::signal());
     let server = server::start(&args.server, &folder).await?;
     let token = folder.join_token()?;
+    let mut node = args.node.clone();
+    node.max_pods = node.max_pods.or(Some(agent::MAX_PODS_ALONE));
+    node.node_ip = node.node_ip.or(server::advertised(&args.server));
     let (mut agent, _network) =
-        match agent::start(&server.url(), Some(&token), &args.node, &folder).await {
+        match agent::start(&server.url(), Some(&token), &node, &folder).await {
             Ok(started) => started,
             Err(error) => {
                 server.shutdown();

@@ -35,6 +35,7 @@ mod namespace;
 mod root_ca;
 mod service_account;
 
+mod node_ipam;
 mod node_lifecycle;
 mod pod_gc;
 mod taint_eviction;
@@ -57,6 +58,7 @@ pub use endpoints::EndpointsController;
 pub use garbage_collector::GarbageCollector;
 pub use job::JobController;
 pub use namespace::NamespaceController;
+pub use node_ipam::NodeIpam;
 pub use node_lifecycle::NodeLifecycle;
 pub use pod_gc::PodCollector;
 pub use replica_set::ReplicaSetController;
@@ -67,6 +69,11 @@ pub use taint_eviction::TaintEviction;
 
 /// Every controller that needs nothing but the cluster, with its usual settings.
 pub fn all() -> Vec<Box<dyn Controller>> {
+    with(NodeLifecycle::default())
+}
+
+/// The same, with this patience for nodes.
+pub fn with(nodes: NodeLifecycle) -> Vec<Box<dyn Controller>> {
     vec![
         Box::new(DeploymentController),
         Box::new(ReplicaSetController),
@@ -80,7 +87,7 @@ pub fn all() -> Vec<Box<dyn Controller>> {
         Box::new(NamespaceController),
         Box::new(ServiceAccountController),
         Box::new(GarbageCollector),
-        Box::new(NodeLifecycle::default()),
+        Box::new(nodes),
         Box::new(TaintEviction),
         Box::new(PodCollector::default()),
     ]

@@ -24,7 +24,7 @@ pub struct NodeLifecycle {
 
 impl Default for NodeLifecycle {
     fn default() -> Self {
-        Self { grace: Duration::from_secs(40), startup_grace: Duration::from_secs(60) }
+        Self { grace: Duration::from_secs(10), startup_grace: Duration::from_secs(60) }
     }
 }
 

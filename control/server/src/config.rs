@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::auth::PkiError;
 
@@ -15,17 +16,23 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Addresses of Services: network and prefix length.
     pub service_network: (Ipv4Addr, u8),
-    /// Addresses of Pods, told to nodes that join.
-    pub pod_range: String,
+    /// Addresses of Pods, of which every node gets a part: network and prefix length.
+    pub pod_network: (Ipv4Addr, u8),
     /// Tells clusters on one machine apart; told to nodes that join.
     pub cluster_id: String,
     /// This machine's address towards Pods, where they have a network of their own: the API is served to them there, and
     /// to nobody else, on the same port. It need not exist yet.
     pub gateway: Option<Ipv4Addr>,
+    /// The address under which others reach this machine, where it listens at all of its addresses.
+    pub advertise: Option<Ipv4Addr>,
     /// More addresses under which the server is reached, for its certificate.
     pub addresses: Vec<IpAddr>,
+    /// More names under which the server is reached, for its certificate.
+    pub names: Vec<String>,
     /// Ports of NodePort Services.
     pub node_ports: RangeInclusive<u16>,
+    /// How long a node may be silent before it is taken for lost.
+    pub node_grace: Duration,
     /// Run the controllers in this process.
     pub controllers: bool,
     /// Run the scheduler in this process.
@@ -41,11 +48,14 @@ impl Config {
             data: data.into(),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             service_network: (Ipv4Addr::new(10, 96, 0, 0), 16),
-            pod_range: "10.244.0.0/16".to_owned(),
+            pod_network: (Ipv4Addr::new(10, 244, 0, 0), 16),
             cluster_id: "coracle".to_owned(),
             gateway: None,
+            advertise: None,
             addresses: Vec::new(),
+            names: Vec::new(),
             node_ports: 30000..=32767,
+            node_grace: coracle_controllers::NodeLifecycle::default().grace,
             controllers: true,
             scheduler: true,
             store: coracle_store::Options::default(),

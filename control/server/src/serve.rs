@@ -59,7 +59,7 @@ async fn listen(config: &Config) -> Result<(TcpListener, SocketAddr, Option<Pods
         let listener = TcpListener::bind(config.listen).await.map_err(failed)?;
         let addr = listener.local_addr().map_err(failed)?;
         let gateway = config.gateway;
-        let pods = gateway.map(|gateway| Pods::listen(gateway, &config.pod_range, addr));
+        let pods = gateway.map(|gateway| Pods::listen(gateway, config.pod_network, addr));
         match pods.transpose() {
             // Which port it is, nobody has said: what is free at one address may be taken at the other.
             Err(StartError::Listen { source, .. })
@@ -86,9 +86,10 @@ pub async fn start(config: Config) -> Result<Server, StartError> {
     };
     let (network, prefix) = config.service_network;
     let ranges = ServiceRanges { network, prefix, node_ports: config.node_ports.clone() };
+    let (pod_network, pod_prefix) = config.pod_network;
     let facts = NetworkFacts {
         cluster_id: config.cluster_id.clone(),
-        pod_range: config.pod_range.clone(),
+        pod_range: format!("{pod_network}/{pod_prefix}"),
         service_range: format!("{network}/{prefix}"),
     };
     let auth = Auth::open(&config.data, &names(addr, &config, ranges.first()), facts)?;
@@ -111,7 +112,7 @@ pub async fn start(config: Config) -> Result<Server, StartError> {
     let router = router(app.clone());
     let accepting = tokio::spawn(accept(listener, pods, acceptor, router, stopping.clone()));
 
-    let advertised = pods::advertised(addr, config.gateway);
+    let advertised = pods::advertised(addr, config.advertise.or(config.gateway));
     bootstrap::bootstrap(&registry, advertised).await.map_err(StartError::Bootstrap)?;
     tasks.spawn(events::expire(registry.clone()));
     let kubeconfig = auth.pki().kubeconfig(&format!("https://{}", reachable(addr)))?;
@@ -119,9 +120,14 @@ pub async fn start(config: Config) -> Result<Server, StartError> {
     let (recorder, recording) = recorder::new(registry.clone());
     tasks.spawn(recording);
     if config.controllers {
-        let mut controllers = coracle_controllers::all();
+        let nodes = coracle_controllers::NodeLifecycle {
+            grace: config.node_grace,
+            ..coracle_controllers::NodeLifecycle::default()
+        };
+        let mut controllers = coracle_controllers::with(nodes);
         let pem = auth.pki().ca_pem().to_owned();
         controllers.push(Box::new(coracle_controllers::RootCaPublisher { pem }));
+        controllers.push(Box::new(coracle_controllers::NodeIpam { range: config.pod_network }));
         for controller in controllers {
             tasks.spawn(driver::run(
                 controller.into(),
@@ -184,13 +190,15 @@ fn names(addr: SocketAddr, config: &Config, service: Ipv4Addr) -> ServingNames {
     ];
     let mut ips = vec![IpAddr::from([127, 0, 0, 1]), service.into()];
     let gateway = config.gateway.map(IpAddr::from);
-    let more = [addr.ip()].into_iter().chain(gateway);
+    let advertise = config.advertise.map(IpAddr::from);
+    let more = [addr.ip()].into_iter().chain(gateway).chain(advertise);
     for ip in more.chain(config.addresses.iter().copied()) {
         if !ip.is_unspecified() && !ips.contains(&ip) {
             ips.push(ip);
         }
     }
-    ServingNames { dns: dns.map(str::to_owned).to_vec(), ips }
+    let dns = dns.map(str::to_owned).into_iter().chain(config.names.iter().cloned()).collect();
+    ServingNames { dns, ips }
 }
 
 async fn accept(

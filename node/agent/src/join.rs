@@ -101,7 +101,7 @@ pub struct JoinResponse {
 pub struct NetworkFacts {
     /// Tells clusters on one machine apart.
     pub cluster_id: String,
-    /// The node's Pod range.
+    /// The cluster's Pod range, of which that of every node is a part.
     pub pod_range: String,
     /// The cluster's Service range.
     pub service_range: String,
@@ -291,7 +291,7 @@ fn load(
     Ok(Joined { identity: Identity { kube, serving: Arc::new(serving) }, network })
 }
 
-fn write(path: &Path, content: &str) -> Result<(), JoinError> {
+pub(crate) fn write(path: &Path, content: &str) -> Result<(), JoinError> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
     let mut options = std::fs::OpenOptions::new();

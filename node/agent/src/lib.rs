@@ -18,7 +18,9 @@ pub mod metrics;
 pub mod namespaces;
 pub mod node;
 pub mod objects;
+pub mod peers;
 pub mod pod;
+pub mod range;
 pub mod services;
 mod streaming;
 pub mod sync;
@@ -42,10 +44,8 @@ use crate::pod::worker::{Parts, Workers};
 pub struct Config {
     /// Who it is.
     pub identity: Identity,
-    /// Name of the node.
-    pub node_name: String,
-    /// Address under which the machine is reached.
-    pub node_ip: IpAddr,
+    /// The machine, as its Node tells of it.
+    pub machine: Machine,
     /// Where the kubelet API listens; port 0 picks a free one.
     pub listen: SocketAddr,
     /// Its folder.
@@ -56,16 +56,10 @@ pub struct Config {
     pub compile_command: CompileCommand,
     /// The node's network.
     pub network: Network,
-    /// Range of its Pods' addresses, for the Node object.
-    pub pod_range: String,
-    /// Most Pods that it takes.
-    pub max_pods: u32,
     /// Where images come from and when they go.
     pub images: images::Config,
     /// Paths of the machine that Pods may mount.
     pub host_paths: pod::volumes::HostPaths,
-    /// Labels of the node.
-    pub labels: std::collections::BTreeMap<String, String>,
 }
 
 /// Why an agent could not start.
@@ -128,8 +122,9 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
     let compiler = Compiler::open(compiled.clone(), config.compile_command)
         .map_err(|source| StartError::Folder { path: compiled, source })?;
 
-    let (cpus, memory) = Machine::measure();
-    let allocatable = (u64::from(cpus) * 1000, node::allocatable(memory));
+    let mut machine = config.machine;
+    let node_name = machine.name.clone();
+    let allocatable = (u64::from(machine.cpus) * 1000, node::allocatable(machine.memory));
     let (hosts, sandboxes, started) =
         Hosts::open(config.hosts, config.network.clone(), allocatable).await?;
     for sandbox in &sandboxes {
@@ -145,17 +140,8 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
     let listen_error = |source| StartError::Listen { address: config.listen, source };
     let listener = TcpListener::bind(config.listen).await.map_err(listen_error)?;
     let kubelet_port = listener.local_addr().map_err(listen_error)?.port();
-    let machine = Machine {
-        name: config.node_name.clone(),
-        ip: config.node_ip.to_string(),
-        kubelet_port,
-        max_pods: config.max_pods,
-        pod_range: config.pod_range,
-        labels: config.labels,
-        containers: hosts.runs_containers(),
-        cpus,
-        memory,
-    };
+    machine.kubelet_port = kubelet_port;
+    machine.containers = hosts.runs_containers();
     let services = services::Services::default();
     // Before the first Pod is told whom to ask.
     let names = if hosts.runs_containers() {
@@ -169,9 +155,9 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
         None
     };
     let namespaces = namespaces::Namespaces::new(client.clone());
-    let recorder = events::Recorder::start(client.clone(), config.node_name.clone());
+    let recorder = events::Recorder::start(client.clone(), node_name.clone());
     for message in hosts.older_hosts().await {
-        recorder.node(&config.node_name, false, "OlderHost", message);
+        recorder.node(&node_name, false, "OlderHost", message);
     }
     let objects = objects::Objects::new(client.clone());
     let settings = pod::volumes::Settings {
@@ -201,14 +187,26 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
         name_server: names.is_some().then(|| config.network.host_address().into()),
         allocatable,
     });
-    node::register(&client, &machine, &images)
-        .await
-        .map_err(|source| StartError::Register { name: machine.name.clone(), source })?;
+    let is_registered = match node::register(&client, &machine, &images).await {
+        Ok(()) => true,
+        Err(source @ kube::Error::Api(_)) => {
+            return Err(StartError::Register { name: machine.name.clone(), source });
+        }
+        // Its Pods are here, and whoever asks for them is; the control plane will be told later.
+        Err(error) => {
+            tracing::warn!(%error, "the server does not answer; going on with what this machine runs");
+            false
+        }
+    };
 
     let mut tasks = JoinSet::new();
-    tasks.spawn(node::heartbeat(client.clone(), machine, images.clone()));
+    if let Ok(address) = machine.ip.parse() {
+        let own = (node_name.clone(), address);
+        tasks.spawn(peers::follow(client.clone(), config.network.clone(), own));
+    }
+    tasks.spawn(node::heartbeat(client.clone(), machine, images.clone(), is_registered));
     let users = workers.clone();
-    let node = config.node_name.clone();
+    let node = node_name.clone();
     let running = sandboxes.iter().filter(|s| s.spec.oci.is_none()).flat_map(|s| &s.containers);
     let in_use: Vec<String> = running.map(|container| container.image_digest.clone()).collect();
     let (all, stored) = (hosts.clone(), images.clone());
@@ -225,7 +223,7 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
     tasks.spawn(kubelet::serve(
         listener,
         config.identity.serving,
-        kubelet::router(workers.clone(), config.node_name.clone()),
+        kubelet::router(workers.clone(), node_name.clone()),
     ));
     let notice = {
         let workers = workers.clone();
@@ -246,7 +244,7 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
     let (network, enforcer) = (config.network.clone(), hosts.clone());
     tasks.spawn(async move { services.enforce(network, enforcer).await });
     tasks.spawn(sync::hosts(started, hosts.clone(), workers.clone(), config.network.clone()));
-    tasks.spawn(sync::pods(client, config.node_name, workers, hosts.clone(), sandboxes));
+    tasks.spawn(sync::pods(client, node_name, workers, hosts.clone(), sandboxes));
     Ok(Agent { tasks, hosts, volumes, network: config.network })
 }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{
-    DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeStatus,
-    NodeSystemInfo,
+    DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus,
+    NodeSystemInfo, Taint,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Time};
@@ -18,9 +18,9 @@ use serde_json::json;
 use crate::images::Images;
 
 /// How often the Lease is renewed (`nodeLeaseDurationSeconds` / 4, as the kubelet does).
-const RENEW: Duration = Duration::from_secs(10);
-/// How long the Lease lasts.
-const LEASE_SECONDS: i32 = 40;
+const RENEW: Duration = Duration::from_millis(2500);
+/// How long the Lease lasts: so long after a machine was lost, the control plane knows.
+const LEASE_SECONDS: i32 = 10;
 /// How often the whole status is refreshed.
 const REFRESH: Duration = Duration::from_secs(300);
 
@@ -31,14 +31,16 @@ pub struct Machine {
     pub name: String,
     /// Address under which it is reached.
     pub ip: String,
-    /// Port of the kubelet API.
+    /// Port of the kubelet API; 0 until it has one.
     pub kubelet_port: u16,
     /// Most Pods that it takes.
     pub max_pods: u32,
-    /// Range of its Pods' addresses.
+    /// Range of its Pods' addresses; empty until it has one.
     pub pod_range: String,
     /// Labels given by whoever started the agent.
     pub labels: BTreeMap<String, String>,
+    /// Taints that it comes with.
+    pub taints: Vec<Taint>,
     /// Whether it runs containers.
     pub containers: bool,
     /// Logical CPUs.
@@ -48,8 +50,25 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// This machine, with its CPUs and its memory; nothing of what it gets while it becomes a node.
+    pub fn here(name: String, max_pods: u32) -> Self {
+        let (cpus, memory) = Machine::measure();
+        Self {
+            name,
+            ip: String::new(),
+            kubelet_port: 0,
+            max_pods,
+            pod_range: String::new(),
+            labels: BTreeMap::new(),
+            taints: Vec::new(),
+            containers: false,
+            cpus,
+            memory,
+        }
+    }
+
     /// CPUs and memory of this machine.
-    pub fn measure() -> (u32, u64) {
+    fn measure() -> (u32, u64) {
         let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
         let memory = std::fs::read_to_string("/proc/meminfo")
             .ok()
@@ -81,16 +100,39 @@ impl Machine {
         labels
     }
 
+    /// The Node as it begins: before it has told anything else, how many Pods it takes, which its range follows from.
+    pub(crate) fn node(&self) -> Node {
+        let range = Some(self.pod_range.clone()).filter(|range| !range.is_empty());
+        Node {
+            metadata: ObjectMeta {
+                name: Some(self.name.clone()),
+                labels: Some(self.labels()),
+                ..ObjectMeta::default()
+            },
+            spec: Some(NodeSpec {
+                pod_cidrs: range.clone().map(|range| vec![range]),
+                pod_cidr: range,
+                taints: Some(self.taints.clone()).filter(|taints| !taints.is_empty()),
+                ..NodeSpec::default()
+            }),
+            status: Some(NodeStatus {
+                capacity: Some(self.resources(self.memory)),
+                ..NodeStatus::default()
+            }),
+        }
+    }
+
+    fn resources(&self, memory: u64) -> BTreeMap<String, Quantity> {
+        [
+            ("cpu", self.cpus.to_string()),
+            ("memory", format!("{}Ki", memory >> 10)),
+            ("pods", self.max_pods.to_string()),
+        ]
+        .map(|(name, amount)| (name.to_owned(), Quantity(amount)))
+        .into()
+    }
+
     fn status(&self, now: Timestamp, images: &Images) -> NodeStatus {
-        let resources = |memory: u64| {
-            [
-                ("cpu", self.cpus.to_string()),
-                ("memory", format!("{}Ki", memory >> 10)),
-                ("pods", self.max_pods.to_string()),
-            ]
-            .map(|(name, amount)| (name.to_owned(), Quantity(amount)))
-            .into()
-        };
         let address = |type_: &str, address: &str| NodeAddress {
             type_: type_.to_owned(),
             address: address.to_owned(),
@@ -109,8 +151,8 @@ impl Machine {
         };
         let version = concat!("v1.36.0+coracle-", env!("CARGO_PKG_VERSION")).to_owned();
         NodeStatus {
-            capacity: Some(resources(self.memory)),
-            allocatable: Some(resources(allocatable(self.memory))),
+            capacity: Some(self.resources(self.memory)),
+            allocatable: Some(self.resources(allocatable(self.memory))),
             addresses: Some(vec![address("InternalIP", &self.ip), address("Hostname", &self.name)]),
             conditions: Some(vec![
                 condition(
@@ -185,15 +227,7 @@ pub async fn register(
     images: &Images,
 ) -> Result<(), kube::Error> {
     let nodes: Api<Node> = Api::all(client.clone());
-    let node = Node {
-        metadata: ObjectMeta {
-            name: Some(machine.name.clone()),
-            labels: Some(machine.labels()),
-            ..ObjectMeta::default()
-        },
-        ..Node::default()
-    };
-    match nodes.create(&PostParams::default(), &node).await {
+    match nodes.create(&PostParams::default(), &machine.node()).await {
         Ok(_) => {}
         Err(kube::Error::Api(status)) if status.code == 409 => {
             let patch = json!({"metadata": {"labels": machine.labels()}});
@@ -242,11 +276,16 @@ async fn renew(client: &kube::Client, name: &str) -> Result<(), kube::Error> {
     }
 }
 
-/// Keeps the Lease fresh, and the Node object there, for ever.
-pub async fn heartbeat(client: kube::Client, machine: Machine, images: Images) {
+/// Keeps the Lease fresh, and the Node object there, for ever. `is_registered`: whether the server has been told already.
+pub async fn heartbeat(
+    client: kube::Client,
+    machine: Machine,
+    images: Images,
+    is_registered: bool,
+) {
     let mut told = images.status_version();
     let mut refreshed = tokio::time::Instant::now();
-    let mut failing = false;
+    let mut failing = !is_registered;
     loop {
         tokio::time::sleep(if failing { RENEW / 5 } else { RENEW }).await;
         let now = images.status_version();

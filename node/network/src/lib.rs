@@ -18,6 +18,7 @@ pub mod ranges;
 pub mod routes;
 
 pub use cidr::Cidr;
+pub use linux::Peer;
 pub use listen::Listen;
 pub use network::{Config, HostPort, Mode, Network, NetworkError, Snapshot, choose_ranges};
 pub use ranges::ClusterRanges;

@@ -9,6 +9,7 @@ mod attached;
 mod group;
 mod netns;
 pub mod nft;
+mod peers;
 mod pod_network;
 pub(crate) mod rtnl;
 
@@ -16,6 +17,7 @@ pub use group::MAX_GROUPS;
 #[cfg(test)]
 pub(crate) use netns::on_thread;
 pub use netns::{Make, NetNs, NetNsError};
+pub use peers::Peer;
 pub use pod_network::{PodNetwork, PodNetworkConfig, PodNetworkError};
 pub use rtnl::{RtnlError, taken_ranges};
 

@@ -31,7 +31,7 @@ pub struct Listen {
 /// The machine's share in the choice of sockets.
 #[derive(Clone, Copy, Debug)]
 pub struct Loopback {
-    /// The node's Pod range: backends in it have their low ports moved.
+    /// The cluster's Pod range: backends in it have their low ports moved.
     pub pods: Cidr,
     /// `net.ipv4.ip_unprivileged_port_start`.
     pub unprivileged_start: u16,

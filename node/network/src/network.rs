@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::address::{AddressError, PodAddresses, listen_port};
 use crate::cidr::Cidr;
-use crate::linux::{self, PodNetwork, PodNetworkConfig, PodNetworkError, RtnlError};
+use crate::linux::{self, Peer, PodNetwork, PodNetworkConfig, PodNetworkError, RtnlError};
 use crate::listen::{Listen, Loopback};
 use crate::ranges::{self, ClusterRanges, NoFreeRange};
 use crate::routes::{PortRoute, Protocol, RouteChange, ServiceKey, ServiceRoute};
@@ -51,8 +51,12 @@ pub struct Config {
     pub id: String,
     /// This node's Pod range.
     pub pods: Cidr,
+    /// The cluster's Pod range, of which that of every node is a part.
+    pub cluster: Cidr,
     /// The cluster's Service range.
     pub services: Cidr,
+    /// What tells this cluster's tunnels between machines apart from those of others: 24 bits.
+    pub tunnel: u32,
 }
 
 /// Why a node has no network.
@@ -100,10 +104,14 @@ pub fn choose_ranges(mode: Mode, seed_text: &str) -> Result<ClusterRanges, Netwo
     let mut taken = linux::taken_ranges()?;
     loop {
         let ranges = ClusterRanges::choose_root(seed, &taken)?;
-        if reserve(&[ranges.pods, ranges.services]) {
-            return Ok(ranges);
+        if reserve(&[ranges.services]) {
+            if reserve(&[ranges.pods]) {
+                return Ok(ranges);
+            }
+            taken.push(ranges.pods);
+        } else {
+            taken.push(ranges.services);
         }
-        taken.push(ranges.pods);
     }
 }
 
@@ -226,8 +234,8 @@ impl Network {
             Mode::Root => {
                 let id = config.id.clone();
                 let netns = Path::new("/run/netns").join(format!("coracle-{id}"));
-                let pods =
-                    PodNetworkConfig { id, netns, pods: config.pods, services: config.services };
+                let Config { pods, cluster, services, tunnel, .. } = config;
+                let pods = PodNetworkConfig { id, netns, pods, cluster, services, tunnel };
                 (Some(tokio::task::spawn_blocking(move || PodNetwork::ensure(pods)).await??), None)
             }
             Mode::Rootless => {
@@ -501,6 +509,18 @@ impl Network {
         .await
     }
 
+    /// Leads to the Pods of the cluster's other machines; these are all that there are. Without root there is nothing to be
+    /// done: all its nodes are on one machine.
+    ///
+    /// # Errors
+    /// As root, when the kernel refuses; it can be called again.
+    pub async fn set_peers(&self, own: Ipv4Addr, peers: Vec<Peer>) -> Result<(), NetworkError> {
+        self.with_services(move |services| {
+            services.pods.as_mut().map_or(Ok(()), |pods| pods.set_peers(own, &peers))
+        })
+        .await
+    }
+
     /// All routes as they are now.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
@@ -539,7 +559,7 @@ impl Network {
     #[must_use]
     pub fn is_of_cluster(&self, address: Ipv4Addr) -> bool {
         let config = &self.shared.config;
-        config.pods.contains(address) || config.services.contains(address)
+        config.cluster.contains(address) || config.services.contains(address)
     }
 
     /// Whether it is an address of this node's Pods, or this machine's among them.
@@ -575,7 +595,7 @@ impl Network {
 
     fn loopback(&self) -> Loopback {
         Loopback {
-            pods: self.shared.config.pods,
+            pods: self.shared.config.cluster,
             unprivileged_start: self.shared.unprivileged_start,
         }
     }

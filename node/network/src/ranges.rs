@@ -12,10 +12,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::cidr::Cidr;
 
+/// Prefix length of a cluster's Pod range: 262,144 addresses, for 16 nodes of 10,000 Pods, or 128 of 1,000.
+const PODS: u8 = 14;
+/// Prefix length of its Service range.
+const SERVICES: u8 = 16;
+
 /// The address ranges of one cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterRanges {
-    /// Pod addresses; a node's own range is a part of it (see [`ClusterRanges::node`]).
+    /// Pod addresses; a node's own range is a part of it (`Node.spec.podCIDR`).
     pub pods: Cidr,
     /// ClusterIPs of Services.
     pub services: Cidr,
@@ -24,31 +29,37 @@ pub struct ClusterRanges {
 /// No free ranges on this machine.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "no free private address range of 65,536 addresses is left on this machine for the cluster's {0}; remove routes or other clusters"
+    "no free private address range is left on this machine for the cluster's {0}; remove routes or other clusters, or choose with --pod-range and --service-range"
 )]
 pub struct NoFreeRange(&'static str);
 
 impl ClusterRanges {
-    /// Ranges for a cluster whose nodes run as root, avoiding those in `taken` (routes and addresses of the machine).
-    /// Both are a /16: one node can hold 65,279 Pods.
+    /// Ranges for a cluster whose nodes run as root, avoiding those in `taken` (routes and addresses of the machine): a
+    /// /14 for Pods, of which every node gets a part, and a /16 for Services.
     ///
     /// # Errors
     /// [`NoFreeRange`] when all private ranges are taken.
     pub fn choose_root(seed: u64, taken: &[Cidr]) -> Result<Self, NoFreeRange> {
-        // 10.0–10.7 and 10.255 are what people and other software take first. 100.64.0.0/10 is shared by carriers
+        // 10.0–10.7 and the end of 10 are what people and other software take first. 100.64.0.0/10 is shared by carriers
         // and VPNs, so it comes last.
-        let ten = (8..=254u8).map(|b| Cidr::new(Ipv4Addr::new(10, b, 0, 0), 16));
-        let others = (16..=31u8).map(|b| Cidr::new(Ipv4Addr::new(172, b, 0, 0), 16));
-        let shared = (64..=127u8).map(|b| Cidr::new(Ipv4Addr::new(100, b, 0, 0), 16));
-        let mut candidates: Vec<Cidr> = ten.collect();
-        let start = (seed % candidates.len() as u64) as usize;
-        candidates.rotate_left(start);
-        candidates.extend(others.chain(shared));
-        let mut free = candidates
-            .into_iter()
-            .filter(|c| !taken.iter().any(|t| t.prefix() > 0 && t.overlaps(*c)));
-        let pods = free.next().ok_or(NoFreeRange("Pods"))?;
-        let services = free.next().ok_or(NoFreeRange("Services"))?;
+        let ten = Cidr::new(Ipv4Addr::new(10, 0, 0, 0), 8);
+        let others = Cidr::new(Ipv4Addr::new(172, 16, 0, 0), 12);
+        let shared = Cidr::new(Ipv4Addr::new(100, 64, 0, 0), 10);
+        let parts = |range: Cidr, prefix| (0..).map_while(move |n| range.part(prefix, n));
+        let turned = |mut all: Vec<Cidr>| {
+            let start = (seed % all.len() as u64) as usize;
+            all.rotate_left(start);
+            all
+        };
+        let outside = || [others, shared].into_iter();
+        let is_free = |c: &Cidr| !taken.iter().any(|t| t.prefix() > 0 && t.overlaps(*c));
+        let pods = turned(parts(ten, PODS).skip(2).take(61).collect()).into_iter();
+        let mut pods = pods.chain(outside().flat_map(|range| parts(range, PODS)));
+        let pods = pods.find(is_free).ok_or(NoFreeRange("Pods"))?;
+        let services = turned(outside().flat_map(|range| parts(range, SERVICES)).collect());
+        let mut services = services.into_iter().chain(parts(ten, SERVICES).skip(8).take(244));
+        let services = services.find(|c| is_free(c) && !c.overlaps(pods));
+        let services = services.ok_or(NoFreeRange("Services"))?;
         Ok(ClusterRanges { pods, services })
     }
 
@@ -78,12 +89,6 @@ impl ClusterRanges {
     #[must_use]
     pub fn claim_address(&self) -> Ipv4Addr {
         Ipv4Addr::from(u32::from(self.pods.base()) | 1)
-    }
-
-    /// The Pod range of the `index`-th node when every node gets `prefix` bits.
-    #[must_use]
-    pub fn node(&self, prefix: u8, index: u32) -> Option<Cidr> {
-        self.pods.part(prefix, index)
     }
 }
 

@@ -33,6 +33,16 @@ impl Leftovers {
         Self { folder: folder.to_owned(), id, network }
     }
 
+    /// Of a machine that is a node alone, with this data folder. What of it is in its own network namespace goes with that.
+    pub(crate) fn of_node(folder: &Path) -> Self {
+        let seed = coracle_network::ranges::seed(folder.as_os_str().as_encoded_bytes());
+        let id = format!("{:08x}", seed as u32);
+        let nowhere = Cidr::new(std::net::Ipv4Addr::UNSPECIFIED, 32);
+        let ranges = ClusterRanges { pods: nowhere, services: nowhere };
+        let network = Some(rules(&id, ranges));
+        Self { folder: folder.to_owned(), id: Some(id), network }
+    }
+
     /// What there is.
     pub(crate) fn list(&self) -> Vec<String> {
         let processes = process::of_folder(&self.folder);
@@ -171,13 +181,18 @@ fn network(folder: &Path) -> Option<(String, RulesConfig)> {
     let kept: Value = serde_json::from_slice(&fs::read(folder.join("network.json")).ok()?).ok()?;
     let id = kept["cluster_id"].as_str()?.to_owned();
     let ranges: ClusterRanges = serde_json::from_value(kept).ok()?;
-    let (pods, services): (Cidr, Cidr) = (ranges.pods, ranges.services);
-    let rules = RulesConfig {
+    let rules = rules(&id, ranges);
+    Some((id, rules))
+}
+
+fn rules(id: &str, ranges: ClusterRanges) -> RulesConfig {
+    let ClusterRanges { pods, services } = ranges;
+    RulesConfig {
         table: format!("coracle-{id}"),
         scope: Scope::Host,
         link: format!("cor-{id}"),
         pods,
+        cluster: pods,
         services,
-    };
-    Some((id, rules))
+    }
 }

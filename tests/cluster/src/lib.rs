@@ -4,6 +4,8 @@
 //! same test body can be held against each. It ends with everything that it started; [`Cluster::stop`] also says what a
 //! cluster left behind that should have gone with it: processes, network namespaces, mounts, nftables tables.
 //!
+//! A cluster of several machines ([`Cluster::fleet`]) has each in a network namespace, on a wire that a test may cut.
+//!
 //! [`load`] is the client under whose constant requests updates and kills are done; [`tools`] finds the programs,
 //! [`guests`] makes the components that are too big to be checked in, and [`containers`] container images.
 
@@ -18,7 +20,9 @@ mod process;
 pub mod tools;
 mod upgrade;
 mod wait;
+mod wire;
 
 pub use cluster::{Cluster, HostProcess, Options, Part, Runtime, User};
 pub use command::{Output, run};
 pub use wait::eventually;
+pub use wire::Machine;

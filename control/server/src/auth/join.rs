@@ -15,7 +15,7 @@ use super::pki::{self, Pki, PkiError};
 pub struct NetworkFacts {
     /// Tells clusters on one machine apart.
     pub cluster_id: String,
-    /// The node's Pod range.
+    /// The cluster's Pod range, of which that of every node is a part.
     pub pod_range: String,
     /// The cluster's Service range.
     pub service_range: String,

@@ -19,6 +19,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use super::netns::{Make, NetNs};
+use super::peers;
 use super::pod_network::{INNER, PodNetworkConfig, PodNetworkError, expect_link, set_sysctl};
 use super::rtnl::{self, Rtnl};
 use crate::cidr::Cidr;
@@ -107,7 +108,7 @@ pub(super) fn ensure(
             rtnl.add_veth(&link, INNER, &file).await?;
         }
         let index = expect_link(rtnl, &link).await?;
-        let mtu = rtnl.uplink_mtu().await?;
+        let mtu = peers::mtu(rtnl, config).await?;
         rtnl.set_mtu(index, mtu).await?;
         Ok((index, mtu))
     })?;

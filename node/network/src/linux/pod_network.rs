@@ -21,11 +21,13 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::attached;
 use super::group::{self, GroupNetwork};
 use super::netns::{Make, NetNs, NetNsError};
 use super::nft::{self, NftError, Rules, RulesConfig, Scope};
+use super::peers::{self, Peer};
 use super::rtnl::{self, Rtnl, RtnlError};
 use crate::address::reserved_prefix;
 use crate::cidr::Cidr;
@@ -38,6 +40,9 @@ pub(super) const INNER: &str = "eth0";
 const LINK: &str = "cor-";
 const TABLE: &str = "coracle-";
 
+/// How often the routes to all other machines are looked at, whether or not anything changed.
+const LOOK: Duration = Duration::from_secs(60);
+
 /// What the Pods' network of one node is made of.
 #[derive(Clone, Debug)]
 pub struct PodNetworkConfig {
@@ -47,8 +52,12 @@ pub struct PodNetworkConfig {
     pub netns: PathBuf,
     /// This node's Pod range; /28 or larger.
     pub pods: Cidr,
+    /// The cluster's Pod range, of which that of every node is a part.
+    pub cluster: Cidr,
     /// The cluster's Service range.
     pub services: Cidr,
+    /// What tells this cluster's tunnels between machines apart from those of others: 24 bits.
+    pub tunnel: u32,
 }
 
 /// Why the Pods' network could not be set up or changed.
@@ -100,6 +109,8 @@ pub struct PodNetwork {
     groups: BTreeMap<u16, GroupNetwork>,
     /// Addresses of the Pods with a namespace each, by UID, and the numbers of their links.
     attached: BTreeMap<String, (Ipv4Addr, u32)>,
+    /// Machines that routes lead to, and when all of these were looked at last.
+    peers: Option<(BTreeSet<Peer>, Instant)>,
 }
 
 impl PodNetworkConfig {
@@ -131,10 +142,17 @@ impl PodNetworkConfig {
             let message = format!("the Pod range {} is too small; /28 is the smallest", self.pods);
             return Err(PodNetworkError::Config(message));
         }
-        if self.pods.overlaps(self.services) {
+        if self.cluster.prefix() > self.pods.prefix() || !self.cluster.overlaps(self.pods) {
+            let message = format!(
+                "the Pod range {} is no part of the cluster's, {}",
+                self.pods, self.cluster
+            );
+            return Err(PodNetworkError::Config(message));
+        }
+        if self.cluster.overlaps(self.services) {
             let message = format!(
                 "the Pod range {} and the Service range {} overlap",
-                self.pods, self.services
+                self.cluster, self.services
             );
             return Err(PodNetworkError::Config(message));
         }
@@ -147,6 +165,7 @@ impl PodNetworkConfig {
             scope,
             link: self.link(),
             pods: self.pods,
+            cluster: self.cluster,
             services: self.services,
         }
     }
@@ -173,7 +192,7 @@ impl PodNetwork {
         host.add_link(rtnl::with(async |rtnl: &Rtnl| expect_link(rtnl, &link).await)?)?;
         let pods = namespace.run(|| Rules::open(config.rules(Scope::Pods)))??;
         let (groups, attached) = (BTreeMap::new(), BTreeMap::new());
-        Ok(PodNetwork { config, namespace, host, pods, groups, attached })
+        Ok(PodNetwork { config, namespace, host, pods, groups, attached, peers: None })
     }
 
     /// The configuration it was made from.
@@ -351,12 +370,26 @@ impl PodNetwork {
         })??)
     }
 
+    /// Leads to the Pods of other machines; these are all that there are. `own` is this machine's address among them. What
+    /// somebody else removed is put back once in a while.
+    ///
+    /// # Errors
+    /// When the kernel refuses a step; it can be called again.
+    pub fn set_peers(&mut self, own: Ipv4Addr, peers: &[Peer]) -> Result<(), PodNetworkError> {
+        let before = self.peers.take().filter(|(_, at)| at.elapsed() < LOOK);
+        let (known, at) = before.unwrap_or_else(|| (BTreeSet::new(), Instant::now()));
+        peers::set(&self.config, own, peers, &known)?;
+        self.peers = Some((peers.iter().copied().collect(), at));
+        Ok(())
+    }
+
     /// Removes everything that [`PodNetwork::ensure`] made, but for `ip_forward`, which others may rely on by now.
     ///
     /// # Errors
     /// When the kernel refuses a step; it can be called again.
     pub fn teardown(mut self) -> Result<(), PodNetworkError> {
         self.host.delete()?;
+        peers::remove(&self.config)?;
         attached::sweep(&self.config, &self.namespace, &BTreeMap::new())?;
         for number in group::existing(&self.config) {
             group::remove(&self.config, number)?;

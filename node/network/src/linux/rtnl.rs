@@ -10,13 +10,19 @@ use futures::TryStreamExt;
 use rtnetlink::packet_core::ErrorMessage;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::AddressAttribute;
-use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage};
+use rtnetlink::packet_route::link::{
+    InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkInfo, LinkMessage,
+};
+use rtnetlink::packet_route::neighbour::NeighbourFlags;
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteScope, RouteType,
 };
-use rtnetlink::{Error, Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{
+    Error, Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan, RouteMessageBuilder,
+};
 
 use super::netns::on_thread;
+use super::peers::Way;
 use crate::cidr::Cidr;
 
 /// The MTU of links that nobody says anything of.
@@ -262,6 +268,119 @@ impl Rtnl {
         self.add_route(route, || format!("route {range} via {gateway}")).await
     }
 
+    /// Leads `range` to `gateway`, which is taken to be at the link's other end.
+    pub(crate) async fn add_via_on_link(
+        &self,
+        link: u32,
+        range: Cidr,
+        gateway: Ipv4Addr,
+    ) -> Result<(), RtnlError> {
+        let route = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(range.base(), range.prefix())
+            .output_interface(link)
+            .gateway(gateway)
+            .onlink()
+            .build();
+        self.add_route(route, || format!("route {range} via {gateway}")).await
+    }
+
+    /// How packets for an address leave.
+    pub(crate) async fn way_to(&self, address: Ipv4Addr) -> Result<Way, RtnlError> {
+        let question = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(address, 32);
+        let mut answers = self.handle.route().get(question.build()).execute();
+        let step = || format!("find the way to {address}");
+        let found = answers.try_next().await.map_err(|error| failed(step(), error))?;
+        let found = found.ok_or_else(|| RtnlError { step: step(), reason: "none".to_owned() })?;
+        let gateway = found.attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::Gateway(RouteAddress::Inet(ip)) => Some(*ip),
+            _ => None,
+        });
+        let link = output(&found).unwrap_or_default();
+        Ok(Way { link, gateway, is_local: found.header.kind == RouteType::Local })
+    }
+
+    /// Ranges within `range` that the main table leads somewhere, and by which link.
+    pub(crate) async fn ranges_within(&self, range: Cidr) -> Result<Vec<(Cidr, u32)>, RtnlError> {
+        let all = self.handle.route().get(RouteMessageBuilder::<Ipv4Addr>::new().build()).execute();
+        let all: Vec<RouteMessage> =
+            all.try_collect().await.map_err(|error| failed("list routes".to_owned(), error))?;
+        let main = all.iter().filter(|route| route.header.table == libc::RT_TABLE_MAIN);
+        let entries = main.filter_map(entry);
+        let inside = entries.filter(|route| {
+            route.destination.prefix() >= range.prefix() && range.overlaps(route.destination)
+        });
+        Ok(inside.filter_map(|route| Some((route.destination, route.link?))).collect())
+    }
+
+    /// Leads a range nowhere any more.
+    pub(crate) async fn remove_range(&self, link: u32, range: Cidr) -> Result<(), RtnlError> {
+        let route = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(range.base(), range.prefix())
+            .output_interface(link);
+        self.delete_route(route.build(), || format!("remove the route of {range}")).await
+    }
+
+    /// Creates one end of a VXLAN tunnel, which learns nothing: its tables are written.
+    pub(crate) async fn add_tunnel(
+        &self,
+        name: &str,
+        id: u32,
+        port: u16,
+        own: Ipv4Addr,
+        hardware: [u8; 6],
+    ) -> Result<(), RtnlError> {
+        let tunnel = LinkVxlan::new(name, id).port(port).local(own).learning(false);
+        let result = self.handle.link().add(tunnel.address(hardware.to_vec()).build()).execute();
+        result.await.map_err(|error| failed(format!("create the tunnel {name}"), error))
+    }
+
+    /// The address that a tunnel of this name sends from, if there is one.
+    pub(crate) async fn tunnel_from(&self, name: &str) -> Result<Option<Ipv4Addr>, RtnlError> {
+        let mut links = self.handle.link().get().match_name(name.to_owned()).execute();
+        let link = match links.try_next().await {
+            Err(Error::NetlinkError(error)) if is(&error, libc::ENODEV) => return Ok(None),
+            found => found.map_err(|error| failed(format!("look for link {name}"), error))?,
+        };
+        let attributes = link.iter().flat_map(|link| &link.attributes);
+        let infos = attributes.filter_map(|attribute| match attribute {
+            LinkAttribute::LinkInfo(infos) => Some(infos),
+            _ => None,
+        });
+        let tunnel = infos.flatten().find_map(|info| match info {
+            LinkInfo::Data(InfoData::Vxlan(tunnel)) => Some(tunnel),
+            _ => None,
+        });
+        Ok(tunnel.into_iter().flatten().find_map(|info| match info {
+            InfoVxlan::Local(address) => Some(*address),
+            _ => None,
+        }))
+    }
+
+    /// Says at which machine a tunnel has that hardware address.
+    pub(crate) async fn forward_to(
+        &self,
+        link: u32,
+        hardware: [u8; 6],
+        machine: Ipv4Addr,
+    ) -> Result<(), RtnlError> {
+        let entry = self.handle.neighbours().add_bridge(link, &hardware);
+        let entry = entry.destination(machine.into()).flags(NeighbourFlags::Own);
+        let result = entry.replace().execute().await;
+        result.map_err(|error| failed(format!("lead the tunnel {link} to {machine}"), error))
+    }
+
+    /// Says which hardware address an address has.
+    pub(crate) async fn add_neighbour(
+        &self,
+        link: u32,
+        address: Ipv4Addr,
+        hardware: [u8; 6],
+    ) -> Result<(), RtnlError> {
+        let entry = self.handle.neighbours().add(link, address.into());
+        let result = entry.link_layer_address(&hardware).replace().execute().await;
+        result.map_err(|error| failed(format!("make {address} known on link {link}"), error))
+    }
+
     /// Says that `range` is reached on the link itself.
     pub(crate) async fn add_on_link(&self, link: u32, range: Cidr) -> Result<(), RtnlError> {
         self.add_route(on_link(link, range), || format!("route {range} to link {link}")).await
@@ -410,14 +529,18 @@ fn entry(route: &RouteMessage) -> Option<RouteEntry> {
         RouteAttribute::Destination(RouteAddress::Inet(ip)) => Some(*ip),
         _ => None,
     });
-    let link = route.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Oif(index) => Some(*index),
-        _ => None,
-    });
+    let link = output(route);
     let destination = destination.unwrap_or(Ipv4Addr::UNSPECIFIED);
     Some(RouteEntry {
         destination: Cidr::new(destination, route.header.destination_prefix_length),
         link,
+    })
+}
+
+fn output(route: &RouteMessage) -> Option<u32> {
+    route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => Some(*index),
+        _ => None,
     })
 }
 

@@ -2,7 +2,8 @@ use super::*;
 use crate::routes::PortRoute;
 
 fn config(mode: Mode, ranges: ClusterRanges) -> Config {
-    Config { mode, id: "unit".to_owned(), pods: ranges.pods, services: ranges.services }
+    let ClusterRanges { pods, services } = ranges;
+    Config { mode, id: "unit".to_owned(), pods, cluster: pods, services, tunnel: 7 }
 }
 
 fn route(ranges: &ClusterRanges) -> Arc<ServiceRoute> {

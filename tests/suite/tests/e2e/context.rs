@@ -49,6 +49,18 @@ impl Context {
         Ok(self.keep(Cluster::split(self.options(Vec::new())).await?))
     }
 
+    /// A control plane to which machines may come, and those of these names; none in the column where nobody may make machines.
+    pub(crate) async fn fleet(&self, nodes: &[&str]) -> anyhow::Result<Option<Arc<Cluster>>> {
+        if self.user == User::Ordinary {
+            return Ok(None);
+        }
+        let cluster = self.keep(Cluster::fleet(self.options(Vec::new())).await?);
+        for node in nodes {
+            cluster.join(node, &[]).await?;
+        }
+        Ok(Some(cluster))
+    }
+
     fn options(&self, args: Vec<String>) -> Options {
         Options { user: self.user, runtime: self.runtime, args }
     }

@@ -16,6 +16,7 @@ mod containers;
 mod context;
 mod debugging;
 mod env;
+mod fleet;
 mod front;
 mod guests;
 mod image_faults;
@@ -339,6 +340,13 @@ suite! {
             all_is_lost_and_made_anew,
             another_program_takes_over,
             mounts_pass_on_as_asked,
+        ]
+    }
+    fleet {
+        both [
+            pods_reach_each_other,
+            supervisors_may_be_away,
+            a_lost_machine_is_replaced,
         ]
     }
 }

@@ -7,6 +7,8 @@ fn config(id: &str, pods: &str) -> PodNetworkConfig {
         id: id.to_owned(),
         netns: PathBuf::from("/run/netns/coracle-x"),
         pods: pods.parse().unwrap(),
+        cluster: pods.parse().unwrap(),
+        tunnel: 1,
         services: "10.9.0.0/16".parse().unwrap(),
     }
 }

@@ -36,6 +36,8 @@ pub struct RulesConfig {
     pub link: String,
     /// This node's Pod range.
     pub pods: Cidr,
+    /// The cluster's Pod range.
+    pub cluster: Cidr,
     /// The cluster's Service range.
     pub services: Cidr,
 }

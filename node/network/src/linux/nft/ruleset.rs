@@ -259,7 +259,8 @@ impl Table<'_> {
 
     /// A caller's address is kept wherever the answer comes back this way by itself.
     fn masquerade(&mut self) {
-        let (link, pods) = (self.config.link.clone(), self.config.pods);
+        let (link, pods, cluster) =
+            (self.config.link.clone(), self.config.pods, self.config.cluster);
         let loopback = Cidr::new(Ipv4Addr::LOCALHOST, 8);
         self.chain("postrouting", Some(("nat", Hook::Postrouting, SOURCE)));
         let mut masquerade = |conditions: &[&[Expr]]| {
@@ -279,16 +280,17 @@ impl Table<'_> {
             Expr::Member { set: SAME, key: R0 },
         ];
         masquerade(&[&same, &translated()]);
-        // A Pod that calls the world outside.
+        // A Pod that calls the world outside. To Pods of other machines it comes under its own address.
         masquerade(&[
             &to_pods(&link, Test::Differs),
             &within(Field::SourceAddress, pods, Test::Equal),
-            &within(Field::DestinationAddress, pods, Test::Differs),
+            &within(Field::DestinationAddress, cluster, Test::Differs),
         ]);
-        // The world outside that is led on to another machine's Pod.
+        // The world outside that is led on to another machine's Pod, whose answer would not come back this way.
         for node_port in [false, true] {
             masquerade(&[
                 &translated(),
+                &within(Field::SourceAddress, cluster, Test::Differs),
                 &within(Field::DestinationAddress, pods, Test::Differs),
                 &[
                     Expr::LoadAddressType(Field::SourceAddress, SCRATCH),

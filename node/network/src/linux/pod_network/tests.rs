@@ -1,6 +1,7 @@
 //! Real traffic through a real kernel: each test is a machine of its own, in a network namespace that ends with it.
 
 mod attached;
+mod peers;
 
 use super::*;
 use crate::linux::may_administer_network;
@@ -47,6 +48,8 @@ impl Machine {
             id: id.to_owned(),
             netns: self.folder.join(id),
             pods: Cidr::new(Ipv4Addr::new(10, number, 0, 0), 16),
+            cluster: Cidr::new(Ipv4Addr::new(10, number, 0, 0), 16),
+            tunnel: number.into(),
             services: Cidr::new(Ipv4Addr::new(10, number + 1, 0, 0), 16),
         }
     }
@@ -419,7 +422,9 @@ fn configurations_that_cannot_work_are_refused() {
         id: id.to_owned(),
         netns: PathBuf::from("/nonexistent"),
         pods: pods.parse().unwrap(),
+        cluster: pods.parse().unwrap(),
         services: services.parse().unwrap(),
+        tunnel: 1,
     };
     for (config, expected) in [
         (config("a-cluster-id-too-long", "10.1.0.0/16", "10.2.0.0/16"), "1 to 11"),

@@ -1,0 +1,189 @@
+//! Machines of a cluster: network namespaces on one wire, which this machine is on, too.
+//!
+//! The wire is a bridge with a subnet of 198.18.0.0/15, which is set aside for tests (RFC 2544); nothing leads from there to
+//! the world outside.
+
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::Path;
+
+use anyhow::Context as _;
+use coracle_network::linux::NetNs;
+use futures::TryStreamExt as _;
+use rtnetlink::{
+    Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
+};
+
+/// Where network namespaces have their names.
+const NAMESPACES: &str = "/run/netns";
+
+/// A wire; its links end with it.
+pub(crate) struct Wire {
+    number: u8,
+    /// Says to others which subnets are in use.
+    _claim: UnixListener,
+}
+
+/// A machine on it, apart from this one.
+pub struct Machine {
+    namespace: NetNs,
+    link: String,
+    address: Ipv4Addr,
+}
+
+impl Wire {
+    /// A wire of its own.
+    pub(crate) fn lay() -> anyhow::Result<Self> {
+        let claim = |number: u8| {
+            let name =
+                SocketAddr::from_abstract_name(format!("coracle/test-wire/{number}")).ok()?;
+            Some((number, UnixListener::bind_addr(&name).ok()?))
+        };
+        let (number, claim) = (0..=u8::MAX).find_map(claim).context("all wires are in use")?;
+        let wire = Self { number, _claim: claim };
+        let (name, address) = (wire.bridge(), wire.address(1));
+        with_netlink(async move |netlink| {
+            netlink.link().add(LinkBridge::new(&name).up().build()).execute().await?;
+            let bridge = index(&netlink, &name).await?;
+            netlink.address().add(bridge, address.into(), 24).execute().await?;
+            Ok(())
+        })?;
+        Ok(wire)
+    }
+
+    fn bridge(&self) -> String {
+        format!("cotest{}", self.number)
+    }
+
+    fn address(&self, last: u8) -> Ipv4Addr {
+        Ipv4Addr::new(198, 18, self.number, last)
+    }
+
+    /// This machine's address on it.
+    pub(crate) fn own_address(&self) -> Ipv4Addr {
+        self.address(1)
+    }
+
+    /// One machine more, the `number`-th.
+    pub(crate) fn add(&self, number: u8) -> anyhow::Result<Machine> {
+        let (bridge, link) = (self.bridge(), format!("cotest{}-{number}", self.number));
+        let path = Path::new(NAMESPACES).join(&link);
+        let namespace = NetNs::ensure(&path)?;
+        let machine = Machine { namespace, link: link.clone(), address: self.address(10 + number) };
+        let file = machine.namespace.open()?;
+        with_netlink(async move |netlink| {
+            let peer = LinkMessageBuilder::<LinkUnspec>::new().name("eth0".to_owned());
+            let peer = peer.setns_by_fd(file.as_fd().as_raw_fd()).build();
+            let veth = LinkVeth::new(&link, "eth0").set_info_data(
+                rtnetlink::packet_route::link::InfoData::Veth(
+                    rtnetlink::packet_route::link::InfoVeth::Peer(peer),
+                ),
+            );
+            netlink.link().add(veth.build()).execute().await?;
+            let (bridge, link) = (index(&netlink, &bridge).await?, index(&netlink, &link).await?);
+            let message = LinkUnspec::new_with_index(link).controller(bridge).up().build();
+            netlink.link().change(message).execute().await?;
+            Ok(())
+        })?;
+        let (address, gateway) = (machine.address, self.own_address());
+        machine.namespace.run(|| {
+            with_netlink(async move |netlink| {
+                let lo = index(&netlink, "lo").await?;
+                netlink
+                    .link()
+                    .change(LinkUnspec::new_with_index(lo).up().build())
+                    .execute()
+                    .await?;
+                let eth = index(&netlink, "eth0").await?;
+                netlink.address().add(eth, address.into(), 24).execute().await?;
+                let up = LinkUnspec::new_with_index(eth).up().build();
+                netlink.link().change(up).execute().await?;
+                let default = RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).build();
+                netlink.route().add(default).execute().await?;
+                Ok(())
+            })
+        })??;
+        Ok(machine)
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        let name = self.bridge();
+        let _ = with_netlink(async move |netlink| {
+            let bridge = index(&netlink, &name).await?;
+            Ok(netlink.link().del(bridge).execute().await?)
+        });
+    }
+}
+
+impl Machine {
+    /// The file that its network namespace is mounted on.
+    pub fn namespace(&self) -> &Path {
+        self.namespace.path()
+    }
+
+    /// Its address.
+    pub fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
+    /// Runs `work` on a thread of that machine.
+    ///
+    /// # Errors
+    /// When its namespace cannot be entered.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
+        Ok(self.namespace.run(work)?)
+    }
+
+    /// Pulls its plug, or puts it in again.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn plug(&self, is_in: bool) -> anyhow::Result<()> {
+        let name = self.link.clone();
+        with_netlink(async move |netlink| {
+            let link = LinkUnspec::new_with_index(index(&netlink, &name).await?);
+            let link = if is_in { link.up() } else { link.down() };
+            Ok(netlink.link().change(link.build()).execute().await?)
+        })
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = self.namespace.remove();
+        let name = self.link.clone();
+        // The other end went with the namespace, unless a process lives there on.
+        let _ = with_netlink(async move |netlink| {
+            let link = index(&netlink, &name).await?;
+            Ok(netlink.link().del(link).execute().await?)
+        });
+    }
+}
+
+async fn index(netlink: &Handle, name: &str) -> anyhow::Result<u32> {
+    let mut links = netlink.link().get().match_name(name.to_owned()).execute();
+    let link = links.try_next().await?.with_context(|| format!("no link {name}"))?;
+    Ok(link.header.index)
+}
+
+/// Runs `work` with a connection to the calling thread's namespace.
+fn with_netlink<T: Send>(
+    work: impl AsyncFnOnce(Handle) -> anyhow::Result<T> + Send,
+) -> anyhow::Result<T> {
+    // On a thread of its own: the caller may be a runtime's.
+    std::thread::scope(|scope| {
+        let working = scope.spawn(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+            runtime.block_on(async {
+                let (connection, handle, _) = rtnetlink::new_connection()?;
+                tokio::spawn(connection);
+                work(handle).await
+            })
+        });
+        working.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}

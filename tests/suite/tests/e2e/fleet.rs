@@ -1,0 +1,218 @@
+//! Clusters of several machines.
+
+use std::collections::BTreeSet;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use coracle_test_cluster::{Cluster, Machine, Part, eventually};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::context::{ClusterExt as _, Context, Outcome, PATIENCE, SOON, expect, hello};
+
+const NODES: [&str; 3] = ["one", "two", "three"];
+/// How long one call of a machine may take.
+const CALL: Duration = Duration::from_secs(3);
+
+/// What a machine is answered, by an address that may be another's.
+fn ask(machine: &Machine, address: SocketAddr, path: &str) -> anyhow::Result<String> {
+    let call = || {
+        let mut stream = TcpStream::connect_timeout(&address, CALL)?;
+        stream.set_read_timeout(Some(CALL))?;
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        anyhow::Ok(answer)
+    };
+    machine.run(call)?.with_context(|| format!("{path} of {address} from {}", machine.address()))
+}
+
+/// A Pod for each node, ready; all behind one Service, which has a port on every node.
+async fn a_pod_a_node(cluster: &Cluster, name: &str, image: &str) -> anyhow::Result<Vec<Value>> {
+    for node in NODES {
+        let manifest = hello(&format!("{name}-{node}"), image, 1);
+        let (deployment, _) = manifest.split_once("---").context("no Service")?;
+        let here = format!("nodeSelector: {{kubernetes.io/hostname: {node}}}\n      containers:");
+        let labels = format!("labels: {{app: {name}-{node}, all: {name}}}}}\n    spec");
+        let deployment = deployment.replace("containers:", &here);
+        let deployment =
+            deployment.replace(&format!("labels: {{app: {name}-{node}}}}}\n    spec"), &labels);
+        cluster.apply(&deployment).await?;
+    }
+    for node in NODES {
+        cluster.rolled_out(&format!("{name}-{node}")).await?;
+    }
+    let service = format!(
+        "{{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, spec: {{type: NodePort, selector: {{all: {name}}}, ports: [{{port: 80, targetPort: http}}]}}}}"
+    );
+    cluster.apply(&service).await?;
+    let pods = cluster.get(&["pods", "-l", &format!("all={name}")]).await?;
+    let mut pods = pods["items"].as_array().context("no Pods")?.clone();
+    let place = |pod: &Value| NODES.iter().position(|node| pod["spec"]["nodeName"] == *node);
+    pods.sort_by_key(place);
+    anyhow::ensure!(pods.len() == 3 && place(&pods[0]) == Some(0), "{pods:#?}");
+    Ok(pods)
+}
+
+fn address_of(pod: &Value) -> anyhow::Result<SocketAddr> {
+    let ip = pod["status"]["podIP"].as_str().context("no podIP")?;
+    Ok(SocketAddr::new(ip.parse()?, 8080))
+}
+
+/// Every Pod is reached from every machine and from every other Pod, by its address and through Services.
+pub(crate) async fn pods_reach_each_other(context: Arc<Context>) -> Outcome {
+    let Some(cluster) = context.fleet(&NODES).await? else { return Ok(()) };
+    cluster.push_all(&[("hello-v1", "hello:v1"), ("probe-http", "probe:v1")]).await?;
+    let nodes = cluster.get(&["nodes"]).await?;
+    let nodes = nodes["items"].as_array().context("no nodes")?;
+    let ranges: BTreeSet<&str> =
+        nodes.iter().filter_map(|node| node["spec"]["podCIDR"].as_str()).collect();
+    anyhow::ensure!(ranges.len() == 3, "{ranges:?}");
+    let pods = a_pod_a_node(&cluster, "web", "hello:v1").await?;
+    let callers = a_pod_a_node(&cluster, "probe", "probe:v1").await?;
+    for node in NODES {
+        let machine = cluster.machine(node)?;
+        for pod in &pods {
+            let name = pod["metadata"]["name"].as_str().context("no name")?;
+            expect(&ask(&machine, address_of(pod)?, "/")?, &["HTTP/1.1 200", name])?;
+        }
+    }
+    // From Pods to Pods; a guest of any kind fetches for us.
+    for from in &callers {
+        for to in &pods {
+            let url = format!("/fetch?url=http://{}/version", address_of(to)?);
+            let machine = cluster.machine(NODES[0])?;
+            expect(&ask(&machine, address_of(from)?, &url)?, &["200", "v1"])?;
+        }
+    }
+    // Services, from machines and from Pods: each gets answers of all three.
+    let service = cluster.get(&["service", "web"]).await?;
+    let vip = service["spec"]["clusterIP"].as_str().context("no clusterIP")?;
+    let port = service["spec"]["ports"][0]["nodePort"].as_u64().context("no nodePort")?;
+    let port = u16::try_from(port)?;
+    let all = |what: String, ask: &dyn Fn() -> anyhow::Result<String>| {
+        let mut left: Vec<&str> =
+            pods.iter().filter_map(|pod| pod["metadata"]["name"].as_str()).collect();
+        for _ in 0..100 {
+            let answer = ask()?;
+            left.retain(|name| !answer.contains(name));
+            if left.is_empty() {
+                return Ok(());
+            }
+        }
+        anyhow::bail!("{what}: no answer of {left:?}")
+    };
+    for node in NODES {
+        let machine = cluster.machine(node)?;
+        let outside = SocketAddr::from((cluster.machine("two")?.address(), port));
+        for address in [SocketAddr::new(vip.parse()?, 80), outside] {
+            eventually(SOON, "the Service leads to all", async || {
+                all(format!("{address} from {node}"), &|| ask(&machine, address, "/"))
+            })
+            .await?;
+        }
+    }
+    for pod in &callers {
+        let (machine, address) = (cluster.machine("one")?, address_of(pod)?);
+        for host in [vip, "web.default.svc.cluster.local"] {
+            eventually(SOON, "Pods reach the Service", async || {
+                let url = format!("/fetch?url=http://{host}/");
+                all(format!("{host} from {address}"), &|| ask(&machine, address, &url))
+            })
+            .await?;
+        }
+        // What the API server asks of their nodes.
+        let name = pod["metadata"]["name"].as_str().context("no name")?;
+        cluster.kubectl(&["logs", name]).await?;
+    }
+    Ok(())
+}
+
+/// Without the server, and without an agent, all goes on; who comes back finds it so.
+pub(crate) async fn supervisors_may_be_away(context: Arc<Context>) -> Outcome {
+    let Some(cluster) = context.fleet(&NODES).await? else { return Ok(()) };
+    cluster.push_all(&[("hello-v1", "hello:v1")]).await?;
+    let pods = a_pod_a_node(&cluster, "web", "hello:v1").await?;
+    let vip = cluster.get(&["service", "web"]).await?;
+    let vip = vip["spec"]["clusterIP"].as_str().context("no clusterIP")?.parse()?;
+    let vip = SocketAddr::new(vip, 80);
+    let everything_answers = || {
+        for node in NODES {
+            let machine = cluster.machine(node)?;
+            for address in pods.iter().map(address_of) {
+                expect(&ask(&machine, address?, "/version")?, &["v1"])?;
+            }
+            for _ in 0..20 {
+                expect(&ask(&machine, vip, "/version")?, &["v1"])?;
+            }
+        }
+        anyhow::Ok(())
+    };
+    eventually(SOON, "all is known everywhere", async || everything_answers()).await?;
+    cluster.end(Part::Server, Signal::SIGINT).await?;
+    cluster.kill9_node("two")?;
+    everything_answers()?;
+    cluster.start(Part::Server).await?;
+    cluster.start_node("two").await?;
+    everything_answers()?;
+    for pod in &pods {
+        let name = pod["metadata"]["name"].as_str().context("no name")?;
+        cluster.kubectl(&["wait", "--for=condition=Ready", "pod", name, PATIENCE]).await?;
+        let now = cluster.get(&["pod", name]).await?;
+        let restarts = &now["status"]["containerStatuses"][0]["restartCount"];
+        anyhow::ensure!(
+            *restarts == 0 && now["metadata"]["uid"] == pod["metadata"]["uid"],
+            "{now:#}"
+        );
+    }
+    Ok(())
+}
+
+/// A machine that nobody hears any more is given up: its Pods are replaced on others, and end when it is back.
+pub(crate) async fn a_lost_machine_is_replaced(context: Arc<Context>) -> Outcome {
+    let Some(cluster) = context.fleet(&NODES).await? else { return Ok(()) };
+    cluster.push_all(&[("hello-v1", "hello:v1")]).await?;
+    let tolerations = "tolerations: [{key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: 0}]\n      containers:";
+    cluster.apply(&hello("web", "hello:v1", 6).replace("containers:", tolerations)).await?;
+    cluster.rolled_out("web").await?;
+    let on_node = async |node: &str| -> anyhow::Result<Vec<Value>> {
+        let field = format!("spec.nodeName={node}");
+        let pods = cluster.get(&["pods", "-l", "app=web", "--field-selector", &field]).await?;
+        Ok(pods["items"].as_array().cloned().unwrap_or_default())
+    };
+    let lost = on_node("two").await?;
+    anyhow::ensure!(!lost.is_empty(), "some Pod is on each machine");
+    let old = address_of(&lost[0])?;
+    let machine = cluster.machine("two")?;
+    expect(&ask(&machine, old, "/version")?, &["v1"])?;
+    machine.plug(false)?;
+    eventually(2 * SOON, "others take over", async || {
+        let nodes = cluster.kubectl(&["get", "nodes"]).await?;
+        expect(&nodes, &["NotReady"])?;
+        let deployment = cluster.get(&["deployment", "web"]).await?;
+        let ready = &deployment["status"]["readyReplicas"];
+        anyhow::ensure!(*ready == 6, "{ready} of 6 are ready");
+        let elsewhere = on_node("one").await?.len() + on_node("three").await?.len();
+        anyhow::ensure!(elsewhere == 6, "{elsewhere} of 6 are on other machines");
+        Ok(())
+    })
+    .await?;
+    // It does not know, and goes on.
+    expect(&ask(&machine, old, "/version")?, &["v1"])?;
+    machine.plug(true)?;
+    eventually(SOON, "it is a node again, without the Pods that were replaced", async || {
+        let nodes = cluster.kubectl(&["get", "nodes"]).await?;
+        anyhow::ensure!(!nodes.contains("NotReady"), "{nodes}");
+        anyhow::ensure!(on_node("two").await?.is_empty(), "they are still listed");
+        anyhow::ensure!(ask(&machine, old, "/version").is_err(), "one still answers");
+        Ok(())
+    })
+    .await?;
+    cluster.kubectl(&["scale", "deployment/web", "--replicas=12"]).await?;
+    cluster.rolled_out("web").await?;
+    anyhow::ensure!(!on_node("two").await?.is_empty(), "it takes Pods again");
+    Ok(())
+}
