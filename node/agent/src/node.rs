@@ -21,6 +21,8 @@ use crate::images::Images;
 const RENEW: Duration = Duration::from_millis(2500);
 /// How long the Lease lasts: so long after a machine was lost, the control plane knows.
 const LEASE_SECONDS: i32 = 10;
+/// How long the server may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How often the whole status is refreshed.
 const REFRESH: Duration = Duration::from_secs(300);
 
@@ -289,14 +291,18 @@ pub async fn heartbeat(
     loop {
         tokio::time::sleep(if failing { RENEW / 5 } else { RENEW }).await;
         let now = images.status_version();
-        let result = if failing || refreshed.elapsed() >= REFRESH || told != now {
-            refreshed = tokio::time::Instant::now();
-            told = now;
-            register(&client, &machine, &images).await
-        } else {
-            renew(&client, &machine.name).await
+        let telling = async {
+            if failing || refreshed.elapsed() >= REFRESH || told != now {
+                refreshed = tokio::time::Instant::now();
+                told = now;
+                register(&client, &machine, &images).await.map_err(|error| error.to_string())
+            } else {
+                renew(&client, &machine.name).await.map_err(|error| error.to_string())
+            }
         };
-        match result {
+        // A connection of before the network was cut may wait longer for an answer than a new one takes.
+        let result = tokio::time::timeout(PATIENCE, telling).await;
+        match result.unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}"))) {
             Ok(()) if failing => {
                 failing = false;
                 tracing::info!("the server answers again");
