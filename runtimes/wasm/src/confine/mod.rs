@@ -53,8 +53,9 @@ const SYSTEM: &[&str] = &[
     "/usr/share/ca-certificates",
     "/usr/local/share/ca-certificates",
 ];
-/// What is read about this very process and the kernel, and of what the machine has left of memory.
-const PROCESS: &[&str] = &["/proc/self", "/proc/sys/vm", "/proc/swaps", "/proc/meminfo"];
+/// What is read about this very process and the kernel, and of what the machine has left of memory and of time.
+const PROCESS: &[&str] =
+    &["/proc/self", "/proc/sys/vm", "/proc/swaps", "/proc/meminfo", "/proc/stat"];
 
 /// The first part, for a process of one thread: no more files than these from here on.
 pub(crate) fn enclose(confinement: &Confinement) -> anyhow::Result<()> {

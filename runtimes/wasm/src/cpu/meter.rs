@@ -80,7 +80,7 @@ pub(super) fn lap(cpu: &Cpu) -> (u64, u64) {
 
 fn charge(cpu: &Cpu, nanos: u64) {
     cpu.charge(nanos);
-    pressure::charged(cpu);
+    pressure::charged(cpu, nanos);
 }
 
 struct Meter<'a> {

@@ -6,8 +6,10 @@
 //!
 //! - nobody but the one container that all hogs are of: not at all, it rises;
 //! - other hogs: to where all their shares together are the machine;
-//! - requests that are answered within milliseconds: to 1. They go first, up to what hogs requested.
+//! - requests that are answered within milliseconds: to 1. They go first, up to what hogs requested. Many of them can want
+//!   all of a machine without the canary ever being late: while they do, hogs also get no more than was left. See [`most`].
 
+use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,6 +20,8 @@ use super::meter::now;
 /// How often the canary sleeps, and from when on it is late.
 const EVERY: Duration = Duration::from_millis(5);
 const LATE: Duration = Duration::from_micros(2_500);
+/// How often the kernel is asked for what was idle, in nanoseconds.
+const LOOK: u64 = 200_000_000;
 /// Others are there if one of them ran within this time. They may have to wait for long before they do.
 const RECENT: u64 = 500_000_000;
 /// A hog counts as one for so long while it naps.
@@ -35,6 +39,9 @@ struct Pressure {
     factor: AtomicU64,
     /// When a container without hogs ran last.
     light: AtomicU64,
+    /// Nanoseconds that containers with hogs have run, and those without, while there were any hogs.
+    of_hogs: AtomicU64,
+    of_light: AtomicU64,
     /// Millicores.
     machine: u64,
 }
@@ -45,6 +52,8 @@ static PRESSURE: LazyLock<Pressure> = LazyLock::new(|| Pressure {
     watched: AtomicBool::new(false),
     factor: AtomicU64::new(FREE),
     light: AtomicU64::new(0),
+    of_hogs: AtomicU64::new(0),
+    of_light: AtomicU64::new(0),
     machine: std::thread::available_parallelism().map_or(1, |n| n.get() as u64) * 1000,
 });
 
@@ -54,9 +63,15 @@ pub(super) fn share(weight: u64) -> Option<u64> {
     (factor < FREE).then(|| (weight * factor / ONE).max(1))
 }
 
-/// This one ran.
-pub(super) fn charged(cpu: &Cpu) {
-    if PRESSURE.any.load(Relaxed) && !cpu.hog.load(Relaxed) {
+/// This one ran for so long.
+pub(super) fn charged(cpu: &Cpu, nanos: u64) {
+    if !PRESSURE.any.load(Relaxed) {
+        return;
+    }
+    if cpu.hog.load(Relaxed) {
+        PRESSURE.of_hogs.fetch_add(nanos, Relaxed);
+    } else {
+        PRESSURE.of_light.fetch_add(nanos, Relaxed);
         PRESSURE.light.store(now(), Relaxed);
     }
 }
@@ -97,6 +112,67 @@ fn next(factor: u64, late: bool, machine: u64, weights: u64, others: Others) -> 
     next.clamp(1, FREE)
 }
 
+/// What became of the machine's time for a while, in millicores.
+#[derive(Clone, Copy, Debug)]
+struct Times {
+    hogs: u64,
+    light: u64,
+    idle: u64,
+}
+
+/// The largest factor for hogs that are in the way of much that is light: what they had and what nobody wanted, but for an
+/// eighth of the machine, so that it shrinks while all is wanted; many short requests leave a little idle even then. Never
+/// less than what they requested. What needs little finds its time beside whatever hogs have: there is no limit then.
+fn most(times: Times, machine: u64, weights: u64) -> u64 {
+    let eighth = machine / 8;
+    if times.light < eighth {
+        return FREE;
+    }
+    let fits = machine * ONE / weights.max(1);
+    let left = (times.hogs + times.idle).saturating_sub(eighth);
+    (left * ONE / weights.max(1)).clamp(fits.min(ONE), FREE)
+}
+
+/// Looks at the machine's time now and then.
+struct Watcher {
+    looked: u64,
+    /// Nanoseconds up to then.
+    hogs: u64,
+    light: u64,
+    idle: Option<u64>,
+}
+
+impl Watcher {
+    fn new() -> Watcher {
+        let (hogs, light) = (PRESSURE.of_hogs.load(Relaxed), PRESSURE.of_light.load(Relaxed));
+        Watcher { looked: now(), hogs, light, idle: idle() }
+    }
+
+    /// What became of it since the last look, if that was long enough ago and the kernel tells.
+    fn look(&mut self) -> Option<Times> {
+        let passed = now().saturating_sub(self.looked);
+        if passed < LOOK {
+            return None;
+        }
+        let last = std::mem::replace(self, Watcher::new());
+        let millicores = |new: u64, old: u64| new.saturating_sub(old) * 1000 / passed;
+        Some(Times {
+            hogs: millicores(self.hogs, last.hogs),
+            light: millicores(self.light, last.light),
+            idle: millicores(self.idle?, last.idle?),
+        })
+    }
+}
+
+/// Nanoseconds for which cores had nothing to do, all together. The kernel counts in hundredths of a second.
+fn idle() -> Option<u64> {
+    let text = fs::read_to_string("/proc/stat").ok()?;
+    let mut times = text.lines().next()?.strip_prefix("cpu ")?.split_whitespace().skip(3);
+    let idle: u64 = times.next()?.parse().ok()?;
+    let waits_for_disks: u64 = times.next()?.parse().ok()?;
+    Some((idle + waits_for_disks) * 10_000_000)
+}
+
 /// Who else wants CPU, but one hog's container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Others {
@@ -125,6 +201,8 @@ impl Pressure {
 
     async fn watch(&self) {
         let _watching = Watching;
+        let mut watcher = Watcher::new();
+        let mut limit = FREE;
         let mut quiet = 0;
         while quiet < 200 {
             let due = tokio::time::Instant::now() + EVERY;
@@ -138,8 +216,12 @@ impl Pressure {
             } else {
                 Others::None
             };
+            if let Some(times) = watcher.look() {
+                limit = most(times, self.machine, weights);
+            }
             let factor = self.factor.load(Relaxed);
-            self.factor.store(next(factor, late, self.machine, weights, others), Relaxed);
+            let factor = next(factor, late, self.machine, weights, others).min(limit);
+            self.factor.store(factor, Relaxed);
             quiet = if containers == 0 { quiet + 1 } else { 0 };
         }
     }
@@ -166,5 +248,27 @@ mod tests {
         check(ONE, true, 4000, Others::Light, 500);
         check(FREE, false, 400, Others::Light, FREE);
         check(3_200, false, 400, Others::Light, 3_301);
+    }
+
+    #[test]
+    fn hogs_get_what_light_ones_leave() {
+        let check = |(hogs, light, idle), weights, expected| {
+            let times = Times { hogs, light, idle };
+            assert_eq!(most(times, 2000, weights), expected, "{times:?}");
+        };
+        // All is wanted: an eighth of the machine less for the hogs, down to what they requested.
+        check((700, 1300, 0), 400, 1_125);
+        check((500, 1500, 0), 400, ONE);
+        check((600, 1400, 0), 4000, 500);
+        // Half of the machine is not wanted.
+        check((100, 900, 1000), 400, 2_125);
+        // Nobody else needs much.
+        check((1990, 10, 0), 400, FREE);
+    }
+
+    #[test]
+    fn kernel_tells_what_was_idle() {
+        let before = idle().unwrap();
+        assert!(idle().unwrap() >= before);
     }
 }

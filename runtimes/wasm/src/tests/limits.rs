@@ -55,8 +55,13 @@ async fn loops_do_not_harm_neighbours() {
 #[tokio::test(flavor = "multi_thread")]
 async fn cpu_is_limited() {
     let host = TestHost::start().await;
-    let address =
-        host.serve_with("busy", example("probe-http"), |app| app.cpu_limit = Some(200)).await;
+    // It requests as much, which others leave it: the limit is to be what holds it.
+    let address = host
+        .serve_with("busy", example("probe-http"), |app| {
+            app.cpu_limit = Some(200);
+            app.cpu_weight = 200;
+        })
+        .await;
     let spinning = (0..3)
         .map(|_| tokio::spawn(async move { Connection::open(address).await.get("/busy").await }));
     let spinning: Vec<_> = spinning.collect();
