@@ -11,7 +11,7 @@ use crate::rng::Rng;
 use crate::store::{Store, stamp, tree};
 
 /// How often a node renews its Lease.
-const LEASE_PERIOD: SignedDuration = SignedDuration::from_secs(15);
+const LEASE_PERIOD: SignedDuration = SignedDuration::from_secs(4);
 
 /// A node and its agent.
 #[derive(Debug)]
@@ -100,7 +100,7 @@ impl FakeNode {
         }
         if store.now.duration_since(self.renewed) >= LEASE_PERIOD {
             let lease_spec = json!({
-                "holderIdentity": self.name, "leaseDurationSeconds": 40,
+                "holderIdentity": self.name, "leaseDurationSeconds": 10,
                 "renewTime": store.now.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string(),
             });
             match store.cluster.get(&kinds::LEASE, "kube-node-lease", &self.name).cloned() {

@@ -21,7 +21,7 @@ use super::meter::now;
 const EVERY: Duration = Duration::from_millis(5);
 const LATE: Duration = Duration::from_micros(2_500);
 /// How often the kernel is asked for what was idle, in nanoseconds.
-const LOOK: u64 = 200_000_000;
+const LOOK: u64 = 100_000_000;
 /// Others are there if one of them ran within this time. They may have to wait for long before they do.
 const RECENT: u64 = 500_000_000;
 /// A hog counts as one for so long while it naps.
@@ -120,16 +120,20 @@ struct Times {
     idle: u64,
 }
 
-/// The largest factor for hogs that are in the way of much that is light: what they had and what nobody wanted, but for an
-/// eighth of the machine, so that it shrinks while all is wanted; many short requests leave a little idle even then. Never
-/// less than what they requested. What needs little finds its time beside whatever hogs have: there is no limit then.
+/// The largest factor for hogs that are in the way of much that is light: a quarter of what they had as long as all of the
+/// machine is wanted, so that it is the others' within a few looks; else what they had and what nobody wanted. An eighth of the
+/// machine is left out of account: many short requests leave a little idle even when they want all. Never less than what hogs
+/// requested. What needs little finds its time beside whatever they have: there is no limit then.
 fn most(times: Times, machine: u64, weights: u64) -> u64 {
     let eighth = machine / 8;
     if times.light < eighth {
         return FREE;
     }
     let fits = machine * ONE / weights.max(1);
-    let left = (times.hogs + times.idle).saturating_sub(eighth);
+    let left = match times.idle.checked_sub(eighth) {
+        None => times.hogs / 4,
+        Some(spare) => times.hogs + spare,
+    };
     (left * ONE / weights.max(1)).clamp(fits.min(ONE), FREE)
 }
 
@@ -256,9 +260,9 @@ mod tests {
             let times = Times { hogs, light, idle };
             assert_eq!(most(times, 2000, weights), expected, "{times:?}");
         };
-        // All is wanted: an eighth of the machine less for the hogs, down to what they requested.
-        check((700, 1300, 0), 400, 1_125);
-        check((500, 1500, 0), 400, ONE);
+        // All is wanted: a quarter of it is left for the hogs, down to what they requested.
+        check((1600, 400, 0), 200, 2 * ONE);
+        check((700, 1300, 100), 400, ONE);
         check((600, 1400, 0), 4000, 500);
         // Half of the machine is not wanted.
         check((100, 900, 1000), 400, 2_125);

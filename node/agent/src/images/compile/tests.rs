@@ -170,6 +170,12 @@ answer"#,
         } => {}
     }
     drop(first);
+    // What is killed is there for a moment more, and must not be taken for one that runs beside the next.
+    let lock = std::fs::File::open(setup.folder.path().join("compiler.lock")).expect("it began");
+    while lock.try_lock().is_err() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    lock.unlock().expect("unlocked");
     let next = setup.compiler();
     assert!(next.known(&digests[2]).is_some(), "what is in use comes first");
     assert!(next.known(&digests[0]).is_none() && next.known(&digests[1]).is_none());
