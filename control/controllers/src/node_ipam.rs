@@ -7,9 +7,9 @@ use std::borrow::Cow;
 use std::net::Ipv4Addr;
 
 use coracle_api::plan::{Controller, Key};
-use coracle_api::{Cluster, Object, Plan, kinds};
+use coracle_api::{Cluster, Object, Plan, Quantity, kinds};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::BURST;
 
@@ -48,7 +48,7 @@ struct Status {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 struct Capacity {
-    pods: String,
+    pods: Value,
 }
 
 impl View {
@@ -66,7 +66,8 @@ impl View {
 
     /// Prefix length of the range that it needs.
     fn wanted(&self) -> u8 {
-        prefix_for(self.status.capacity.pods.parse().unwrap_or(USUAL_PODS))
+        let pods = Quantity::of(&self.status.capacity.pods).map(|pods| pods.value());
+        prefix_for(pods.and_then(|pods| pods.try_into().ok()).unwrap_or(USUAL_PODS))
     }
 }
 
@@ -161,6 +162,22 @@ mod tests {
             (1_000_000, 16),
         ] {
             assert_eq!(prefix_for(pods), prefix, "{pods}");
+        }
+    }
+
+    #[test]
+    fn what_nodes_take_is_a_quantity() {
+        for (pods, prefix) in [
+            (json!("10k"), 18),
+            (json!("11000"), 18),
+            (json!(1000), 21),
+            (json!("110"), 24),
+            (json!("many"), 24),
+            (Value::Null, 24),
+        ] {
+            let capacity = Capacity { pods: pods.clone() };
+            let view = View { status: Status { capacity }, ..View::default() };
+            assert_eq!(view.wanted(), prefix, "{pods}");
         }
     }
 

@@ -70,7 +70,9 @@ pub(crate) async fn pods_reach_each_other(context: Arc<Context>) -> Outcome {
     let nodes = nodes["items"].as_array().context("no nodes")?;
     let ranges: BTreeSet<&str> =
         nodes.iter().filter_map(|node| node["spec"]["podCIDR"].as_str()).collect();
-    anyhow::ensure!(ranges.len() == 3, "{ranges:?}");
+    // Of the size that a thousand Pods need.
+    let fit = ranges.iter().all(|range| range.ends_with("/21"));
+    anyhow::ensure!(ranges.len() == 3 && fit, "{ranges:?}");
     let pods = a_pod_a_node(&cluster, "web", "hello:v1").await?;
     let callers = a_pod_a_node(&cluster, "probe", "probe:v1").await?;
     for node in NODES {
