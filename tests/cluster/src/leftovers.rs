@@ -154,6 +154,10 @@ impl Leftovers {
             }
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
+        // What all clusters' are in stays as long as another has some there.
+        for hierarchy in [CGROUPS.into()].into_iter().chain(folders(Path::new(CGROUPS))) {
+            let _ = fs::remove_dir(hierarchy.join("coracle"));
+        }
     }
 }
 
