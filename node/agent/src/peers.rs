@@ -39,33 +39,36 @@ pub async fn follow(client: kube::Client, network: Network, own: (String, Ipv4Ad
                 continue;
             }
         };
-        let before = peers.clone();
-        match event {
-            Ok(watcher::Event::Init) => listed.clear(),
+        let is_new = match event {
+            Ok(watcher::Event::Init) => {
+                listed.clear();
+                false
+            }
             Ok(watcher::Event::InitApply(node)) => {
                 listed.extend(peer(&node).filter(|(peer, _)| *peer != name));
+                false
             }
             Ok(watcher::Event::InitDone) => {
                 peers = std::mem::take(&mut listed);
                 // Also when there is none: what an earlier agent left leads nowhere.
                 due.get_or_insert_with(tokio::time::Instant::now);
+                false
             }
             Ok(watcher::Event::Apply(node)) => match peer(&node) {
-                Some((other, peer)) if other != name => {
-                    peers.insert(other, peer);
-                }
-                _ => {}
+                Some((other, peer)) if other != name => peers.insert(other, peer) != Some(peer),
+                _ => false,
             },
             Ok(watcher::Event::Delete(node)) => {
-                peers.remove(node.metadata.name.as_deref().unwrap_or_default());
+                peers.remove(node.metadata.name.as_deref().unwrap_or_default()).is_some()
             }
             // The watcher backs off and tries again by itself when polled; until then everything stays as it is.
             Err(error) => {
                 tracing::debug!(%error, "watch of Nodes interrupted");
                 tokio::time::sleep(Duration::from_millis(200)).await;
+                false
             }
-        }
-        if peers != before {
+        };
+        if is_new {
             due.get_or_insert_with(|| tokio::time::Instant::now() + COLLECT);
         }
     }

@@ -260,11 +260,7 @@ impl Rtnl {
         range: Cidr,
         gateway: Ipv4Addr,
     ) -> Result<(), RtnlError> {
-        let route = RouteMessageBuilder::<Ipv4Addr>::new()
-            .destination_prefix(range.base(), range.prefix())
-            .output_interface(link)
-            .gateway(gateway)
-            .build();
+        let route = via(link, range, gateway).build();
         self.add_route(route, || format!("route {range} via {gateway}")).await
     }
 
@@ -275,12 +271,7 @@ impl Rtnl {
         range: Cidr,
         gateway: Ipv4Addr,
     ) -> Result<(), RtnlError> {
-        let route = RouteMessageBuilder::<Ipv4Addr>::new()
-            .destination_prefix(range.base(), range.prefix())
-            .output_interface(link)
-            .gateway(gateway)
-            .onlink()
-            .build();
+        let route = via(link, range, gateway).onlink().build();
         self.add_route(route, || format!("route {range} via {gateway}")).await
     }
 
@@ -535,6 +526,12 @@ fn entry(route: &RouteMessage) -> Option<RouteEntry> {
         destination: Cidr::new(destination, route.header.destination_prefix_length),
         link,
     })
+}
+
+fn via(link: u32, range: Cidr, gateway: Ipv4Addr) -> RouteMessageBuilder<Ipv4Addr> {
+    let route = RouteMessageBuilder::<Ipv4Addr>::new();
+    let route = route.destination_prefix(range.base(), range.prefix());
+    route.output_interface(link).gateway(gateway)
 }
 
 fn output(route: &RouteMessage) -> Option<u32> {
