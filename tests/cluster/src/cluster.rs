@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, RwLock};
+use std::sync::{Mutex, MutexGuard, Once, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use std::{env, fs};
 
@@ -28,7 +28,11 @@ use crate::process::{self, Process};
 use crate::tools;
 use crate::upgrade;
 use crate::wait::{ensure, eventually};
-use crate::wire::{Machine, Wire};
+use crate::wire::Wire;
+
+mod nodes;
+
+use nodes::Node;
 
 /// The ordinary user of clusters that root starts. Nobody has this number; a home folder is all that it needs.
 const ORDINARY: u32 = 64_321;
@@ -117,13 +121,6 @@ pub struct Cluster {
     wire: Option<Wire>,
 }
 
-/// A node on a machine of its own.
-struct Node {
-    machine: Arc<Machine>,
-    process: Option<Process>,
-    args: Vec<String>,
-}
-
 #[derive(Default)]
 struct State {
     main: Option<Process>,
@@ -153,104 +150,6 @@ impl Cluster {
         cluster.start(Part::Server).await?;
         cluster.start(Part::Agent).await?;
         Ok(cluster)
-    }
-
-    /// Starts a control plane to which other machines may come ([`Cluster::join`]). Needs root.
-    ///
-    /// # Errors
-    /// When it is not ready in time; with what it said.
-    pub async fn fleet(options: impl Into<Options>) -> anyhow::Result<Self> {
-        let mut cluster = Self::prepare(options.into(), true)?;
-        let wire = Wire::lay()?;
-        cluster.state().listen = Some(SocketAddr::from((wire.own_address(), 0)));
-        cluster.wire = Some(wire);
-        cluster.start(Part::Server).await?;
-        Ok(cluster)
-    }
-
-    /// Makes another machine a node, of this name; `args` are more arguments of its agent.
-    ///
-    /// # Errors
-    /// When it is not ready in time; with what it said.
-    pub async fn join(&self, name: &str, args: &[&str]) -> anyhow::Result<Arc<Machine>> {
-        let wire = self.wire.as_ref().context("this cluster is no fleet")?;
-        let number = u8::try_from(self.nodes().len())?;
-        let machine = Arc::new(wire.add(number)?);
-        let args = args.iter().map(|&arg| arg.to_owned()).collect();
-        let node = Node { machine: machine.clone(), process: None, args };
-        self.nodes().insert(name.to_owned(), node);
-        self.start_node(name).await?;
-        Ok(machine)
-    }
-
-    /// Starts a node's agent again.
-    ///
-    /// # Errors
-    /// When it is not ready in time; with what it said.
-    pub async fn start_node(&self, name: &str) -> anyhow::Result<()> {
-        let command = self.node_command(name)?;
-        let logs = self.folder.path().join("logs");
-        let ready = |line: &str| line.starts_with("coracle agent is a node of").then_some(());
-        let (process, ()) = Process::start(command, &logs, name, START, ready).await?;
-        let mut nodes = self.nodes();
-        nodes.get_mut(name).context("no such node")?.process = Some(process);
-        Ok(())
-    }
-
-    /// What starts a node's agent, on its machine.
-    ///
-    /// # Errors
-    /// When there is no such node, or no token.
-    pub fn node_command(&self, name: &str) -> anyhow::Result<std::process::Command> {
-        let nodes = self.nodes();
-        let node = nodes.get(name).context("no such node")?;
-        let token = fs::read_to_string(self.data().join("token")).context("join token")?;
-        let mut command = std::process::Command::new("nsenter");
-        command.arg(format!("--net={}", node.machine.namespace().display()));
-        command.arg(self.binary()).args(["agent", "--name", name, "--token", token.trim()]);
-        command.args(["--server", &format!("https://{}", self.api())]);
-        command.args(["--disk-pressure-threshold", "0", "--image-gc-high-threshold", "100"]);
-        command.arg("--data").arg(self.node_data(name)).args(&node.args);
-        command.current_dir(self.home()).env("HOME", self.home());
-        command.env("CORACLE_LOG", env::var("CORACLE_LOG").unwrap_or_else(|_| "info".to_owned()));
-        Ok(command)
-    }
-
-    /// Kills a node's agent with SIGKILL; returns when it is gone.
-    ///
-    /// # Errors
-    /// When it does not run.
-    pub fn kill9_node(&self, name: &str) -> anyhow::Result<()> {
-        let process = self.nodes().get_mut(name).and_then(|node| node.process.take());
-        process.context("that node does not run")?.kill();
-        Ok(())
-    }
-
-    /// Kills everything on a node's machine, as the loss of its power does.
-    ///
-    /// # Errors
-    /// When it does not run.
-    pub fn kill9_machine(&self, name: &str) -> anyhow::Result<()> {
-        self.kill9_node(name)?;
-        Leftovers::of_node(&self.node_data(name)).kill();
-        Ok(())
-    }
-
-    /// The machine of a node.
-    ///
-    /// # Errors
-    /// When there is no such node.
-    pub fn machine(&self, name: &str) -> anyhow::Result<Arc<Machine>> {
-        Ok(self.nodes().get(name).context("no such node")?.machine.clone())
-    }
-
-    /// The data folder of a node on another machine.
-    pub fn node_data(&self, name: &str) -> PathBuf {
-        self.data().join(name)
-    }
-
-    fn nodes(&self) -> MutexGuard<'_, BTreeMap<String, Node>> {
-        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Everything but the processes.
@@ -574,26 +473,6 @@ impl Cluster {
         checked
     }
 
-    /// Ends the agents of other machines, and then removes what they leave running.
-    async fn end_nodes(&self) -> anyhow::Result<()> {
-        let nodes = std::mem::take(&mut *self.nodes());
-        for (name, mut node) in nodes {
-            if let Some(mut process) = node.process.take() {
-                process.signal(Signal::SIGTERM)?;
-                let status = process.ended(END).await?;
-                ensure(status.success(), || format!("{name} ended with {status}"))?;
-            }
-            let leftovers = Leftovers::of_node(&self.node_data(&name));
-            leftovers.remove();
-            eventually(Duration::from_secs(5), "everything of a node is removed", async || {
-                let left = leftovers.list();
-                ensure(left.is_empty(), || format!("cannot be removed:\n{}", left.join("\n")))
-            })
-            .await?;
-        }
-        Ok(())
-    }
-
     fn leftovers(&self) -> Leftovers {
         Leftovers::of(&self.data(), self.user == User::Root)
     }
@@ -753,13 +632,7 @@ impl Drop for Cluster {
         for mut process in [state.main.take(), state.agent.take()].into_iter().flatten() {
             process.kill();
         }
-        let nodes = std::mem::take(&mut *self.nodes());
-        for (name, node) in nodes {
-            if let Some(mut process) = node.process {
-                process.kill();
-            }
-            Leftovers::of_node(&self.node_data(&name)).remove();
-        }
+        self.remove_nodes();
         self.leftovers().remove();
         // A folder that stays would not be noticed: temporary ones go silently or not at all.
         let folder = self.folder.path();

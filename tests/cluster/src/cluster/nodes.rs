@@ -1,0 +1,155 @@
+//! A cluster of several machines: its nodes, each on a machine of its own.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
+use std::{env, fs};
+
+use anyhow::Context as _;
+use nix::sys::signal::Signal;
+
+use super::{Cluster, END, Options, Part, START};
+use crate::leftovers::Leftovers;
+use crate::process::Process;
+use crate::wait::{ensure, eventually};
+use crate::wire::{Machine, Wire};
+
+/// A node on a machine of its own.
+pub(super) struct Node {
+    machine: Arc<Machine>,
+    process: Option<Process>,
+    args: Vec<String>,
+}
+
+impl Cluster {
+    /// Starts a control plane to which other machines may come ([`Cluster::join`]). Needs root.
+    ///
+    /// # Errors
+    /// When it is not ready in time; with what it said.
+    pub async fn fleet(options: impl Into<Options>) -> anyhow::Result<Self> {
+        let mut cluster = Self::prepare(options.into(), true)?;
+        let wire = Wire::lay()?;
+        cluster.state().listen = Some(SocketAddr::from((wire.own_address(), 0)));
+        cluster.wire = Some(wire);
+        cluster.start(Part::Server).await?;
+        Ok(cluster)
+    }
+
+    /// Makes another machine a node, of this name; `args` are more arguments of its agent.
+    ///
+    /// # Errors
+    /// When it is not ready in time; with what it said.
+    pub async fn join(&self, name: &str, args: &[&str]) -> anyhow::Result<Arc<Machine>> {
+        let wire = self.wire.as_ref().context("this cluster is no fleet")?;
+        let number = u8::try_from(self.nodes().len())?;
+        let machine = Arc::new(wire.add(number)?);
+        let args = args.iter().map(|&arg| arg.to_owned()).collect();
+        let node = Node { machine: machine.clone(), process: None, args };
+        self.nodes().insert(name.to_owned(), node);
+        self.start_node(name).await?;
+        Ok(machine)
+    }
+
+    /// Starts a node's agent again.
+    ///
+    /// # Errors
+    /// When it is not ready in time; with what it said.
+    pub async fn start_node(&self, name: &str) -> anyhow::Result<()> {
+        let command = self.node_command(name)?;
+        let logs = self.folder.path().join("logs");
+        let ready = |line: &str| line.starts_with("coracle agent is a node of").then_some(());
+        let (process, ()) = Process::start(command, &logs, name, START, ready).await?;
+        let mut nodes = self.nodes();
+        nodes.get_mut(name).context("no such node")?.process = Some(process);
+        Ok(())
+    }
+
+    /// What starts a node's agent, on its machine.
+    ///
+    /// # Errors
+    /// When there is no such node, or no token.
+    pub fn node_command(&self, name: &str) -> anyhow::Result<std::process::Command> {
+        let nodes = self.nodes();
+        let node = nodes.get(name).context("no such node")?;
+        let token = fs::read_to_string(self.data().join("token")).context("join token")?;
+        let mut command = std::process::Command::new("nsenter");
+        command.arg(format!("--net={}", node.machine.namespace().display()));
+        command.arg(self.binary()).args(["agent", "--name", name, "--token", token.trim()]);
+        command.args(["--server", &format!("https://{}", self.api())]);
+        command.args(["--disk-pressure-threshold", "0", "--image-gc-high-threshold", "100"]);
+        command.arg("--data").arg(self.node_data(name)).args(&node.args);
+        command.current_dir(self.home()).env("HOME", self.home());
+        command.env("CORACLE_LOG", env::var("CORACLE_LOG").unwrap_or_else(|_| "info".to_owned()));
+        Ok(command)
+    }
+
+    /// Kills a node's agent with SIGKILL; returns when it is gone.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn kill9_node(&self, name: &str) -> anyhow::Result<()> {
+        let process = self.nodes().get_mut(name).and_then(|node| node.process.take());
+        process.context("that node does not run")?.kill();
+        Ok(())
+    }
+
+    /// Kills everything on a node's machine, as the loss of its power does.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn kill9_machine(&self, name: &str) -> anyhow::Result<()> {
+        self.kill9_node(name)?;
+        Leftovers::of_node(&self.node_data(name)).kill();
+        Ok(())
+    }
+
+    /// The machine of a node.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    pub fn machine(&self, name: &str) -> anyhow::Result<Arc<Machine>> {
+        Ok(self.nodes().get(name).context("no such node")?.machine.clone())
+    }
+
+    /// The data folder of a node on another machine.
+    pub fn node_data(&self, name: &str) -> PathBuf {
+        self.data().join(name)
+    }
+
+    /// Ends the agents of other machines, and then removes what they leave running.
+    pub(super) async fn end_nodes(&self) -> anyhow::Result<()> {
+        let nodes = std::mem::take(&mut *self.nodes());
+        for (name, mut node) in nodes {
+            if let Some(mut process) = node.process.take() {
+                process.signal(Signal::SIGTERM)?;
+                let status = process.ended(END).await?;
+                ensure(status.success(), || format!("{name} ended with {status}"))?;
+            }
+            let leftovers = Leftovers::of_node(&self.node_data(&name));
+            leftovers.remove();
+            eventually(Duration::from_secs(5), "everything of a node is removed", async || {
+                let left = leftovers.list();
+                ensure(left.is_empty(), || format!("cannot be removed:\n{}", left.join("\n")))
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Kills all nodes, and removes what they left on their machines.
+    pub(super) fn remove_nodes(&self) {
+        let nodes = std::mem::take(&mut *self.nodes());
+        for (name, node) in nodes {
+            if let Some(mut process) = node.process {
+                process.kill();
+            }
+            Leftovers::of_node(&self.node_data(&name)).remove();
+        }
+    }
+
+    fn nodes(&self) -> MutexGuard<'_, BTreeMap<String, Node>> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
