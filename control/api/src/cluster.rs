@@ -13,7 +13,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use self::references::References;
-use crate::kinds::Kind;
+use crate::kinds::{self, Kind};
 use crate::object::{Object, key};
 
 /// One object's move from one state to the next, at a revision.
@@ -173,6 +173,11 @@ impl Cluster {
         self.references.has(node, resource, namespace, name)
     }
 
+    /// Whether some Ingress names that Secret, which every node then reads.
+    pub fn is_certificate(&self, namespace: &str, name: &str) -> bool {
+        self.references.has_certificate(namespace, name)
+    }
+
     /// Pods of a namespace whose labels are `selected`, which is asked once for all Pods with the same labels.
     pub fn pods_where(
         &self,
@@ -195,6 +200,9 @@ impl Cluster {
             self.kinds.entry(object.kind.resource).or_default().insert(key.clone(), object.clone());
         if let Some(old) = &old {
             self.unindex(old, &key);
+        }
+        if is_ingress(object.kind) {
+            self.references.replace_ingress(old.as_deref(), Some(&object));
         }
         if object.kind.is_pod() {
             self.references.replace(old.as_deref(), &object);
@@ -242,6 +250,8 @@ impl Cluster {
         self.unindex(&old, &key);
         if old.kind.is_pod() {
             self.references.remove(&old);
+        } else if is_ingress(old.kind) {
+            self.references.replace_ingress(Some(&old), None);
         }
         Some(old)
     }
@@ -283,6 +293,10 @@ impl Cluster {
     }
 }
 
+fn is_ingress(kind: &Kind) -> bool {
+    kind.resource == kinds::INGRESS.resource
+}
+
 fn is_adoptable(kind: &Kind) -> bool {
     matches!(kind.resource, "pods" | "replicasets.apps" | "controllerrevisions.apps")
 }
@@ -292,7 +306,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::kinds;
 
     fn pod(name: &str, app: &str, owner: Option<&str>, node: &str) -> Arc<Object> {
         let owners = owner.map(|uid| {
@@ -388,6 +401,29 @@ mod tests {
         assert_eq!(count(&cluster, "n1"), all.len() - 1);
         assert!(cluster.is_referred_to("n1", "replicasets", "ns", "other"));
         cluster.remove(&kinds::POD, "ns", "b", 7);
+        assert!(cluster.references.is_empty());
+    }
+
+    #[test]
+    fn certificates_are_those_that_ingresses_name() {
+        let ingress = |name: &str, secrets: &[&str]| {
+            let tls: Vec<_> = secrets.iter().map(|name| json!({"secretName": name})).collect();
+            let value =
+                json!({"metadata": {"name": name, "namespace": "ns"}, "spec": {"tls": tls}});
+            Arc::new(Object::from_value(&kinds::INGRESS, &value).expect("an Ingress"))
+        };
+        let mut cluster = Cluster::new(Timestamp::UNIX_EPOCH);
+        cluster.put(ingress("a", &["x", "y", ""]));
+        cluster.put(ingress("b", &["x"]));
+        let known =
+            |cluster: &Cluster| ["x", "y", "z", ""].map(|s| cluster.is_certificate("ns", s));
+        assert_eq!(known(&cluster), [true, true, false, false]);
+        assert!(!cluster.is_certificate("other", "x"));
+        cluster.put(ingress("a", &["z"]));
+        assert_eq!(known(&cluster), [true, false, true, false]);
+        cluster.remove(&kinds::INGRESS, "ns", "b", 3);
+        cluster.remove(&kinds::INGRESS, "ns", "a", 4);
+        assert_eq!(known(&cluster), [false; 4]);
         assert!(cluster.references.is_empty());
     }
 }

@@ -15,6 +15,10 @@ const QUALIFIED: &str = "must consist of alphanumeric characters, '-', '_' or '.
 const LABEL_VALUE: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
 const CONFIG_KEY: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
 
+const WILDCARD: &str = "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must consist of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character (e.g. '*.example.com', regex used for validation is '\\*\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
+const HTTP_PATH: &str =
+    "Invalid path (regex used for validation is '[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')";
+
 fn is_lower_alnum(b: u8) -> bool {
     b.is_ascii_lowercase() || b.is_ascii_digit()
 }
@@ -66,6 +70,25 @@ pub fn label_1035(text: &str) -> Problem {
 /// RFC 1123 subdomain, at most 253 bytes: names of most objects.
 pub fn subdomain(text: &str) -> Problem {
     within(text, 253, |t| t.split(|&b| b == b'.').all(label_syntax), SUBDOMAIN)
+}
+
+/// RFC 1123 subdomain whose first label is `*`: hosts of Ingresses.
+pub fn wildcard_subdomain(text: &str) -> Problem {
+    let is_fit = |t: &[u8]| {
+        t.strip_prefix(b"*.").is_some_and(|rest| rest.split(|&b| b == b'.').all(label_syntax))
+    };
+    within(text, 253, is_fit, WILDCARD)
+}
+
+/// `domain/path`: names of controllers.
+pub fn domain_prefixed_path(text: &str) -> Problem {
+    match text.split_once('/') {
+        Some((domain, path)) if !domain.is_empty() && !path.is_empty() => {
+            let is_fit = |b: u8| b.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&b);
+            subdomain(domain).or_else(|| (!path.bytes().all(is_fit)).then(|| HTTP_PATH.to_owned()))
+        }
+        _ => Some("must be a domain-prefixed path (such as \"acme.io/foo\")".into()),
+    }
 }
 
 /// A name that can be a URL path segment: names of RBAC objects.
@@ -224,6 +247,26 @@ mod tests {
             subdomain,
             &["a.b", "1.2", l],
             &[("a..b", "subdomain"), ("a_b", "subdomain"), ("", "subdomain")],
+        );
+        check(
+            wildcard_subdomain,
+            &["*.a", "*.a.b"],
+            &[
+                ("*", "wildcard"),
+                ("*.*.a", "wildcard"),
+                ("a.*.b", "wildcard"),
+                ("*a.b", "wildcard"),
+            ],
+        );
+        check(
+            domain_prefixed_path,
+            &["a.b/c", "a/b/c"],
+            &[
+                ("a", "domain-prefixed"),
+                ("a/", "domain-prefixed"),
+                ("A/b", "subdomain"),
+                ("a/b c", "path"),
+            ],
         );
         check(
             path_segment,

@@ -42,6 +42,17 @@ pub(crate) async fn bootstrap(registry: &Registry, serving: SocketAddr) -> Resul
         }
         objects.push((&kinds::RUNTIME_CLASS, class));
     }
+    // Manifests that name no class are served, until somebody makes another class the default.
+    objects.push((
+        &kinds::INGRESS_CLASS,
+        json!({
+            "metadata": {
+                "name": "coracle",
+                "annotations": {kinds::DEFAULT_INGRESS_CLASS_ANNOTATION: "true"},
+            },
+            "spec": {"controller": kinds::INGRESS_CONTROLLER},
+        }),
+    ));
     let roles = auth::bootstrap::cluster_roles();
     objects.extend(roles.into_iter().map(|role| (&kinds::CLUSTER_ROLE, role)));
     let bindings = auth::bootstrap::cluster_role_bindings();

@@ -3,6 +3,8 @@
 //! A node with 50,000 Pods asks for its ConfigMaps as often as one with ten. So references are counted by node when a Pod is
 //! bound, and a question is one look-up. What a bound Pod refers to does not change but for its owners; a Pod is thus read
 //! when it comes and when it goes, not with each of its statuses, and nothing is remembered for a single Pod.
+//!
+//! Certificates that Ingresses name are every node's business. They are counted in the same way, under no node's name.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -57,13 +59,17 @@ impl References {
     /// A Pod is gone.
     pub(super) fn remove(&mut self, old: &Object) {
         let Some(node) = &old.node_name else { return };
-        let Some(known) = self.by_node.get_mut(node) else { return };
         for key in keys(old) {
-            if let Some(count) = known.get_mut(&key) {
-                *count -= 1;
-                if *count == 0 {
-                    known.remove(&key);
-                }
+            self.forget(node, key);
+        }
+    }
+
+    fn forget(&mut self, node: &str, key: Key) {
+        let Some(known) = self.by_node.get_mut(node) else { return };
+        if let Some(count) = known.get_mut(&key) {
+            *count -= 1;
+            if *count == 0 {
+                known.remove(&key);
             }
         }
         if known.is_empty() {
@@ -71,10 +77,36 @@ impl References {
         }
     }
 
+    /// An Ingress took another's place, or none's, or went.
+    pub(super) fn replace_ingress(&mut self, old: Option<&Object>, new: Option<&Object>) {
+        for key in new.map(certificates).unwrap_or_default() {
+            *self.by_node.entry(EVERY.into()).or_default().entry(key).or_default() += 1;
+        }
+        for key in old.map(certificates).unwrap_or_default() {
+            self.forget(EVERY, key);
+        }
+    }
+
+    /// Whether some Ingress names that Secret.
+    pub(super) fn has_certificate(&self, namespace: &str, name: &str) -> bool {
+        self.has(EVERY, SECRETS, namespace, name)
+    }
+
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.by_node.is_empty()
     }
+}
+
+/// No node is called this.
+const EVERY: &str = "";
+
+/// Secrets that an Ingress names, once.
+fn certificates(ingress: &Object) -> BTreeSet<Key> {
+    let value = ingress.value();
+    let tls = value["spec"]["tls"].as_array().into_iter().flatten();
+    let names = tls.filter_map(|tls| tls["secretName"].as_str()).filter(|name| !name.is_empty());
+    names.map(|name| (SECRETS, ingress.meta.namespace.as_str().into(), name.into())).collect()
 }
 
 /// Everything that a Pod refers to, once.

@@ -233,6 +233,8 @@ table! {
     pod_disruption_budget POD_DISRUPTION_BUDGET;
     lease LEASE;
     endpoint_slice ENDPOINT_SLICE;
+    ingress INGRESS;
+    ingress_class INGRESS_CLASS;
     runtime_class RUNTIME_CLASS;
     priority_class PRIORITY_CLASS;
     role ROLE;
@@ -240,6 +242,11 @@ table! {
     role_binding ROLE_BINDING;
     cluster_role_binding CLUSTER_ROLE_BINDING;
 }
+
+pub use ingress::CLASS_ANNOTATION as INGRESS_CLASS_ANNOTATION;
+pub use ingress_class::{
+    CONTROLLER as INGRESS_CONTROLLER, DEFAULT_ANNOTATION as DEFAULT_INGRESS_CLASS_ANNOTATION,
+};
 
 /// Checks a change (`new`, `old`) through `/ephemeralcontainers` of a Pod, after `validate(new)`.
 pub fn validate_ephemeral_update(new: &Value, old: &Value) -> Vec<FieldError> {

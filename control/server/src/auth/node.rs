@@ -50,12 +50,19 @@ pub fn authorize(cluster: &Cluster, identity: &Identity, wanted: &Attributes) ->
         ("", "namespaces") => reads && wanted.subresource.is_empty(),
         ("", "services" | "endpoints")
         | ("discovery.k8s.io", "endpointslices")
+        | ("networking.k8s.io", "ingresses" | "ingressclasses")
         | ("node.k8s.io", "runtimeclasses") => reads,
         ("" | "events.k8s.io", "events") => {
             matches!(wanted.verb.as_str(), "create" | "patch" | "update")
         }
         ("", "configmaps") => reads && refers(cluster, node, wanted, "configmaps"),
-        ("", "secrets") => reads && refers(cluster, node, wanted, "secrets"),
+        // Every node serves every Ingress, with the certificates that those name.
+        ("", "secrets") => {
+            reads
+                && (refers(cluster, node, wanted, "secrets")
+                    || wanted.subresource.is_empty()
+                        && cluster.is_certificate(&wanted.namespace, &wanted.name))
+        }
         ("apps", "replicasets") => {
             wanted.verb == "get" && refers(cluster, node, wanted, "replicasets")
         }

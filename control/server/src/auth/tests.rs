@@ -154,8 +154,19 @@ fn a_node_touches_its_own_objects_only() {
             }),
         );
     }
+    put(
+        &mut cluster,
+        &kinds::INGRESS,
+        json!({"metadata": {"name": "i", "namespace": "shop"}, "spec": {"tls": [{"secretName": "certificate"}]}}),
+    );
     let node = who("system:node:n1", &[NODES]);
     for (wanted, allowed) in [
+        ("watch secrets shop certificate", true),
+        ("update secrets shop certificate", false),
+        ("get secrets other certificate", false),
+        ("list networking.k8s.io:ingresses -", true),
+        ("patch networking.k8s.io:ingresses/status shop i", false),
+        ("watch networking.k8s.io:ingressclasses -", true),
         ("get apps:replicasets shop mine", true),
         ("get apps:replicasets shop theirs", false),
         ("list apps:replicasets shop mine", false),

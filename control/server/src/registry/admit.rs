@@ -1,7 +1,7 @@
 //! Admission: what the cluster's state adds to a new object or has against it.
 //!
-//! In the order of upstream's plugins: NamespaceLifecycle, ServiceAccount, Priority, RuntimeClass. Each reads the
-//! watch cache. (Tolerations for sick nodes are a default of the kind Pod.)
+//! In the order of upstream's plugins: NamespaceLifecycle, ServiceAccount, Priority, RuntimeClass, DefaultIngressClass.
+//! Each reads the watch cache. (Tolerations for sick nodes are a default of the kind Pod.)
 
 mod token;
 
@@ -27,6 +27,9 @@ impl Registry {
     ) -> Result<(), ApiError> {
         if kind.namespaced {
             namespace_lifecycle(&self.cache.read(), kind, namespace, tree)?;
+        }
+        if kind.resource == kinds::INGRESS.resource {
+            return default_ingress_class(&self.cache.read(), kind, tree);
         }
         if !kind.is_pod() {
             return Ok(());
@@ -207,6 +210,29 @@ fn runtime_class(cluster: &Cluster, kind: &Kind, tree: &mut Value) -> Result<(),
             }
         }
         tree["spec"]["tolerations"] = all.into();
+    }
+    Ok(())
+}
+
+fn default_ingress_class(cluster: &Cluster, kind: &Kind, tree: &mut Value) -> Result<(), ApiError> {
+    let annotation = &tree["metadata"]["annotations"][kinds::INGRESS_CLASS_ANNOTATION];
+    if !annotation.is_null() || !tree["spec"]["ingressClassName"].is_null() {
+        return Ok(());
+    }
+    let marked = |class: &&Arc<Object>| {
+        class.value()["metadata"]["annotations"][kinds::DEFAULT_INGRESS_CLASS_ANNOTATION] == "true"
+    };
+    let defaults: Vec<_> = cluster.list(&kinds::INGRESS_CLASS).filter(marked).collect();
+    match defaults[..] {
+        [] => {}
+        [class] => tree["spec"]["ingressClassName"] = class.meta.name.as_str().into(),
+        _ => {
+            let why = format!(
+                "Internal error occurred: {} default IngressClasses were found, only 1 allowed",
+                defaults.len()
+            );
+            return Err(ApiError::forbidden(kind, name_of(tree), &why));
+        }
     }
     Ok(())
 }

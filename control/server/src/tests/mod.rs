@@ -3,6 +3,7 @@
 mod conflicts;
 mod deletion;
 mod full;
+mod ingresses;
 mod lists;
 mod logs;
 mod network;

@@ -180,6 +180,8 @@ pub(crate) async fn discovery(context: Arc<Context>) -> Outcome {
         "replicasets",
         "leases",
         "endpointslices",
+        "ingresses",
+        "ingressclasses",
         "runtimeclasses",
         "priorityclasses",
         "clusterroles",
