@@ -7,9 +7,10 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use coracle_agent::images;
 use coracle_agent::images::reference::ImageName;
-use coracle_agent::join::{self, Joined, Token};
+use coracle_agent::join::{self, Joined};
 use coracle_agent::node::Machine;
 use coracle_agent::pod::volumes::HostPaths;
+use coracle_api::bootstrap_token::JoinToken;
 use coracle_network::{Config as NetworkConfig, Mode, Network};
 use k8s_openapi::api::core::v1::Taint;
 
@@ -187,7 +188,7 @@ pub(crate) async fn start(
         Some(name) => name.clone(),
         None => host_name()?,
     };
-    let token = token.map(Token::parse).transpose()?;
+    let token = token.map(JoinToken::parse).transpose()?;
     let mode = Mode::detect();
     let Joined { identity, network: facts } = join::join(url, token.as_ref(), &name, &data).await?;
     let cluster: coracle_network::Cidr = facts.pod_range.parse()?;

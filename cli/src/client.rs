@@ -24,6 +24,11 @@ pub(crate) struct Connection {
 impl Connection {
     /// A client of the cluster.
     pub(crate) async fn client(&self) -> anyhow::Result<kube::Client> {
+        Ok(self.connect().await?.0)
+    }
+
+    /// A client of the cluster, and what the kubeconfig says of it.
+    pub(crate) async fn connect(&self) -> anyhow::Result<(kube::Client, kube::Config)> {
         let env = std::env::var_os("KUBECONFIG").filter(|v| !v.is_empty()).map(PathBuf::from);
         let data = self.data.as_ref().map(|d| d.join("admin.kubeconfig"));
         let path = self.kubeconfig.clone().or(data).or(env);
@@ -47,16 +52,16 @@ impl Connection {
                 .await
                 .with_context(unusable)?;
         let url = config.cluster_url.clone();
-        let client = kube::Client::try_from(config).with_context(unusable)?;
+        let client = kube::Client::try_from(config.clone()).with_context(unusable)?;
         // Before anything is begun: what says no here says it to every request.
         match client.apiserver_version().await {
-            Ok(_) => Ok(client),
+            Ok(_) => Ok((client, config)),
             Err(kube::Error::Api(status)) if status.code == 401 => bail!(
                 "the cluster at {url} does not know the credentials in {}; is that another cluster's kubeconfig? Name this one's with --kubeconfig",
                 path.display()
             ),
             // It answers; what is wrong, if anything, the request itself will tell.
-            Err(kube::Error::Api(_)) => Ok(client),
+            Err(kube::Error::Api(_)) => Ok((client, config)),
             Err(error) => bail!(
                 "the cluster at {url}, of {}, does not answer: {}; is `coracle up` running? Start it, or name another cluster's kubeconfig with --kubeconfig",
                 path.display(),

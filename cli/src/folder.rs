@@ -49,11 +49,6 @@ pub(crate) struct Claim {
 }
 
 impl Folder {
-    /// The folder of a cluster that was started before.
-    pub(crate) fn existing(path: Option<PathBuf>) -> Self {
-        Self { path: path.unwrap_or_else(default) }
-    }
-
     /// Opens the folder, making it (0700) where it is missing.
     pub(crate) fn open(path: Option<PathBuf>) -> anyhow::Result<Self> {
         let path = path.unwrap_or_else(default);
@@ -106,18 +101,6 @@ impl Folder {
     /// The admin's kubeconfig.
     pub(crate) fn kubeconfig(&self) -> PathBuf {
         self.path.join("admin.kubeconfig")
-    }
-
-    /// The token with which machines join, as the server keeps it.
-    pub(crate) fn join_token(&self) -> anyhow::Result<String> {
-        let path = self.path.join("token");
-        let token = std::fs::read_to_string(&path).with_context(|| {
-            format!(
-                "cannot read {}; run this on the server, as its owner, with the server's --data",
-                path.display()
-            )
-        })?;
-        Ok(token.trim().to_owned())
     }
 
     /// Where hosts have their sockets. Where the folder's own path is too long for them, this is a private folder below

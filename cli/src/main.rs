@@ -38,7 +38,7 @@ enum Command {
     Server(server::ServerArgs),
     /// Make this machine a node of a cluster
     Agent(agent::Args),
-    /// Show what lets machines join
+    /// Make, list and delete the tokens with which machines join
     #[command(subcommand)]
     Token(token::Command),
     /// Push a .wasm file to the cluster's registry
@@ -76,7 +76,7 @@ fn main() -> ExitCode {
             Command::Up(args) => up::main(args).await,
             Command::Server(args) => server::main(args).await,
             Command::Agent(args) => agent::main(args).await,
-            Command::Token(command) => token::main(command),
+            Command::Token(command) => token::main(command).await,
             Command::Push(args) => push::main(args).await,
             Command::Inspect(args) => inspect::main(args).await,
             Command::Run(args) => run::main(args).await,

@@ -37,19 +37,20 @@ pub(crate) async fn main(args: Args) -> anyhow::Result<()> {
     // Asked to end while it starts, it ends as soon as it has: what was begun has to be taken back in order.
     let mut asked_to_end = tokio::spawn(server::signal());
     let server = server::start(&args.server, &folder).await?;
-    let token = folder.join_token()?;
+    let token = server.local_token();
     let mut node = args.node.clone();
     node.max_pods = node.max_pods.or(Some(agent::MAX_PODS_ALONE));
     node.node_ip = node.node_ip.or(server::advertised(&args.server));
-    let (mut agent, _network) =
-        match agent::start(&server.url(), Some(&token), &node, &folder).await {
-            Ok(started) => started,
-            Err(error) => {
-                server.shutdown();
-                server.join().await;
-                return Err(error);
-            }
-        };
+    let started = agent::start(&server.url(), Some(&token), &node, &folder).await;
+    server.end_local_token();
+    let (mut agent, _network) = match started {
+        Ok(started) => started,
+        Err(error) => {
+            server.shutdown();
+            server.join().await;
+            return Err(error);
+        }
+    };
     println(format_args!(
         "coracle is up at {}  kubeconfig: {}",
         server.url(),

@@ -4,9 +4,11 @@
 //! them; a [`Plan`] is what a controller wants written. [`status`] holds the errors that clients see.
 //!
 //! What a kind's file is written with: [`json`] (fields of trees), [`path`] (where an error is), [`names`] (syntax),
-//! [`quantity`], [`selector`]; [`meta`] checks what all kinds have in common, [`pod`] answers what readers of Pods ask.
+//! [`quantity`], [`selector`]; [`meta`] checks what all kinds have in common, [`pod`] answers what readers of Pods ask. With
+//! [`bootstrap_token`] machines join.
 
 pub mod age;
+pub mod bootstrap_token;
 pub mod cluster;
 pub mod cron;
 pub mod indexes;

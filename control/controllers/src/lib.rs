@@ -40,6 +40,8 @@ mod node_lifecycle;
 mod pod_gc;
 mod taint_eviction;
 
+mod token_cleaner;
+
 mod names;
 mod nodes;
 mod owners;
@@ -66,6 +68,7 @@ pub use root_ca::RootCaPublisher;
 pub use service_account::ServiceAccountController;
 pub use stateful_set::StatefulSetController;
 pub use taint_eviction::TaintEviction;
+pub use token_cleaner::TokenCleaner;
 
 /// Every controller that needs nothing but the cluster, with its usual settings.
 pub fn all() -> Vec<Box<dyn Controller>> {
@@ -90,6 +93,7 @@ pub fn with(nodes: NodeLifecycle) -> Vec<Box<dyn Controller>> {
         Box::new(nodes),
         Box::new(TaintEviction),
         Box::new(PodCollector::default()),
+        Box::new(TokenCleaner),
     ]
 }
 

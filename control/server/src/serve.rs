@@ -47,7 +47,6 @@ pub struct Server {
     addr: SocketAddr,
     stop: watch::Sender<bool>,
     serving: JoinHandle<()>,
-    #[cfg_attr(not(test), expect(dead_code, reason = "tests drive the router without a network"))]
     pub(crate) app: App,
 }
 
@@ -159,6 +158,16 @@ impl Server {
     /// The URL that clients on this machine use.
     pub fn url(&self) -> String {
         format!("https://{}", reachable(self.addr))
+    }
+
+    /// A token with which a node in this process joins, until [`Server::end_local_token`]; it is written nowhere.
+    pub fn local_token(&self) -> String {
+        self.app.auth.local_token()
+    }
+
+    /// Ends it.
+    pub fn end_local_token(&self) {
+        self.app.auth.end_local_token();
     }
 
     /// Asks it to stop: watches end, requests finish.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use base64::Engine;
+use coracle_api::bootstrap_token::JoinToken;
 use http::Request;
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
@@ -28,19 +29,9 @@ use crate::tls::{self, Presented};
 /// File in which the network's facts are kept.
 const NETWORK: &str = "network.json";
 
-/// A join token: `coracle1.<sha256 of the CA certificate, hex>.<secret>`.
-#[derive(Clone)]
-pub struct Token {
-    ca_hash: String,
-    text: String,
-}
-
 /// Why a machine could not join.
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
-    /// Not a token.
-    #[error("this is no join token; on the server, `coracle token create` prints one")]
-    Token,
     /// There is no token, and no identity from an earlier join.
     #[error(
         "this machine has not joined yet: give --token (on the server, `coracle token create` prints one)"
@@ -123,26 +114,11 @@ pub struct Identity {
     pub serving: Arc<rustls::ServerConfig>,
 }
 
-impl Token {
-    /// Reads a token.
-    pub fn parse(text: &str) -> Result<Self, JoinError> {
-        let mut parts = text.trim().split('.');
-        match (parts.next(), parts.next(), parts.next(), parts.next()) {
-            (Some("coracle1"), Some(hash), Some(secret), None)
-                if hash.len() == 64 && !secret.is_empty() =>
-            {
-                Ok(Self { ca_hash: hash.to_owned(), text: text.trim().to_owned() })
-            }
-            _ => Err(JoinError::Token),
-        }
-    }
-}
-
 /// What was kept in `dir` from an earlier join, or a new identity from the server by `token`. The server calls the node
 /// by its name, whatever its address, so that is what the serving certificate is for.
 pub async fn join(
     server: &str,
-    token: Option<&Token>,
+    token: Option<&JoinToken>,
     node_name: &str,
     dir: &Path,
 ) -> Result<Joined, JoinError> {
@@ -194,7 +170,11 @@ pub async fn join(
     load(server, node_name, None, dir)
 }
 
-async fn ask(server: &str, token: &Token, body: &JoinRequest) -> Result<JoinResponse, JoinError> {
+async fn ask(
+    server: &str,
+    token: &JoinToken,
+    body: &JoinRequest,
+) -> Result<JoinResponse, JoinError> {
     let unreachable = |why: String| JoinError::Unreachable { url: server.to_owned(), why };
     let ca_hash = token.ca_hash.clone();
     let tls = tls::client(move |shown: &Presented<'_>| pinned(&ca_hash, shown))
@@ -208,7 +188,7 @@ async fn ask(server: &str, token: &Token, body: &JoinRequest) -> Result<JoinResp
     let client: Client<_, Full<bytes::Bytes>> =
         Client::builder(TokioExecutor::new()).build(connector);
     let request = Request::post(format!("{}/coracle/v1/join", server.trim_end_matches('/')))
-        .header(http::header::AUTHORIZATION, format!("Bearer {}", token.text))
+        .header(http::header::AUTHORIZATION, format!("Bearer {}", token.bearer()))
         .header(http::header::CONTENT_TYPE, "application/json")
         .body(Full::new(serde_json::to_vec(body).map_err(|e| unreachable(e.to_string()))?.into()))
         .map_err(|e| unreachable(e.to_string()))?;
@@ -236,7 +216,7 @@ async fn ask(server: &str, token: &Token, body: &JoinRequest) -> Result<JoinResp
 fn load(
     server: &str,
     node_name: &str,
-    token: Option<&Token>,
+    token: Option<&JoinToken>,
     dir: &Path,
 ) -> Result<Joined, JoinError> {
     let read = |name: &str| {
@@ -307,7 +287,7 @@ fn identity_error(path: &Path, why: impl std::fmt::Display) -> JoinError {
 fn pinned(ca_hash: &str, shown: &Presented<'_>) -> Result<(), rustls::Error> {
     let ca = shown.intermediates.iter().find(|c| hex(&Sha256::digest(c)) == ca_hash);
     let ca = ca.ok_or_else(|| {
-        rustls::Error::General("the token belongs to another cluster than this server's".to_owned())
+        rustls::Error::General("the token is for another cluster than this server's; on this server, `coracle token create` prints one for it".to_owned())
     })?;
     let mut roots = RootCertStore::empty();
     roots.add(ca.clone().into_owned())?;

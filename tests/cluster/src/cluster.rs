@@ -277,9 +277,8 @@ impl Cluster {
                 command.args(&self.args).args(["--listen", &address.to_string()]);
             }
             Part::Agent => {
-                let token = fs::read_to_string(self.data().join("token")).context("join token")?;
-                let url = format!("https://{}", self.api());
-                command.args(["--server", &url, "--token", token.trim()]);
+                command.args(["--server", &format!("https://{}", self.api())]);
+                self.add_token(&mut command, &self.data())?;
             }
             Part::Host => bail!("hosts are started by agents"),
         }
@@ -395,6 +394,32 @@ impl Cluster {
     pub fn output(&self, part: Part) -> String {
         let path = self.folder.path().join("logs").join(format!("{}.out", name(part)));
         fs::read_to_string(path).unwrap_or_default()
+    }
+
+    /// What a part has said on its standard error, in all of its lives.
+    pub fn errors(&self, part: Part) -> String {
+        let path = self.folder.path().join("logs").join(format!("{}.err", name(part)));
+        fs::read_to_string(path).unwrap_or_default()
+    }
+
+    /// Gives an agent that has not joined yet a token.
+    fn add_token(&self, command: &mut std::process::Command, data: &Path) -> anyhow::Result<()> {
+        if !data.join("agent/ca.crt").exists() {
+            command.args(["--token", &self.token(&[])?]);
+        }
+        Ok(())
+    }
+
+    /// A new join token; `args` are more arguments of `coracle token create`.
+    ///
+    /// # Errors
+    /// With what the command said.
+    pub fn token(&self, args: &[&str]) -> anyhow::Result<String> {
+        let mut command = self.coracle_command();
+        command.args(["token", "create", "--data"]).arg(self.data()).args(args);
+        let output = command.output().context("coracle token create")?;
+        ensure(output.status.success(), || String::from_utf8_lossy(&output.stderr).into_owned())?;
+        Ok(String::from_utf8(output.stdout)?.trim().to_owned())
     }
 
     /// Kills a part with SIGKILL; returns when it is gone.

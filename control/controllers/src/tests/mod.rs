@@ -11,6 +11,7 @@ use crate::*;
 
 mod nodes;
 mod ownership;
+mod tokens;
 
 pub(crate) const NOW: &str = "2030-01-01T00:00:00Z";
 

@@ -1,14 +1,10 @@
-//! How machines join: a secret in the data folder, shown to them as a token that also pins the CA.
-
-use std::path::Path;
+//! How machines join: what they get for their token.
 
 use coracle_api::{ApiError, status::FieldError};
-use rand::RngExt;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::NODES;
-use super::pki::{self, Pki, PkiError};
+use super::pki::Pki;
 
 /// What a node must know of the cluster's network.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -46,40 +42,11 @@ pub struct JoinResponse {
     pub network: NetworkFacts,
 }
 
-/// The join secret, made on the first start; the whole token is kept in `data/token` for `coracle token create`.
-pub(super) fn secret(data: &Path, pki: &Pki) -> Result<String, PkiError> {
-    let path = data.join("token");
-    if let Ok(text) = std::fs::read_to_string(&path)
-        && let Some((head, secret)) = text.trim().rsplit_once('.')
-        && head == format!("coracle1.{}", pki.ca_hash())
-    {
-        return Ok(secret.to_owned());
-    }
-    let secret = pki::hex(&rand::rng().random::<[u8; 16]>());
-    pki::write(&path, &format!("{}\n", token(pki, &secret)))?;
-    Ok(secret)
-}
-
-pub(super) fn token(pki: &Pki, secret: &str) -> String {
-    format!("coracle1.{}.{secret}", pki.ca_hash())
-}
-
 pub(super) fn answer(
     pki: &Pki,
-    secret: &str,
     network: &NetworkFacts,
-    bearer: Option<&str>,
     body: &[u8],
 ) -> Result<JoinResponse, ApiError> {
-    // Compared by hash, so that the time it takes says nothing about the secret.
-    let same = |given: &str| Sha256::digest(given) == Sha256::digest(token(pki, secret));
-    if !bearer.is_some_and(same) {
-        return Err(ApiError::new(
-            401,
-            "Unauthorized",
-            "the join token is not valid for this cluster; `coracle token create` on the server prints the right one",
-        ));
-    }
     let request: JoinRequest = serde_json::from_slice(body)
         .map_err(|e| ApiError::bad_request(format!("the join request is not readable: {e}")))?;
     let name = &request.node_name;

@@ -1,11 +1,12 @@
 //! Who calls, and whether they may.
 //!
-//! Authentication is a client certificate of the cluster's CA, or a ServiceAccount token (as a bearer token, or as the
-//! password of Basic authentication, which registry clients speak). Authorization is `system:masters`, then the Node
+//! Authentication is a client certificate of the cluster's CA, a ServiceAccount token (as a bearer token, or as the
+//! password of Basic authentication, which registry clients speak), or a token with which machines join. Authorization is `system:masters`, then the Node
 //! authorizer, then RBAC. There is no anonymous access: health endpoints are served before this is asked.
 
 pub mod bootstrap;
 pub mod join;
+mod join_tokens;
 pub mod node;
 pub mod pki;
 pub mod rbac;
@@ -21,6 +22,7 @@ use http::HeaderMap;
 use rustls_pki_types::CertificateDer;
 
 pub use self::join::{JoinRequest, JoinResponse, NetworkFacts};
+pub use self::join_tokens::{hash as join_token_hash, new as new_join_token};
 pub use self::pki::{Pki, PkiError};
 use self::tokens::ServiceAccountTokens;
 
@@ -28,6 +30,8 @@ use self::tokens::ServiceAccountTokens;
 pub const AUTHENTICATED: &str = "system:authenticated";
 /// The group that may do everything.
 pub const MASTERS: &str = "system:masters";
+/// The group of machines that join.
+pub const BOOTSTRAPPERS: &str = "system:bootstrappers";
 /// The group of all nodes.
 pub const NODES: &str = "system:nodes";
 
@@ -74,7 +78,7 @@ pub struct Auth {
 struct Inner {
     pki: Pki,
     tokens: ServiceAccountTokens,
-    join_secret: String,
+    local_token: join_tokens::LocalToken,
     network: NetworkFacts,
 }
 
@@ -87,8 +91,9 @@ impl Auth {
     ) -> Result<Self, PkiError> {
         let pki = Pki::open(&data.join("pki"), names)?;
         let tokens = ServiceAccountTokens::new(&pki)?;
-        let join_secret = join::secret(data, &pki)?;
-        Ok(Self { inner: Arc::new(Inner { pki, tokens, join_secret, network }) })
+        join_tokens::remove_lasting(data);
+        let local_token = join_tokens::LocalToken::default();
+        Ok(Self { inner: Arc::new(Inner { pki, tokens, local_token, network }) })
     }
 
     /// Keys and certificates.
@@ -96,9 +101,14 @@ impl Auth {
         &self.inner.pki
     }
 
-    /// The token with which a machine joins: `coracle1.<CA hash>.<secret>`.
-    pub fn join_token(&self) -> String {
-        join::token(&self.inner.pki, &self.inner.join_secret)
+    /// A token with which this process' own node joins, until [`Auth::end_local_token`]; it is written nowhere.
+    pub fn local_token(&self) -> String {
+        self.inner.local_token.make(&self.inner.pki)
+    }
+
+    /// Ends it.
+    pub fn end_local_token(&self) {
+        self.inner.local_token.end();
     }
 
     /// Who sends these headers over a connection with that (verified) client certificate.
@@ -115,7 +125,8 @@ impl Auth {
             return pki::identity(certificate).ok_or_else(ApiError::unauthorized);
         }
         let token = credentials(headers).ok_or_else(ApiError::unauthorized)?;
-        self.inner.tokens.verify(cluster, &token, &[])
+        let joining = join_tokens::authenticate(cluster, &self.inner.local_token, &token);
+        joining.unwrap_or_else(|| self.inner.tokens.verify(cluster, &token, &[]))
     }
 
     /// Whether that caller may do that.
@@ -161,9 +172,17 @@ impl Auth {
     ///
     /// # Errors
     /// 401 for a wrong token, 400 or 422 for a request that cannot be signed.
-    pub fn join(&self, headers: &HeaderMap, body: &[u8]) -> Result<JoinResponse, ApiError> {
-        let inner = &self.inner;
-        join::answer(&inner.pki, &inner.join_secret, &inner.network, bearer(headers), body)
+    pub fn join(
+        &self,
+        cluster: &Cluster,
+        headers: &HeaderMap,
+        body: &[u8],
+    ) -> Result<JoinResponse, ApiError> {
+        let identity = self.authenticate(cluster, headers, None)?;
+        if !identity.groups.iter().any(|group| group == BOOTSTRAPPERS) {
+            return Err(ApiError::unauthorized());
+        }
+        join::answer(&self.inner.pki, &self.inner.network, body)
     }
 }
 

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use coracle_api::bootstrap_token::{JoinToken, Stored};
 use coracle_api::{Kind, Object, kinds};
 use http::HeaderValue;
 use jiff::Timestamp;
@@ -259,6 +260,63 @@ fn tokens_hold_while_their_account_does() {
 }
 
 #[test]
+fn join_tokens_hold_until_they_end() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("token"), "coracle1.0.0").unwrap();
+    let auth = auth(dir.path());
+    assert!(!dir.path().join("token").exists(), "no lasting token is left about");
+    let mut cluster = Cluster::new(Timestamp::now());
+    let mut make = |id: &str, seconds: i64| {
+        let token = JoinToken { id: id.to_owned(), ..new_join_token(auth.pki().ca()) };
+        let stored = Stored {
+            id: id.to_owned(),
+            hash: join_token_hash(&token),
+            expires: Timestamp::now() + jiff::SignedDuration::from_secs(seconds),
+            description: String::new(),
+        };
+        let mut secret = stored.secret();
+        (kinds::SECRET.default)(&mut secret);
+        assert!(!secret.to_string().contains(&token.secret));
+        put(&mut cluster, &kinds::SECRET, secret);
+        token
+    };
+    let (good, old) = (make("good00", 60), make("old000", -1));
+    let unknown = JoinToken { id: "none00".to_owned(), ..good.clone() };
+    let other = JoinToken { secret: "0".repeat(32), ..good.clone() };
+    let local = JoinToken::parse(&auth.local_token()).unwrap();
+    let ask = |token: &JoinToken| {
+        let mut headers = HeaderMap::new();
+        let bearer = format!("Bearer {}", token.bearer());
+        headers.insert(http::header::AUTHORIZATION, HeaderValue::from_str(&bearer).unwrap());
+        auth.authenticate(&cluster, &headers, None)
+    };
+    for (token, expected) in [
+        (&good, Ok("system:bootstrap:good00")),
+        (&local, Ok("system:bootstrap:local0")),
+        (&old, Err("expired at")),
+        (&unknown, Err("is none of this cluster's")),
+        (&other, Err("is not as it was made")),
+    ] {
+        match (ask(token), expected) {
+            (Ok(identity), Ok(user)) => {
+                assert_eq!(identity.user, user);
+                assert_eq!(identity.groups, [BOOTSTRAPPERS, AUTHENTICATED]);
+            }
+            (Err(error), Err(part)) => {
+                assert_eq!(error.code, 401);
+                for part in [part, &token.id, "coracle token create"] {
+                    assert!(error.message.contains(part), "{}", error.message);
+                }
+                assert!(!error.message.contains(&token.secret));
+            }
+            (outcome, _) => panic!("{}: {outcome:?}", token.id),
+        }
+    }
+    auth.end_local_token();
+    assert!(ask(&local).is_err());
+}
+
+#[test]
 fn machines_join_with_the_token_and_get_a_nodes_certificate() {
     let dir = tempfile::tempdir().unwrap();
     let auth = auth(dir.path());
@@ -270,12 +328,14 @@ fn machines_join_with_the_token_and_get_a_nodes_certificate() {
     let body =
         |name: &str| json!({"node_name": name, "client_csr": csr, "serving_csr": csr}).to_string();
     let mut headers = HeaderMap::new();
-    assert_eq!(auth.join(&headers, body("n1").as_bytes()).unwrap_err().code, 401);
-    let bearer = format!("Bearer {}", auth.join_token());
+    let cluster = Cluster::default();
+    assert_eq!(auth.join(&cluster, &headers, body("n1").as_bytes()).unwrap_err().code, 401);
+    let token = JoinToken::parse(&auth.local_token()).unwrap();
+    let bearer = format!("Bearer {}", token.bearer());
     headers.insert(http::header::AUTHORIZATION, HeaderValue::from_str(&bearer).unwrap());
-    assert_eq!(auth.join(&headers, body("N 1").as_bytes()).unwrap_err().code, 422);
-    assert_eq!(auth.join(&headers, b"{}").unwrap_err().code, 400);
-    let answer = auth.join(&headers, body("n1").as_bytes()).unwrap();
+    assert_eq!(auth.join(&cluster, &headers, body("N 1").as_bytes()).unwrap_err().code, 422);
+    assert_eq!(auth.join(&cluster, &headers, b"{}").unwrap_err().code, 400);
+    let answer = auth.join(&cluster, &headers, body("n1").as_bytes()).unwrap();
     use rustls_pki_types::pem::PemObject;
     let der = CertificateDer::from_pem_slice(answer.client_cert.as_bytes()).unwrap();
     let identity = auth.authenticate(&Cluster::default(), &HeaderMap::new(), Some(&der)).unwrap();
@@ -289,7 +349,6 @@ fn keys_stay_as_they_are_and_are_for_the_owner_alone() {
     let dir = tempfile::tempdir().unwrap();
     let first = auth(dir.path());
     let second = auth(dir.path());
-    assert_eq!(first.join_token(), second.join_token());
     assert_eq!(first.pki().pair("admin").unwrap().cert, second.pki().pair("admin").unwrap().cert);
     for entry in std::fs::read_dir(dir.path().join("pki")).unwrap() {
         let mode = entry.unwrap().metadata().unwrap().permissions().mode();

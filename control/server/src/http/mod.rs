@@ -105,7 +105,8 @@ async fn join(State(app): State<App>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let answer = async {
         let bytes = body::read(&parts.headers, body).await?;
-        app.auth.join(&parts.headers, &bytes)
+        app.registry.catch_up().await?;
+        app.auth.join(&app.registry.cache.read(), &parts.headers, &bytes)
     };
     match answer.await {
         Ok(joined) => answer::json_response(200, &serde_json::json!(joined)),

@@ -29,7 +29,9 @@ async fn agent(it: &Fixture) -> u16 {
     };
     let refused = read(it.send(join("coracle1.no.no".into())).await).await;
     assert_eq!(refused.code, 401);
-    let joined = read(it.send(join(it.server.app.auth.join_token())).await).await;
+    let token = it.server.local_token();
+    let token = coracle_api::bootstrap_token::JoinToken::parse(&token).expect("a token");
+    let joined = read(it.send(join(token.bearer())).await).await;
     assert_eq!(joined.code, 200, "{}", joined.body);
 
     let pem = joined.body["serving_cert"].as_str().unwrap_or_default();

@@ -1,16 +1,17 @@
 //! A cluster of several machines: its nodes, each on a machine of its own.
 
 use std::collections::BTreeMap;
+use std::env;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
-use std::{env, fs};
 
 use anyhow::Context as _;
 use nix::sys::signal::Signal;
 
 use super::{Cluster, END, Options, Part, START};
+use crate::command;
 use crate::leftovers::Leftovers;
 use crate::process::Process;
 use crate::wait::{ensure, eventually};
@@ -42,14 +43,31 @@ impl Cluster {
     /// # Errors
     /// When it is not ready in time; with what it said.
     pub async fn join(&self, name: &str, args: &[&str]) -> anyhow::Result<Arc<Machine>> {
+        let machine = self.add_machine(name, args)?;
+        self.start_node(name).await?;
+        Ok(machine)
+    }
+
+    /// Another machine, to be a node of this name; `args` are more arguments of its agent.
+    ///
+    /// # Errors
+    /// When this is no fleet, or the kernel refuses.
+    pub fn add_machine(&self, name: &str, args: &[&str]) -> anyhow::Result<Arc<Machine>> {
         let wire = self.wire.as_ref().context("this cluster is no fleet")?;
         let number = u8::try_from(self.nodes().len())?;
         let machine = Arc::new(wire.add(number)?);
         let args = args.iter().map(|&arg| arg.to_owned()).collect();
         let node = Node { machine: machine.clone(), process: None, args };
         self.nodes().insert(name.to_owned(), node);
-        self.start_node(name).await?;
         Ok(machine)
+    }
+
+    /// What an agent says that cannot start, on a node's machine; `args` are more of its arguments.
+    ///
+    /// # Errors
+    /// When it starts, or cannot be run.
+    pub async fn refused_node(&self, name: &str, args: &[&str]) -> anyhow::Result<String> {
+        command::run(self.node_command(name, args)?.into(), b"").await?.refused()
     }
 
     /// Starts a node's agent again.
@@ -57,7 +75,7 @@ impl Cluster {
     /// # Errors
     /// When it is not ready in time; with what it said.
     pub async fn start_node(&self, name: &str) -> anyhow::Result<()> {
-        let command = self.node_command(name)?;
+        let command = self.node_command(name, &[])?;
         let logs = self.folder.path().join("logs");
         let ready = |line: &str| line.starts_with("coracle agent is a node of").then_some(());
         let (process, ()) = Process::start(command, &logs, name, START, ready).await?;
@@ -66,20 +84,22 @@ impl Cluster {
         Ok(())
     }
 
-    /// What starts a node's agent, on its machine.
+    /// What starts a node's agent, on its machine; `args` are more of its arguments.
     ///
     /// # Errors
     /// When there is no such node, or no token.
-    pub fn node_command(&self, name: &str) -> anyhow::Result<std::process::Command> {
+    pub fn node_command(&self, name: &str, args: &[&str]) -> anyhow::Result<std::process::Command> {
         let nodes = self.nodes();
         let node = nodes.get(name).context("no such node")?;
-        let token = fs::read_to_string(self.data().join("token")).context("join token")?;
         let mut command = std::process::Command::new("nsenter");
         command.arg(format!("--net={}", node.machine.namespace().display()));
-        command.arg(self.binary()).args(["agent", "--name", name, "--token", token.trim()]);
+        command.arg(self.binary()).args(["agent", "--name", name]);
+        if !args.contains(&"--token") {
+            self.add_token(&mut command, &self.node_data(name))?;
+        }
         command.args(["--server", &format!("https://{}", self.api())]);
         command.args(["--disk-pressure-threshold", "0", "--image-gc-high-threshold", "100"]);
-        command.arg("--data").arg(self.node_data(name)).args(&node.args);
+        command.arg("--data").arg(self.node_data(name)).args(&node.args).args(args);
         command.current_dir(self.home()).env("HOME", self.home());
         command.env("CORACLE_LOG", env::var("CORACLE_LOG").unwrap_or_else(|_| "info".to_owned()));
         Ok(command)

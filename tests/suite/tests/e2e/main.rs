@@ -25,6 +25,7 @@ mod images_bad;
 mod in_cluster;
 mod isolation;
 mod jobs;
+mod joining;
 mod lifecycle;
 mod limits;
 mod logs;
@@ -341,6 +342,10 @@ suite! {
             another_program_takes_over,
             mounts_pass_on_as_asked,
         ]
+    }
+    joining {
+        // About machines, whatever their Pods are.
+        wasm [tokens_let_machines_join, up_leaves_no_token]
     }
     fleet {
         both [
