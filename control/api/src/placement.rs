@@ -1,14 +1,59 @@
-//! Where a Pod may run: node affinity and tolerations. The scheduler and the DaemonSet controller ask alike.
+//! Where a Pod may run: affinity and tolerations. The scheduler and the DaemonSet controller ask alike.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use serde_json::Value;
 
-/// `spec.affinity` of a Pod, as far as it is about nodes.
+/// `spec.affinity` of a Pod.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Affinity {
     node_affinity: NodeAffinity,
+    /// Pods that it is to be near.
+    pub pod_affinity: PodTerms,
+    /// Pods that it is to be away from.
+    pub pod_anti_affinity: PodTerms,
+}
+
+/// `podAffinity` or `podAntiAffinity`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(default)]
+pub struct PodTerms {
+    /// All of them hold where the Pod goes.
+    #[serde(rename = "requiredDuringSchedulingIgnoredDuringExecution")]
+    pub required: Vec<PodTerm>,
+    /// They count for or against a node.
+    #[serde(rename = "preferredDuringSchedulingIgnoredDuringExecution")]
+    pub preferred: Vec<PodPreference>,
+}
+
+/// A preferred term about Pods and its weight.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodPreference {
+    /// 1 to 100.
+    pub weight: i32,
+    /// What is preferred.
+    pub pod_affinity_term: PodTerm,
+}
+
+/// Which Pods are meant, and what being near one is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodTerm {
+    /// A `metav1.LabelSelector` of Pods.
+    pub label_selector: Option<Value>,
+    /// Their namespaces; with no selector of namespaces either, the Pod's own.
+    pub namespaces: Vec<Box<str>>,
+    /// A `metav1.LabelSelector` of namespaces.
+    pub namespace_selector: Option<Value>,
+    /// The label of nodes that nodes near each other have in common.
+    pub topology_key: Box<str>,
+    /// Labels that the Pods have with the value that this Pod has…
+    pub match_label_keys: Vec<Box<str>>,
+    /// …or with another one.
+    pub mismatch_label_keys: Vec<Box<str>>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Deserialize)]

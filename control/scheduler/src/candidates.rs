@@ -125,7 +125,7 @@ impl Candidates {
 }
 
 /// Upstream's `numFeasibleNodesToFind`: all of a hundred, then a share that shrinks to a twentieth.
-fn sample(nodes: usize) -> usize {
+pub(crate) fn sample(nodes: usize) -> usize {
     if nodes <= 100 {
         return nodes;
     }

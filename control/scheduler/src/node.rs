@@ -7,7 +7,12 @@ use coracle_api::{Object, Quantity};
 use serde::Deserialize;
 
 use crate::pod::{HostPort, Shape};
+use crate::relations::Labels;
 use crate::resources::{Amounts, Resources};
+use crate::topology::{KeyId, Topologies};
+
+/// The label that tells each node from all others.
+pub(crate) const HOSTNAME: &str = "kubernetes.io/hostname";
 
 /// A node and the Pods on it. One that Pods name but that is not there keeps their account until it comes.
 #[derive(Debug, Default)]
@@ -29,6 +34,17 @@ pub(crate) struct Node {
     pub(crate) ports: Vec<HostPort>,
     /// How many Pods of each group it has.
     groups: HashMap<u64, u32>,
+    /// Its Pods, by UID.
+    pub(crate) uids: Vec<Arc<str>>,
+    /// Pods for which others are going.
+    pub(crate) nominees: Vec<Nominee>,
+}
+
+/// A Pod for which room is being made on a node: the room is not for others of its priority or less.
+#[derive(Debug, Clone)]
+pub(crate) struct Nominee {
+    pub(crate) uid: Arc<str>,
+    pub(crate) shape: Arc<Shape>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -81,8 +97,8 @@ impl Node {
         self.object.is_some()
     }
 
-    pub(crate) fn labels(&self) -> &BTreeMap<String, String> {
-        static NONE: BTreeMap<String, String> = BTreeMap::new();
+    pub(crate) fn labels(&self) -> &Labels {
+        static NONE: Labels = BTreeMap::new();
         self.object.as_ref().map_or(&NONE, |object| &object.meta.labels)
     }
 
@@ -90,7 +106,23 @@ impl Node {
         self.groups.get(&group).copied().unwrap_or(0)
     }
 
-    fn read(&mut self, object: &Arc<Object>) {
+    /// Pods of that priority leave room to these.
+    pub(crate) fn nominees(&self, priority: i32) -> impl Iterator<Item = &Shape> {
+        self.nominees.iter().map(|nominee| &*nominee.shape).filter(move |s| s.priority >= priority)
+    }
+
+    /// Takes in what the node says of itself; whether any of that is new, and whether it may change what is near what.
+    fn read(&mut self, object: &Arc<Object>) -> (bool, bool) {
+        let known = object_state(self);
+        let labels_differ =
+            self.object.as_ref().is_none_or(|old| old.meta.labels != object.meta.labels);
+        self.set(object);
+        let now = object_state(self);
+        let differs = labels_differ || known != now;
+        (differs, labels_differ || known.0 != now.0)
+    }
+
+    fn set(&mut self, object: &Arc<Object>) {
         let view: View = serde_json::from_slice(object.json()).unwrap_or_default();
         let status = view.status;
         let offers =
@@ -109,6 +141,14 @@ impl Node {
     }
 }
 
+/// What of a node matters, but for its labels.
+type State = ((Vec<Taint>, bool), bool, Resources, i64, HashMap<String, i64>);
+
+fn object_state(node: &Node) -> State {
+    let taints = (node.taints.clone(), node.unschedulable);
+    (taints, node.ready, node.offers.clone(), node.max_pods, node.images.clone())
+}
+
 /// All nodes, in slots that keep their number while anything refers to them.
 #[derive(Debug, Default)]
 pub(crate) struct Nodes {
@@ -120,6 +160,9 @@ pub(crate) struct Nodes {
     /// Slots that may fit more than before, since version `improved_from` of this list.
     improved: Vec<usize>,
     improved_from: u64,
+    topologies: Topologies,
+    /// Moves when nodes come and go, and with their labels and taints.
+    topology_version: u64,
 }
 
 impl Nodes {
@@ -132,12 +175,13 @@ impl Nodes {
         self.slots.len()
     }
 
-    pub(crate) fn present(&self) -> impl Iterator<Item = &Node> {
-        self.slots.iter().filter(|node| node.is_present())
-    }
-
     pub(crate) fn version(&self) -> u64 {
         self.version
+    }
+
+    /// What was worked out before does not hold any more.
+    pub(crate) fn changed(&mut self) {
+        self.version += 1;
     }
 
     /// The slot of that name, made if there is none.
@@ -160,24 +204,94 @@ impl Nodes {
         at
     }
 
-    pub(crate) fn put(&mut self, object: &Arc<Object>) -> usize {
+    /// Takes in a node; its slot, if it may fit more than before.
+    pub(crate) fn put(&mut self, object: &Arc<Object>) -> Option<usize> {
         let at = self.slot(&object.meta.name);
-        self.slots[at].read(object);
-        self.version += 1;
-        at
+        let (differs, places) = self.slots[at].read(object);
+        if places {
+            self.topologies.place(at, Some(&object.meta.labels));
+            self.topology_version += 1;
+        }
+        self.version += u64::from(differs);
+        differs.then_some(at)
     }
 
     pub(crate) fn remove(&mut self, name: &str) -> Option<usize> {
         let at = *self.by_name.get(name)?;
         self.slots[at].object = None;
+        self.topologies.place(at, None);
         self.version += 1;
+        self.topology_version += 1;
         self.reclaim(at);
         Some(at)
     }
 
+    /// The number under which the values of a label are kept.
+    pub(crate) fn topology(&mut self, key: &str) -> KeyId {
+        if let Some(known) = self.topologies.known(key) {
+            return known;
+        }
+        let id = self.topologies.add(key);
+        for (at, node) in self.slots.iter().enumerate() {
+            let labels = node.object.as_ref().map(|object| &object.meta.labels);
+            self.topologies.place(at, labels);
+        }
+        id
+    }
+
+    /// The number of the value that a slot's node has of a label.
+    pub(crate) fn domain(&self, key: KeyId, at: usize) -> Option<usize> {
+        self.topologies.domain(key, at)
+    }
+
+    pub(crate) fn domains(&self, key: KeyId) -> usize {
+        self.topologies.domains(key)
+    }
+
+    pub(crate) fn topology_version(&self) -> u64 {
+        self.topology_version
+    }
+
+    /// Goes back to an earlier version, at which everything was as it is now.
+    pub(crate) fn is_as_at(&mut self, version: u64) {
+        self.version = version;
+    }
+
+    /// Keeps room for a Pod.
+    pub(crate) fn nominate(&mut self, at: usize, nominee: Nominee) {
+        self.version += 1;
+        self.slots[at].nominees.push(nominee);
+    }
+
+    /// Keeps no room for a Pod any more.
+    pub(crate) fn withdraw(&mut self, at: usize, uid: &str) {
+        self.version += 1;
+        self.slots[at].nominees.retain(|nominee| *nominee.uid != *uid);
+        self.reclaim(at);
+    }
+
+    /// A Pod is on a node, by name; what it takes is told apart.
+    pub(crate) fn list(&mut self, at: usize, uid: &Arc<str>) {
+        self.slots[at].uids.push(uid.clone());
+    }
+
+    /// A Pod is not on a node any more.
+    pub(crate) fn unlist(&mut self, at: usize, uid: &str) {
+        let uids = &mut self.slots[at].uids;
+        if let Some(at) = uids.iter().rposition(|known| **known == *uid) {
+            uids.swap_remove(at);
+        }
+        self.reclaim(at);
+    }
+
     fn reclaim(&mut self, at: usize) {
         let node = &self.slots[at];
-        if !node.is_present() && node.pods == 0 && self.by_name.get(&node.name) == Some(&at) {
+        if !node.is_present()
+            && node.pods == 0
+            && node.uids.is_empty()
+            && node.nominees.is_empty()
+            && self.by_name.get(&node.name) == Some(&at)
+        {
             self.by_name.remove(&node.name);
             self.free.push(at);
         }

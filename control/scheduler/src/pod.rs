@@ -8,6 +8,7 @@ use coracle_api::Object;
 use coracle_api::placement::{Affinity, Toleration};
 use serde::Deserialize;
 
+use crate::relations::{Constraint, Labels, Relations};
 use crate::resources::{Amounts, Resources};
 
 /// The part of a Pod that matters here, as it is written.
@@ -19,9 +20,10 @@ pub(crate) struct PodView {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 struct Status {
     phase: Option<Box<str>>,
+    nominated_node_name: Option<Box<str>>,
 }
 
 #[derive(Debug, Default, PartialEq, Eq, Hash, Deserialize)]
@@ -34,6 +36,7 @@ pub(crate) struct Spec {
     node_selector: BTreeMap<String, String>,
     affinity: Affinity,
     tolerations: Vec<Toleration>,
+    topology_spread_constraints: Vec<Constraint>,
     containers: Vec<Container>,
     init_containers: Vec<Container>,
     overhead: Amounts,
@@ -80,6 +83,7 @@ pub(crate) struct HostPort {
 #[derive(Debug)]
 pub(crate) struct Shape {
     pub(crate) identity: Identity,
+    pub(crate) relations: Relations,
     pub(crate) priority: i32,
     pub(crate) requests: Resources,
     /// CPU and memory to score by: what asks for nothing still uses something.
@@ -95,6 +99,9 @@ pub(crate) struct Shape {
 pub(crate) struct Identity {
     spec: Spec,
     owner: Option<Box<str>>,
+    /// By these it is meant, or not, by others' affinities.
+    pub(crate) namespace: Box<str>,
+    pub(crate) labels: Labels,
 }
 
 impl PodView {
@@ -105,6 +112,11 @@ impl PodView {
 
     pub(crate) fn has_ended(&self) -> bool {
         ended(self.status.phase.as_deref())
+    }
+
+    /// The node on which room was made for it.
+    pub(crate) fn nominated_node(&self) -> Option<&str> {
+        self.status.nominated_node_name.as_deref().filter(|name| !name.is_empty())
     }
 
     pub(crate) fn is_gated(&self) -> bool {
@@ -134,14 +146,17 @@ impl PodView {
             owner.hash(&mut hasher);
             hasher.finish()
         });
+        let (namespace, labels) = (pod.meta.namespace.as_str(), &pod.meta.labels);
+        let constraints = &spec.topology_spread_constraints;
         Shape {
+            relations: Relations::read(constraints, &spec.affinity, namespace, labels),
             priority: spec.priority.unwrap_or(0),
             requests,
             usual: (usual.cpu, usual.memory),
             ports: containers().flat_map(|c| &c.ports).filter_map(Port::on_host).collect(),
             images: containers().filter_map(|c| c.image.clone()).collect(),
             group,
-            identity: Identity { spec, owner },
+            identity: Identity { spec, owner, namespace: namespace.into(), labels: labels.clone() },
         }
     }
 }
@@ -214,6 +229,14 @@ impl HostPort {
 }
 
 impl Shape {
+    pub(crate) fn namespace(&self) -> &str {
+        &self.identity.namespace
+    }
+
+    pub(crate) fn labels(&self) -> &Labels {
+        &self.identity.labels
+    }
+
     pub(crate) fn node_selector(&self) -> &BTreeMap<String, String> {
         &self.identity.spec.node_selector
     }

@@ -1,3 +1,6 @@
+mod preemption;
+mod relations;
+
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -88,7 +91,16 @@ fn decide(scheduler: &mut Scheduler, at: Timestamp) -> Vec<String> {
         .into_iter()
         .map(|decision| match decision.outcome {
             Outcome::Bind(node) => format!("{} → {node}", decision.pod.meta.name),
-            Outcome::Unschedulable(message) => format!("{}: {message}", decision.pod.meta.name),
+            Outcome::Unschedulable(told) => {
+                let mut text = format!("{}: {}", decision.pod.meta.name, told.message);
+                if let Some(node) = told.nominated {
+                    let mut victims: Vec<_> =
+                        told.victims.iter().map(|pod| pod.meta.name.as_str()).collect();
+                    victims.sort();
+                    text += &format!(" → {node} without {}", victims.join(", "));
+                }
+                text
+            }
         })
         .collect()
 }

@@ -1,4 +1,4 @@
-//! The loop around the scheduler: shows it every change of Pods and Nodes, and writes what it decides.
+//! The loop around the scheduler: shows it every change, and writes what it decides.
 //!
 //! Deciding is quick and done here, one batch after the other; bindings are written beside that, many at a time, so that
 //! they share commits to disk. A binding that fails is taken back. Next step of the apply trace: the agent of the node.
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use coracle_api::plan::EventRecord;
 use coracle_api::{ApiError, Change, Object, kinds};
-use coracle_scheduler::{Decision, Outcome, Scheduler};
+use coracle_scheduler::{Decision, Outcome, Scheduler, Unschedulable};
 use futures::stream::{self, StreamExt};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ use tokio::sync::{broadcast, watch};
 use tokio::task::JoinSet;
 
 use crate::recorder::Recorder;
-use crate::registry::{Part, Registry, WriteOptions, now};
+use crate::registry::{DeleteOptions, Part, Registry, WriteOptions, now};
 
 /// Decisions of one batch.
 const BATCH: usize = 512;
@@ -85,8 +85,11 @@ fn observe_all(registry: &Registry) -> Scheduler {
     let mut scheduler = Scheduler::new();
     let cluster = registry.cache.read();
     let revision = cluster.revision();
-    for object in cluster.list(&kinds::NODE).chain(cluster.list(&kinds::POD)) {
-        scheduler.observe(&Change { revision, old: None, new: Some(object.clone()) });
+    // In this order each Pod is seen when all that it needs is known.
+    for kind in [&kinds::NAMESPACE, &kinds::POD_DISRUPTION_BUDGET, &kinds::NODE, &kinds::POD] {
+        for object in cluster.list(kind) {
+            scheduler.observe(&Change { revision, old: None, new: Some(object.clone()) });
+        }
     }
     scheduler
 }
@@ -96,7 +99,7 @@ fn until(wake_at: Option<Timestamp>) -> Duration {
     Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default().min(IDLE)
 }
 
-/// Writes decisions; gives the Pods whose binding failed.
+/// Writes decisions; gives the Pods for which that failed.
 async fn write(
     decisions: Vec<Decision>,
     registry: Registry,
@@ -125,46 +128,97 @@ async fn one(decision: Decision, registry: &Registry, recorder: &Recorder) -> Op
                 }
             }
         }
-        Outcome::Unschedulable(message) => {
-            match unschedulable(&pod, &message, registry).await {
-                Ok(()) => {
-                    let event = EventRecord::about(&pod, true, "FailedScheduling", message);
-                    recorder.record(coracle_scheduler::NAME, event);
-                }
-                // Gone meanwhile, most likely; otherwise it is told again when it is tried again.
-                Err(error) => {
-                    tracing::debug!(pod = %pod.key(), %error, "a Pod was not told why it waits");
-                }
+        Outcome::Unschedulable(told) => match unschedulable(&pod, told, registry, recorder).await {
+            Ok(()) => None,
+            // Gone meanwhile, most likely; otherwise it is told again when it is tried again.
+            Err(error) => {
+                tracing::debug!(pod = %pod.key(), %error, "a Pod was not told why it waits, or got no room");
+                Some(pod)
             }
-            None
-        }
+        },
     }
 }
 
-async fn unschedulable(pod: &Object, message: &str, registry: &Registry) -> Result<(), ApiError> {
+/// Says why a Pod waits, and asks those to go that are in its way.
+async fn unschedulable(
+    pod: &Object,
+    told: Unschedulable,
+    registry: &Registry,
+    recorder: &Recorder,
+) -> Result<(), ApiError> {
+    let Unschedulable { message, nominated, victims } = told;
+    edit(pod, registry, |tree| {
+        set_condition(tree, ["PodScheduled", "False", "Unschedulable", &message]);
+        match &nominated {
+            Some(node) => tree["status"]["nominatedNodeName"] = node.as_str().into(),
+            None => {
+                if let Some(status) = tree["status"].as_object_mut() {
+                    status.remove("nominatedNodeName");
+                }
+            }
+        }
+    })
+    .await?;
+    let event = EventRecord::about(pod, true, "FailedScheduling", message);
+    recorder.record(coracle_scheduler::NAME, event);
+    let node = nominated.as_deref().unwrap_or_default();
+    for victim in victims {
+        match preempt(&victim, registry).await {
+            Ok(()) => {
+                let message = format!("Preempted by pod {} on node {node}", pod.meta.uid);
+                let event = EventRecord::about(&victim, false, "Preempted", message);
+                recorder.record(coracle_scheduler::NAME, event);
+            }
+            // It went by itself.
+            Err(error) if matches!(error.code, 404 | 409) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Deletes a Pod gracefully, once its status says why.
+async fn preempt(victim: &Object, registry: &Registry) -> Result<(), ApiError> {
+    let message =
+        format!("{}: preempting to accommodate a higher priority pod", coracle_scheduler::NAME);
+    let mark = ["DisruptionTarget", "True", "PreemptionByScheduler", &message];
+    edit(victim, registry, |tree| set_condition(tree, mark)).await?;
+    let mut options = DeleteOptions::default();
+    options.preconditions.uid = Some(victim.meta.uid.clone());
+    let place = (victim.meta.namespace.as_str(), victim.meta.name.as_str());
+    registry.delete(&kinds::POD, place, &options).await.map(|_| ())
+}
+
+/// Changes the status of a Pod, if it is still that one.
+async fn edit(
+    pod: &Object,
+    registry: &Registry,
+    change: impl Fn(&mut Value) + Sync,
+) -> Result<(), ApiError> {
     let place = (pod.meta.namespace.as_str(), pod.meta.name.as_str());
     registry
         .update(&kinds::POD, place, Part::Status, WriteOptions::default(), |old, mut tree| {
             if old.meta.uid != pod.meta.uid {
                 return Err(ApiError::not_found(&kinds::POD, &pod.meta.name));
             }
-            set_condition(&mut tree, message);
+            change(&mut tree);
             Ok(tree)
         })
         .await
         .map(|_| ())
 }
 
-fn set_condition(tree: &mut Value, message: &str) {
+fn set_condition(tree: &mut Value, [kind, status, reason, message]: [&str; 4]) {
     let mut conditions = tree["status"]["conditions"].as_array().cloned().unwrap_or_default();
-    let known = conditions.iter().position(|c| c["type"] == "PodScheduled");
+    let known = conditions.iter().position(|c| c["type"] == kind);
     let since = known
-        .filter(|i| conditions[*i]["status"] == "False")
-        .map(|i| conditions[i]["lastTransitionTime"].clone());
+        .filter(|i| conditions[*i]["status"] == status)
+        .map(|i| conditions[i]["lastTransitionTime"].clone())
+        .filter(|since| !since.is_null());
     let condition = json!({
-        "type": "PodScheduled",
-        "status": "False",
-        "reason": "Unschedulable",
+        "type": kind,
+        "status": status,
+        "reason": reason,
         "message": message,
         "lastTransitionTime": since.unwrap_or_else(|| now().into()),
     });

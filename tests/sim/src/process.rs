@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use coracle_api::plan::{Controller, Key};
+use coracle_api::plan::{Controller, Key, Propagation};
 use coracle_api::{Change, Cluster, Object, Write, kinds};
 use coracle_scheduler::{Decision, Outcome, Scheduler};
 use jiff::{SignedDuration, Timestamp};
@@ -252,13 +252,25 @@ impl Process {
                     self.scheduler.forget(pod);
                 }
             },
-            Outcome::Unschedulable(message) => {
-                let seen = store.cluster.get(&kinds::POD, &pod.meta.namespace, &pod.meta.name);
-                if let Some(seen) = seen.filter(|s| s.meta.uid == pod.meta.uid).cloned() {
-                    let condition = json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message});
-                    let patch = json!({"status": {"conditions": [condition]}});
-                    store.patch(&seen, Some("status"), &patch).map_err(|e| format!("{e:?}"))?;
+            Outcome::Unschedulable(told) => {
+                let current = |store: &Store, pod: &Object| {
+                    let seen = store.cluster.get(&kinds::POD, &pod.meta.namespace, &pod.meta.name);
+                    seen.filter(|seen| seen.meta.uid == pod.meta.uid).cloned()
+                };
+                let refused = |e: Refusal| format!("{e:?}");
+                if let Some(seen) = current(store, pod) {
+                    let condition = json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": told.message});
+                    let status =
+                        json!({"conditions": [condition], "nominatedNodeName": told.nominated});
+                    let patch = json!({"status": status});
+                    store.patch(&seen, Some("status"), &patch).map_err(refused)?;
                     self.writes += 1;
+                }
+                for victim in &told.victims {
+                    if let Some(seen) = current(store, victim) {
+                        store.delete(&seen, Propagation::Background, None).map_err(refused)?;
+                        self.writes += 1;
+                    }
                 }
             }
         }

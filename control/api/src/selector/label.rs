@@ -11,14 +11,14 @@ use crate::names;
 use crate::status::FieldError;
 
 /// All of some requirements on labels, or nothing at all.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct LabelSelector {
     /// Sorted by key; `None` selects nothing.
     requirements: Option<Vec<Requirement>>,
 }
 
 /// One requirement on one label.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Requirement {
     /// The label.
     pub key: String,
@@ -29,7 +29,7 @@ pub struct Requirement {
 }
 
 /// What is asked of a label.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Operator {
     /// `=` and `==`.
     Equals,

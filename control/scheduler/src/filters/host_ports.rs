@@ -5,7 +5,12 @@ use crate::node::Node;
 use crate::pod::Shape;
 
 pub(super) fn filter<'a>(shape: &'a Shape, node: &'a Node, reasons: &mut Vec<Reason<'a>>) {
-    if shape.ports.iter().any(|port| node.ports.iter().any(|taken| taken.conflicts(port))) {
+    if shape.ports.is_empty() {
+        return;
+    }
+    let kept = node.nominees(shape.priority).flat_map(|nominee| &nominee.ports);
+    let mut taken = node.ports.iter().chain(kept);
+    if taken.any(|taken| shape.ports.iter().any(|port| taken.conflicts(port))) {
         reasons.push(Reason::Ports);
     }
 }

@@ -1,4 +1,6 @@
 //! Which nodes may run a Pod. Each filter names what stands against a node; the first that does ends the row.
+//!
+//! These look at one node alone. What depends on other Pods, spreading and affinity between them, comes after: [`crate::coupled`].
 
 mod host_ports;
 mod node_affinity;
@@ -9,6 +11,9 @@ mod taints;
 mod unschedulable;
 
 use std::fmt;
+
+pub(crate) use node_affinity::affinity_allows;
+pub(crate) use taints::untolerated;
 
 use crate::node::{Node, Taint};
 use crate::pod::Shape;
@@ -49,6 +54,12 @@ pub(crate) enum Reason<'a> {
         resource: &'a str,
         ever: bool,
     },
+    /// A label that the Pod is to be spread over is missing; see [`crate::coupled`] for this and what follows.
+    NoTopology,
+    Skewed,
+    NotNear,
+    TooNear,
+    KeptAway,
 }
 
 impl Reason<'_> {
@@ -56,6 +67,7 @@ impl Reason<'_> {
     pub(crate) fn is_hopeless(&self) -> bool {
         match self {
             Reason::Ports | Reason::TooManyPods => false,
+            Reason::Skewed | Reason::TooNear | Reason::KeptAway => false,
             Reason::Insufficient { ever, .. } => *ever,
             _ => true,
         }
@@ -77,6 +89,15 @@ impl fmt::Display for Reason<'_> {
             }
             Reason::TooManyPods => f.write_str("Too many pods"),
             Reason::Insufficient { resource, .. } => write!(f, "Insufficient {resource}"),
+            Reason::NoTopology => f.write_str(
+                "node(s) didn't match pod topology spread constraints (missing required label)",
+            ),
+            Reason::Skewed => f.write_str("node(s) didn't match pod topology spread constraints"),
+            Reason::NotNear => f.write_str("node(s) didn't match pod affinity rules"),
+            Reason::TooNear => f.write_str("node(s) didn't match pod anti-affinity rules"),
+            Reason::KeptAway => {
+                f.write_str("node(s) didn't satisfy existing pods anti-affinity rules")
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Which of the nodes that fit is best: a weighted sum of scores from 0 to [`MAX`], with upstream's weights.
 //!
 //! A score looks at one node alone, never at the others: so a Pod placed on one node changes no other node's score, which
-//! is what lets [`crate::candidates`] keep them in order.
+//! is what lets [`crate::candidates`] keep them in order. Scores that compare nodes are in [`crate::coupled`].
 
 mod allocation;
 mod image_locality;
@@ -13,7 +13,7 @@ use crate::node::Node;
 use crate::pod::Shape;
 
 /// The best score.
-const MAX: i64 = 100_000;
+pub(crate) const MAX: i64 = 100_000;
 
 type Score = fn(&Shape, &Node) -> i64;
 

@@ -80,5 +80,9 @@ fn bound(mut pod: Value, node: &str) -> Value {
     conditions.retain(|c| c["type"] != "PodScheduled");
     conditions.push(condition);
     pod["status"]["conditions"] = conditions.into();
+    if let Some(status) = pod["status"].as_object_mut() {
+        // Room was made for it, and it has it.
+        status.remove("nominatedNodeName");
+    }
     pod
 }

@@ -78,8 +78,19 @@ fn prepare(prepare: Prepare<'_>) {
     match prepare {
         Prepare::Create(new) => {
             let qos = qos_class(new.at(&["spec"]).unwrap_or(&Value::Null));
+            let mut status = json!({"phase": "Pending", "qosClass": qos});
+            if !new.list(&["spec", "schedulingGates"]).is_empty() {
+                status["conditions"] = json!([{
+                    "type": "PodScheduled",
+                    "status": "False",
+                    "reason": "SchedulingGated",
+                    "message": "Scheduling is blocked due to non-empty scheduling gates",
+                    "lastTransitionTime": null,
+                }]);
+            }
+            own_labels(new);
             let Some(new) = new.as_object_mut() else { return };
-            new.insert("status".into(), json!({"phase": "Pending", "qosClass": qos}));
+            new.insert("status".into(), status);
             if let Some(spec) = object_or_new(new, "spec") {
                 service_account(spec, "default");
             }
@@ -109,6 +120,48 @@ fn prepare(prepare: Prepare<'_>) {
             }
         }
     }
+}
+
+/// Puts into selectors the Pod's own values of labels that they are to have in common with it, or not.
+fn own_labels(pod: &mut Value) {
+    let labels = pod.at(&["metadata", "labels"]).cloned().unwrap_or_default();
+    let add = |term: &mut Value| {
+        for (keys, operator) in [("matchLabelKeys", "In"), ("mismatchLabelKeys", "NotIn")] {
+            for key in term.list(&[keys]).to_vec() {
+                let value = key.as_str().and_then(|key| labels.get(key));
+                let selector = term.get_mut("labelSelector").and_then(Value::as_object_mut);
+                if let (Some(value), Some(selector)) = (value, selector) {
+                    let all = selector.entry("matchExpressions").or_insert_with(|| json!([]));
+                    let added = json!({"key": key, "operator": operator, "values": [value]});
+                    if let Some(all) = all.as_array_mut()
+                        && !all.contains(&added)
+                    {
+                        all.push(added);
+                    }
+                }
+            }
+        }
+    };
+    let Some(spec) = pod.get_mut("spec") else { return };
+    terms(spec.get_mut("topologySpreadConstraints"), "").for_each(add);
+    for kind in ["podAffinity", "podAntiAffinity"] {
+        let Some(kind) = spec.get_mut("affinity").and_then(|affinity| affinity.get_mut(kind))
+        else {
+            continue;
+        };
+        terms(kind.get_mut("requiredDuringSchedulingIgnoredDuringExecution"), "").for_each(add);
+        let preferred = kind.get_mut("preferredDuringSchedulingIgnoredDuringExecution");
+        terms(preferred, "podAffinityTerm").for_each(add);
+    }
+}
+
+/// What lists of terms hold; `inner` is the field of each that the term is in, if any.
+fn terms<'a>(
+    list: Option<&'a mut Value>,
+    inner: &'static str,
+) -> impl Iterator<Item = &'a mut Value> {
+    let list = list.and_then(Value::as_array_mut).into_iter().flatten();
+    list.filter_map(move |term| if inner.is_empty() { Some(term) } else { term.get_mut(inner) })
 }
 
 /// Fills in the account, under its name of today and under its old one.
