@@ -14,6 +14,7 @@ use jiff::Timestamp;
 
 use self::references::References;
 use crate::kinds::{self, Kind};
+use crate::metrics::Metrics;
 use crate::object::{Object, key};
 
 /// One object's move from one state to the next, at a revision.
@@ -44,6 +45,8 @@ type Labels = BTreeMap<String, String>;
 pub struct Cluster {
     /// The time that controllers see.
     pub now: Timestamp,
+    /// What nodes told of CPU, memory and traffic.
+    pub metrics: Metrics,
     since: Timestamp,
     revision: u64,
     kinds: HashMap<&'static str, Objects>,
@@ -252,6 +255,8 @@ impl Cluster {
             self.references.remove(&old);
         } else if is_ingress(old.kind) {
             self.references.replace_ingress(Some(&old), None);
+        } else if old.kind.resource == kinds::NODE.resource {
+            self.metrics.forget(name);
         }
         Some(old)
     }

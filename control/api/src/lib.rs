@@ -4,8 +4,8 @@
 //! them; a [`Plan`] is what a controller wants written. [`status`] holds the errors that clients see.
 //!
 //! What a kind's file is written with: [`json`] (fields of trees), [`path`] (where an error is), [`names`] (syntax),
-//! [`quantity`], [`selector`]; [`meta`] checks what all kinds have in common, [`pod`] answers what readers of Pods ask. With
-//! [`bootstrap_token`] machines join.
+//! [`quantity`], [`selector`]; [`meta`] checks what all kinds have in common, [`metrics`] is what nodes tell of their Pods' use,
+//! [`pod`] answers what readers of Pods ask. With [`bootstrap_token`] machines join.
 
 pub mod age;
 pub mod bootstrap_token;
@@ -15,6 +15,7 @@ pub mod indexes;
 pub mod json;
 pub mod kinds;
 pub mod meta;
+pub mod metrics;
 pub mod names;
 pub mod object;
 pub mod patch;

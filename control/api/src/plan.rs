@@ -3,7 +3,9 @@
 //! Controllers only return plans; the server's driver (and the simulator) performs them. A write whose precondition
 //! no longer holds is dropped and the key runs again on the newer view, so a plan may always be made from a stale one.
 
+use std::any::Any;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -52,7 +54,19 @@ pub trait Controller: Send + Sync {
     fn wakes(&self, cluster: &Cluster, object: &Object) -> Vec<Key>;
     /// What to write so that the declared state of `key` comes nearer.
     fn reconcile(&self, cluster: &Cluster, key: &Key) -> Plan;
+    /// The same for a controller that decides by what it saw before: `memory` is what the key's last plan asked to have kept.
+    fn reconcile_with(&self, cluster: &Cluster, key: &Key, _memory: Option<&Memory>) -> Plan {
+        self.reconcile(cluster, key)
+    }
+    /// For a controller that decides by [`Cluster::metrics`]: which keys the metrics of a namespace's Pods concern.
+    fn wakes_by_metrics(&self) -> Option<fn(&Cluster, &str) -> Vec<Key>> {
+        None
+    }
 }
+
+/// What a controller asks whoever runs it to keep for a key until it looks at it again. It is gone when that process ends: what
+/// a controller remembers may make it wait, but must not make it err.
+pub type Memory = Arc<dyn Any + Send + Sync>;
 
 /// Writes, events, and when to look again.
 #[derive(Debug, Default)]
@@ -63,6 +77,8 @@ pub struct Plan {
     pub events: Vec<EventRecord>,
     /// Run the key again after this time even if nothing changes.
     pub requeue_after: Option<Duration>,
+    /// To be kept for the key, instead of what is kept now.
+    pub memory: Option<Memory>,
 }
 
 /// One write, with the precondition it was planned on.

@@ -243,6 +243,7 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
     tasks.spawn(async move { watching.watch(services_client, notice).await });
     let (network, enforcer) = (config.network.clone(), hosts.clone());
     tasks.spawn(async move { services.enforce(network, enforcer).await });
+    tasks.spawn(metrics::tell(client.clone(), workers.clone()));
     tasks.spawn(sync::hosts(started, hosts.clone(), workers.clone(), config.network.clone()));
     tasks.spawn(sync::pods(client, node_name, workers, hosts.clone(), sandboxes));
     Ok(Agent { tasks, hosts, volumes, network: config.network })

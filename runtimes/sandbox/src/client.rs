@@ -175,6 +175,11 @@ impl Client {
         self.call(Method::GET, "/v1/usage", &()).await
     }
 
+    /// See [`crate::Runtime::recent_usage`]. A host of an older program tells everything.
+    pub async fn recent_usage(&self) -> Result<Vec<ContainerUsage>, ClientError> {
+        self.call(Method::GET, "/v1/usage?recent=true", &()).await
+    }
+
     /// See [`crate::Runtime::metrics`].
     pub async fn metrics(&self) -> Result<String, ClientError> {
         let (body, _connection) = self.send(Method::GET, "/v1/metrics", Bytes::new()).await?;

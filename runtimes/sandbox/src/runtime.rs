@@ -25,8 +25,14 @@ pub trait Runtime: Send + Sync + 'static {
     /// Every sandbox: what an agent that returns adopts.
     async fn sandboxes(&self) -> Vec<SandboxStatus>;
 
-    /// What each container used. Small enough to be asked for often.
+    /// What each container used.
     async fn usage(&self) -> Vec<ContainerUsage>;
+
+    /// The same of the sandboxes that used CPU or were busy within the last ten seconds at least; maybe of more. Cheap enough
+    /// to be asked for every second where many are idle.
+    async fn recent_usage(&self) -> Vec<ContainerUsage> {
+        self.usage().await
+    }
 
     /// The host's metrics, in the Prometheus text format.
     async fn metrics(&self) -> String;

@@ -162,8 +162,18 @@ async fn sandboxes(State(host): State<Host>) -> Response {
     axum::Json(host.runtime.sandboxes().await).into_response()
 }
 
-async fn usage(State(host): State<Host>) -> Response {
-    axum::Json(host.runtime.usage().await).into_response()
+#[derive(Deserialize)]
+struct WhichUsage {
+    #[serde(default)]
+    recent: bool,
+}
+
+async fn usage(State(host): State<Host>, Query(which): Query<WhichUsage>) -> Response {
+    let usage = match which.recent {
+        true => host.runtime.recent_usage().await,
+        false => host.runtime.usage().await,
+    };
+    axum::Json(usage).into_response()
 }
 
 async fn metrics(State(host): State<Host>) -> Response {

@@ -18,6 +18,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::activity::{Activity, Note};
 use crate::cpu::Cpu;
 use crate::denied::Denials;
 use crate::folders::Folders;
@@ -85,19 +86,24 @@ pub(crate) struct Sandbox {
     pub(crate) group: Arc<Guests>,
     created_at: Timestamp,
     memory: Arc<Account>,
-    cpu: Arc<Cpu>,
+    pub(crate) cpu: Arc<Cpu>,
     pub(crate) slots: Arc<Held>,
     pub(crate) containers: Mutex<BTreeMap<String, Arc<Container>>>,
 }
 
 impl Sandbox {
-    pub(crate) fn new(spec: SandboxSpec, group: Arc<Guests>) -> Arc<Sandbox> {
+    pub(crate) fn new(
+        spec: SandboxSpec,
+        group: Arc<Guests>,
+        activity: &Arc<Activity>,
+    ) -> Arc<Sandbox> {
+        let note = Note::new(activity.clone(), spec.id.clone());
         Arc::new(Sandbox {
             namespace: spec.labels.get(LABEL_NAMESPACE).cloned().unwrap_or_default(),
             group,
             created_at: Timestamp::now(),
             memory: Account::new(spec.memory_limit, None),
-            cpu: Cpu::new(spec.cpu_limit, spec.cpu_weight, None),
+            cpu: Cpu::noted(spec.cpu_limit, spec.cpu_weight, note),
             slots: Arc::default(),
             containers: Mutex::default(),
             spec,

@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use wasmtime::UpdateDeadline;
 
+use crate::activity::Note;
 use crate::engine::TICK;
 pub(crate) use meter::metered;
 use meter::now;
@@ -76,12 +77,28 @@ pub(crate) struct Cpu {
     hog: AtomicBool,
     hog_until: AtomicU64,
     parent: Option<Arc<Cpu>>,
+    /// Where it is noted that it used some. Pods only.
+    note: Option<Note>,
 }
 
 impl Cpu {
     /// With a limit and a request in millicores.
     pub(crate) fn new(limit: Option<u32>, requested: u32, parent: Option<Arc<Cpu>>) -> Arc<Cpu> {
-        Arc::new(Cpu {
+        Arc::new(Cpu::with(limit, requested, parent, None))
+    }
+
+    /// The same for a whole Pod, which is noted when it uses some.
+    pub(crate) fn noted(limit: Option<u32>, requested: u32, note: Note) -> Arc<Cpu> {
+        Arc::new(Cpu::with(limit, requested, None, Some(note)))
+    }
+
+    fn with(
+        limit: Option<u32>,
+        requested: u32,
+        parent: Option<Arc<Cpu>>,
+        note: Option<Note>,
+    ) -> Cpu {
+        Cpu {
             limit: limit.map(u64::from),
             limited: Bucket::default(),
             weight: u64::from(requested).max(LEAST_WEIGHT),
@@ -90,7 +107,16 @@ impl Cpu {
             hog: AtomicBool::new(false),
             hog_until: AtomicU64::new(0),
             parent,
-        })
+            note,
+        }
+    }
+
+    /// Forgets that it used some; how much that was until now.
+    pub(crate) fn forget(&self) -> u64 {
+        if let Some(note) = &self.note {
+            note.forget();
+        }
+        self.used()
     }
 
     /// Nanoseconds used since the start.
@@ -112,6 +138,9 @@ impl Cpu {
     /// It ran for so long.
     fn charge(&self, nanos: u64) {
         self.used.fetch_add(nanos, Relaxed);
+        if let Some(note) = &self.note {
+            note.note();
+        }
         if let Some(limit) = self.limit {
             self.limited.charge(nanos, limit, LIMIT_BURST);
         }

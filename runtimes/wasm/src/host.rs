@@ -17,6 +17,7 @@ use jiff::Timestamp;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
+use crate::activity::Activity;
 use crate::container::{Container, Exit, Phase, Sandbox};
 use crate::cpu::metered;
 use crate::engine::Engines;
@@ -53,6 +54,7 @@ pub(crate) struct Host {
     instance: String,
     started_at: Timestamp,
     sandboxes: RwLock<HashMap<String, Arc<Sandbox>>>,
+    activity: Arc<Activity>,
     /// Starting and deleting in one sandbox at a time keeps each simple; they take microseconds.
     changing: tokio::sync::Mutex<()>,
 }
@@ -81,6 +83,7 @@ impl Host {
             instance,
             started_at,
             sandboxes: RwLock::default(),
+            activity: Arc::default(),
             changing: tokio::sync::Mutex::default(),
         });
         tokio::spawn(close_quiet_logs(Arc::downgrade(&host)));
@@ -229,7 +232,7 @@ impl Runtime for Host {
             );
             return Err(Problem::new(ProblemCode::InvalidSpec, message));
         }
-        let sandbox = Sandbox::new(spec, guests);
+        let sandbox = Sandbox::new(spec, guests, &self.activity);
         let status = sandbox.status();
         let mut sandboxes = self.sandboxes.write().unwrap_or_else(PoisonError::into_inner);
         sandboxes.insert(sandbox.spec.id.clone(), sandbox);
@@ -245,6 +248,22 @@ impl Runtime for Host {
         for sandbox in self.all() {
             all.extend(sandbox.containers().iter().map(|container| container.usage()));
         }
+        all
+    }
+
+    async fn recent_usage(&self) -> Vec<ContainerUsage> {
+        let mut all = Vec::new();
+        let look = |id: &str| {
+            let sandbox = self.find(id).ok()?;
+            let mut busy = false;
+            for container in sandbox.containers() {
+                let usage = container.usage();
+                busy |= usage.usage.active_requests > 0;
+                all.push(usage);
+            }
+            Some((sandbox.cpu.used(), busy))
+        };
+        self.activity.recent(look, |id| self.find(id).map_or(0, |sandbox| sandbox.cpu.forget()));
         all
     }
 

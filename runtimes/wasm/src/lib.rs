@@ -5,7 +5,7 @@
 //! - `host`: the protocol's verbs; `container`: a Pod, a container, its phases and its exit;
 //! - [`inspect()`], `adapt`, [`compile()`]: from a `.wasm` file to native code, in a process of its own;
 //! - `images`, `program`, `engine`: from that to instances in microseconds;
-//! - `instance`, `extras`, `folders`, `files`, `denied`, `random`, `slots`, `handles`, `memory`, `cpu`: what an instance sees, and what it may use;
+//! - `instance`, `extras`, `folders`, `files`, `denied`, `random`, `slots`, `handles`, `memory`, `cpu`: what an instance sees, and what it may use; `activity`: who used any lately;
 //! - `http`, `listeners`: components that answer requests; `command`: those that run and exit;
 //! - `sockets`, `names`, `outgoing`, `routes`: a Pod's network, and calls to Services; `logs`: what is told to others;
 //! - `guests`, `outside`, `confine`: which threads run guests, and what the process denies itself.
@@ -13,6 +13,7 @@
 //! In the apply trace this is the last step but one: what the agent's worker asked for is started
 //! here, and `routes` makes Services answer.
 
+mod activity;
 mod adapt;
 mod command;
 mod compile;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use coracle_api::plan::{Controller, Key, Propagation};
+use coracle_api::plan::{Controller, Key, Memory, Propagation};
 use coracle_api::{Change, Cluster, Object, Write, kinds};
 use coracle_scheduler::{Decision, Outcome, Scheduler};
 use jiff::{SignedDuration, Timestamp};
@@ -41,6 +41,7 @@ struct View {
     /// A key does not run before its view has reached its last write.
     floors: BTreeMap<Key, u64>,
     timers: Vec<(Timestamp, Key)>,
+    memories: BTreeMap<Key, Memory>,
 }
 
 /// A plan being performed.
@@ -77,6 +78,7 @@ impl Process {
                 keys,
                 floors: BTreeMap::new(),
                 timers: Vec::new(),
+                memories: BTreeMap::new(),
             });
         }
         let mut scheduler = Scheduler::new();
@@ -173,7 +175,11 @@ impl Process {
         let Some(key) = rng.pick(&ready).map(|key| (*key).clone()) else { return false };
         view.keys.remove(&key);
         view.cluster.now = now;
-        let plan = self.controllers[i].reconcile(&view.cluster, &key);
+        let memory = view.memories.remove(&key);
+        let plan = self.controllers[i].reconcile_with(&view.cluster, &key, memory.as_ref());
+        if let Some(memory) = plan.memory.clone() {
+            view.memories.insert(key.clone(), memory);
+        }
         if let Some(after) = plan.requeue_after {
             let after = SignedDuration::try_from(after).unwrap_or_default();
             view.timers.push((now + after.max(SignedDuration::from_millis(1)), key.clone()));

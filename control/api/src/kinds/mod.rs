@@ -231,6 +231,7 @@ table! {
     job JOB;
     cron_job CRON_JOB;
     pod_disruption_budget POD_DISRUPTION_BUDGET;
+    horizontal_pod_autoscaler HORIZONTAL_POD_AUTOSCALER;
     lease LEASE;
     endpoint_slice ENDPOINT_SLICE;
     ingress INGRESS;
@@ -251,6 +252,11 @@ pub use ingress_class::{
 /// Checks a change (`new`, `old`) through `/ephemeralcontainers` of a Pod, after `validate(new)`.
 pub fn validate_ephemeral_update(new: &Value, old: &Value) -> Vec<FieldError> {
     pod::ephemeral_update(new, old)
+}
+
+/// Autoscalers in their older version, `autoscaling/v1`.
+pub mod autoscaling_v1 {
+    pub use super::horizontal_pod_autoscaler::v1::{VERSION, show, store};
 }
 
 /// The kind of that group and plural.

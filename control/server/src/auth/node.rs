@@ -1,7 +1,7 @@
 //! The Node authorizer: a node touches its own Node, Lease and Pods, and reads what its Pods refer to
 //! (Kubernetes, "Using Node Authorization"), and what those Pods come from.
 
-use coracle_api::{Cluster, Object, kinds};
+use coracle_api::{Cluster, Object, kinds, metrics};
 
 use super::{Attributes, Identity, NODES};
 
@@ -26,7 +26,9 @@ pub fn authorize(cluster: &Cluster, identity: &Identity, wanted: &Attributes) ->
     let allowed = match (wanted.group.as_str(), wanted.resource.as_str()) {
         // Images are pulled from the built-in registry; discovery and versions are no secret.
         ("", "") => {
-            wanted.verb == "get" || (wanted.verb == "head" && wanted.path.starts_with("/v2/"))
+            wanted.verb == "get"
+                || (wanted.verb == "head" && wanted.path.starts_with("/v2/"))
+                || (wanted.verb == "post" && wanted.path == metrics::PATH)
         }
         ("", "nodes") => match wanted.verb.as_str() {
             "get" | "list" | "watch" => true,

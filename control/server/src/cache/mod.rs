@@ -8,10 +8,12 @@
 mod hub;
 mod source;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
+use coracle_api::metrics::{OutOfStep, Report};
 use coracle_api::{Change, Cluster, Kind, Object};
 use coracle_store::{Range, ReadError, Store};
 use jiff::Timestamp;
@@ -26,6 +28,10 @@ pub(crate) use source::{Source, SourceError};
 const PAGE: usize = 2000;
 /// Changes that an in-process follower (the driver, the scheduler) may lag behind before it has to look at everything.
 const FOLLOWER_BUFFER: usize = 8192;
+/// Reports of nodes that it may lag behind; later ones tell the same anew.
+const METRICS_BUFFER: usize = 64;
+/// Pods of a node of which metrics are kept beyond those that the cache has of it, which may lag.
+const METRICS_SLACK: usize = 1000;
 
 /// A handle on the cache; clones share it.
 #[derive(Clone)]
@@ -37,6 +43,7 @@ struct Shared {
     cluster: RwLock<Cluster>,
     hub: Mutex<Hub>,
     changes: broadcast::Sender<Arc<Change>>,
+    metrics: broadcast::Sender<Arc<BTreeSet<String>>>,
     revision: watch::Sender<u64>,
     failure: Mutex<Option<String>>,
 }
@@ -74,6 +81,7 @@ impl Cache {
                 cluster: RwLock::new(cluster),
                 hub: Mutex::new(Hub::new(revision)),
                 changes: broadcast::Sender::new(FOLLOWER_BUFFER),
+                metrics: broadcast::Sender::new(METRICS_BUFFER),
                 revision: watch::Sender::new(revision),
                 failure: Mutex::new(None),
             }),
@@ -194,6 +202,25 @@ impl Cache {
     /// Every change from now on, for parts of this process; lags with an error when not read fast enough.
     pub(crate) fn changes(&self) -> broadcast::Receiver<Arc<Change>> {
         self.shared.changes.subscribe()
+    }
+
+    /// Takes in what a node tells of its Pods.
+    pub(crate) fn tell(&self, node: &str, report: Report) -> Result<(), OutOfStep> {
+        let changed = {
+            let mut cluster = self.shared.cluster.write().unwrap_or_else(PoisonError::into_inner);
+            let most = cluster.pods_on(node).count() + METRICS_SLACK;
+            cluster.metrics.apply(node, report, most)?
+        };
+        if !changed.is_empty() {
+            // Nobody listening is fine.
+            let _ = self.shared.metrics.send(Arc::new(changed));
+        }
+        Ok(())
+    }
+
+    /// The namespaces of Pods whose metrics change, from now on.
+    pub(crate) fn metrics(&self) -> broadcast::Receiver<Arc<BTreeSet<String>>> {
+        self.shared.metrics.subscribe()
     }
 
     /// Whether nothing of this kind changed after `revision`.

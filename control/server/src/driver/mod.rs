@@ -9,11 +9,12 @@
 mod perform;
 mod queue;
 
+use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use coracle_api::plan::{Controller, Key};
+use coracle_api::plan::{Controller, Key, Memory};
 use coracle_api::{Change, Cluster};
 use futures::FutureExt as _;
 use jiff::Timestamp;
@@ -44,9 +45,12 @@ pub(crate) async fn run(
     let mut changes = registry.cache.changes();
     let mut queue = Queue::default();
     let mut performing: JoinSet<(Key, Outcome)> = JoinSet::new();
+    let mut memories: HashMap<Key, Memory> = HashMap::new();
     let mut resync = tokio::time::interval(RESYNC);
+    let by_metrics = controller.wakes_by_metrics();
+    let mut metrics = registry.cache.metrics();
     loop {
-        start_ready(&*controller, &registry, &recorder, &mut queue, &mut performing);
+        start_ready(&*controller, &registry, &recorder, &mut queue, &mut memories, &mut performing);
         let due = queue.next_due();
         tokio::select! {
             change = changes.recv() => match change {
@@ -70,6 +74,15 @@ pub(crate) async fn run(
                 Err(RecvError::Lagged(_)) => resync.reset_immediately(),
                 Err(RecvError::Closed) => return,
             },
+            told = metrics.recv(), if by_metrics.is_some() => {
+                // Of what was missed, the next report tells enough.
+                if let (Ok(namespaces), Some(wakes)) = (told, by_metrics) {
+                    let cluster = registry.cache.read();
+                    for namespace in namespaces.iter() {
+                        wakes(&cluster, namespace).into_iter().for_each(|key| queue.add(key));
+                    }
+                }
+            }
             Some(done) = performing.join_next() => match done {
                 Ok((key, outcome)) => queue.done(key, outcome),
                 Err(error) => tracing::error!(controller = controller.name(), %error, "a plan was lost"),
@@ -105,6 +118,7 @@ fn start_ready(
     registry: &Registry,
     recorder: &Recorder,
     queue: &mut Queue,
+    memories: &mut HashMap<Key, Memory>,
     performing: &mut JoinSet<(Key, Outcome)>,
 ) {
     if !queue.has_ready() {
@@ -114,13 +128,19 @@ fn start_ready(
     while performing.len() < PARALLEL
         && let Some(key) = queue.take()
     {
-        let planning = AssertUnwindSafe(|| controller.reconcile(&registry.cache.read(), &key));
-        let Ok(plan) = std::panic::catch_unwind(planning) else {
+        let memory = memories.remove(&key);
+        let planning = AssertUnwindSafe(|| {
+            controller.reconcile_with(&registry.cache.read(), &key, memory.as_ref())
+        });
+        let Ok(mut plan) = std::panic::catch_unwind(planning) else {
             // A bug in one controller is no reason for all to stop.
             tracing::error!(controller = controller.name(), %key, "planning panicked");
             queue.done(key, Outcome::Failed);
             continue;
         };
+        if let Some(memory) = plan.memory.take() {
+            memories.insert(key.clone(), memory);
+        }
         if plan.writes.is_empty() && plan.events.is_empty() {
             queue.done(key, Outcome::Done { again: plan.requeue_after });
             continue;

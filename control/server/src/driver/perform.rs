@@ -34,7 +34,7 @@ pub(super) async fn perform(
     registry: &Registry,
     recorder: &Recorder,
 ) -> Outcome {
-    let Plan { writes, events, requeue_after } = plan;
+    let Plan { writes, events, requeue_after, .. } = plan;
     let mut written = 0;
     let mut refused = false;
     let mut rest = writes.into_iter().peekable();

@@ -8,7 +8,7 @@ use http::header::{ACCEPT, VARY};
 use serde_json::{Value, json};
 
 use super::answer::{bytes_response, json_response};
-use super::events_v1;
+use super::other_versions;
 use super::request::not_found_here;
 use super::reviews::{self, Review};
 use super::usage;
@@ -33,13 +33,14 @@ struct Served {
     subresources: Vec<(&'static str, GroupVersionKind, Vec<&'static str>)>,
 }
 
-/// Groups with their version, core first, then in the order of the table.
+/// Groups with each of their versions, core first, then in the order of the table; of a group's versions the preferred one
+/// first.
 pub(crate) fn groups() -> Vec<(&'static str, &'static str)> {
     let mut all: Vec<(&str, &str)> = Vec::new();
     let kinds = kinds::ALL.iter().map(|kind| (kind.group, kind.version));
     let reviews = reviews::ALL.iter().map(|review| (review.group, "v1"));
     for group in kinds
-        .chain([(events_v1::GROUP, "v1")])
+        .chain(other_versions::ALL.iter().map(|other| (other.group, other.version)))
         .chain(reviews)
         .chain([(usage::GROUP, usage::VERSION)])
     {
@@ -56,10 +57,10 @@ fn served(group: &str, version: &str) -> Vec<Served> {
         .filter(|kind| kind.group == group && kind.version == version)
         .map(|kind| of_kind(kind))
         .collect();
-    if (group, version) == (events_v1::GROUP, "v1") {
-        let kind = (events_v1::GROUP, "v1", "Event");
-        all.push(Served { kind, ..of_kind(&kinds::EVENT) });
-    }
+    all.extend(other_versions::in_group(group, version).map(|other| Served {
+        kind: (other.group, other.version, other.kind.kind),
+        ..of_kind(other.kind)
+    }));
     if (group, version) == (usage::GROUP, usage::VERSION) {
         all.extend(usage::ALL.iter().map(of_usage));
     }
@@ -154,18 +155,30 @@ pub(crate) fn core_versions(headers: &HeaderMap) -> Response {
     })
 }
 
+/// Groups with all their versions.
+fn versions() -> Vec<(&'static str, Vec<&'static str>)> {
+    let mut all: Vec<(&str, Vec<&str>)> = Vec::new();
+    for (group, version) in groups() {
+        match all.iter_mut().find(|(known, _)| *known == group) {
+            Some((_, versions)) => versions.push(version),
+            None => all.push((group, vec![version])),
+        }
+    }
+    all
+}
+
 /// `/apis`.
 pub(crate) fn group_list(headers: &HeaderMap) -> Response {
     aggregated(headers, |group| !group.is_empty()).unwrap_or_else(|| {
         let groups: Vec<Value> =
-            groups().iter().filter(|(group, _)| !group.is_empty()).map(plain_group).collect();
+            versions().iter().filter(|(group, _)| !group.is_empty()).map(plain_group).collect();
         json_response(200, &json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}))
     })
 }
 
 /// `/apis/G`.
 pub(crate) fn group(name: &str) -> Result<Response, ApiError> {
-    let found = groups().into_iter().find(|(group, _)| *group == name && !name.is_empty());
+    let found = versions().into_iter().find(|(group, _)| *group == name && !name.is_empty());
     let mut group = plain_group(&found.ok_or_else(not_found_here)?);
     group["kind"] = "APIGroup".into();
     group["apiVersion"] = "v1".into();
@@ -216,9 +229,11 @@ pub(crate) fn resources(group: &str, version: &str) -> Result<Response, ApiError
     ))
 }
 
-fn plain_group((group, version): &(&str, &str)) -> Value {
-    let version = json!({"groupVersion": format!("{group}/{version}"), "version": version});
-    json!({"name": group, "versions": [version.clone()], "preferredVersion": version})
+fn plain_group((group, versions): &(&str, Vec<&str>)) -> Value {
+    let one =
+        |version: &&str| json!({"groupVersion": format!("{group}/{version}"), "version": version});
+    let versions: Vec<Value> = versions.iter().map(one).collect();
+    json!({"name": group, "preferredVersion": versions.first(), "versions": versions})
 }
 
 /// The aggregated document, if the client asks for it.
@@ -238,15 +253,18 @@ fn aggregated(headers: &HeaderMap, wanted: impl Fn(&str) -> bool) -> Option<Resp
         "v2beta1" => "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
         _ => return None,
     };
-    let items: Vec<Value> = groups()
+    let items: Vec<Value> = versions()
         .into_iter()
         .filter(|(group, _)| wanted(group))
-        .map(|(group, version)| {
-            let resources: Vec<Value> =
-                served(group, version).iter().map(aggregated_resource).collect();
+        .map(|(group, versions)| {
+            let one = |version: &&str| {
+                let served = served(group, version);
+                let resources: Vec<Value> = served.iter().map(aggregated_resource).collect();
+                json!({"version": version, "resources": resources, "freshness": "Current"})
+            };
             json!({
                 "metadata": {"name": group, "creationTimestamp": null},
-                "versions": [{"version": version, "resources": resources, "freshness": "Current"}],
+                "versions": versions.iter().map(one).collect::<Vec<_>>(),
             })
         })
         .collect();

@@ -10,13 +10,13 @@ mod connect;
 mod delete;
 mod discovery;
 mod escalation;
-mod events_v1;
 mod eviction;
 mod health;
 mod impersonate;
 mod logs;
 mod metrics;
 mod openapi;
+mod other_versions;
 mod proxy;
 mod read;
 mod render;
@@ -32,10 +32,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Extension, Request, State};
+use axum::extract::{DefaultBodyLimit, Extension, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use coracle_api::metrics::PATH;
 use coracle_api::{ApiError, kinds};
 use http::request::Parts;
 use http::{HeaderValue, Uri, header};
@@ -75,6 +76,7 @@ pub(crate) fn router(app: App) -> Router {
     let gated = Router::new()
         .route("/version", get(async || health::version()))
         .route("/metrics", get(own_metrics))
+        .route(PATH, post(usage::tell).layer(DefaultBodyLimit::max(usage::LIMIT)))
         .fallback(api)
         .with_state(app.clone())
         .merge(distribution::router(app.images.clone()))
@@ -219,7 +221,7 @@ async fn resource(
         return subresources::bind(app, info, parts, body).await;
     }
     if info.group == usage::GROUP {
-        return usage::serve(app, info).await;
+        return usage::serve(app, info, &parts.headers).await;
     }
     if proxy::is_proxy(info) {
         return proxy::get(&app.registry, &app.kubelets, info, parts).await;

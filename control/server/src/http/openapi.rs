@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use super::answer::{bytes_response, json_response};
 use super::request::not_found_here;
-use super::{discovery, events_v1, health, reviews};
+use super::{discovery, health, other_versions, reviews};
 
 const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
 const V2_PROTOBUF_ANSWER: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
@@ -89,6 +89,7 @@ fn resources(group: &str, version: &str) -> Vec<Resource<'static>> {
         .filter_map(|kind| Resource::builtin(kind))
         .collect();
     let mut add = |kind: &'static str, plural: &'static str, namespaced, group: &'static str| {
+        // Whatever is not in the table of kinds has this version.
         all.extend(schema::builtin().by_gvk(group, "v1", kind).map(|schema| Resource {
             group: group.into(),
             version: "v1".into(),
@@ -99,8 +100,8 @@ fn resources(group: &str, version: &str) -> Vec<Resource<'static>> {
             subresources: Vec::new(),
         }));
     };
-    if group == events_v1::GROUP {
-        add("Event", "events", true, events_v1::GROUP);
+    for other in other_versions::in_group(group, version) {
+        add(other.kind.kind, other.kind.plural, other.kind.namespaced, other.group);
     }
     for review in reviews::ALL.iter().filter(|review| review.group == group) {
         add(review.kind, review.resource, review.namespaced, review.group);

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::accept::Form;
 use super::answer::bytes_response;
-use super::events_v1;
+use super::other_versions::OtherVersion;
 use super::request::RequestInfo;
 use coracle_api::ApiError;
 
@@ -23,7 +23,7 @@ use coracle_api::ApiError;
 pub(crate) struct Render {
     pub(crate) form: Form,
     include: Include,
-    events_v1: bool,
+    other: Option<&'static OtherVersion>,
     pretty: bool,
 }
 
@@ -44,14 +44,14 @@ impl Render {
                 Some("Object") => Include::Object,
                 _ => Include::Metadata,
             },
-            events_v1: info.group == events_v1::GROUP,
+            other: info.other_version(),
             pretty: info.query.flag("pretty"),
         })
     }
 
     /// Whether stored bytes are what goes out.
     pub(crate) fn is_stored(&self) -> bool {
-        self.form == Form::Plain && !self.events_v1 && !self.pretty
+        self.form == Form::Plain && self.other.is_none() && !self.pretty
     }
 
     /// One object, as an answer.
@@ -74,7 +74,7 @@ impl Render {
     /// One object, in JSON; `columns` asks for a Table's header.
     pub(crate) fn object(&self, object: &Arc<Object>, columns: bool) -> Bytes {
         match self.form {
-            Form::Plain | Form::Yaml if !self.events_v1 => object.json().clone(),
+            Form::Plain | Form::Yaml if self.other.is_none() => object.json().clone(),
             Form::Plain | Form::Yaml => {
                 serde_json::to_vec(&self.value(object)).unwrap_or_default().into()
             }
@@ -133,8 +133,8 @@ impl Render {
 
     fn value(&self, object: &Object) -> Value {
         let mut value = object.value();
-        if self.events_v1 {
-            events_v1::show(&mut value);
+        if let Some(other) = self.other {
+            (other.show)(&mut value);
         }
         value
     }
@@ -166,7 +166,7 @@ impl Render {
                 }
                 Include::Object => {
                     out.push_str(",\"object\":");
-                    if self.events_v1 {
+                    if self.other.is_some() {
                         let _ = write!(out, "{}", self.value(object));
                     } else {
                         out.push_str(&String::from_utf8_lossy(object.json()));

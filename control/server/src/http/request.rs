@@ -4,6 +4,7 @@ use axum::extract::Query as AxumQuery;
 use coracle_api::{ApiError, Kind, kinds};
 use http::{Method, Uri};
 
+use super::other_versions::{self, OtherVersion};
 use crate::auth::Attributes;
 
 /// A parsed request line.
@@ -161,8 +162,13 @@ impl RequestInfo {
     pub(crate) fn kind(&self) -> Result<&'static Kind, ApiError> {
         kinds::by_resource(&self.group, &self.resource)
             .filter(|kind| kind.version == self.version)
-            .or_else(|| super::events_v1::storage_of(&self.group, &self.version, &self.resource))
+            .or_else(|| Some(self.other_version()?.kind))
             .ok_or_else(not_found_here)
+    }
+
+    /// The other form of a stored kind that is addressed, if it is one.
+    pub(crate) fn other_version(&self) -> Option<&'static OtherVersion> {
+        other_versions::of(&self.group, &self.version, &self.resource)
     }
 
     /// The namespace of the objects addressed: empty for cluster-scoped kinds and for all namespaces.

@@ -1,21 +1,25 @@
-//! `metrics.k8s.io/v1beta1`: what `kubectl top` and autoscalers read. Asked for, it is asked of the nodes' agents;
-//! nothing is kept here.
+//! `metrics.k8s.io/v1beta1`: what `kubectl top` and autoscalers read. Nodes' agents tell it ([`tell`]) as it changes; nobody is
+//! asked for it, and nothing of it is stored.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use coracle_api::{ApiError, Object, kinds};
-use futures::future::join_all;
-use serde::Deserialize;
+use axum::extract::{Extension, State};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use coracle_api::metrics::{Report, Used};
+use coracle_api::{ApiError, Cluster, Object, kinds};
+use http::HeaderMap;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::App;
-use super::answer::{Answer, json_response};
-use super::logs;
+use super::accept::Form;
+use super::answer::{Answer, Failure, json_response};
 use super::method_not_allowed;
 use super::read::Selection;
 use super::request::{RequestInfo, not_found_here};
+use crate::auth::{Identity, node};
 
 /// The group.
 pub(crate) const GROUP: &str = "metrics.k8s.io";
@@ -25,169 +29,62 @@ pub(crate) const VERSION: &str = "v1beta1";
 pub(crate) const ALL: [(&str, &str, &str, bool); 2] =
     [("nodes", "", "NodeMetrics", false), ("pods", "", "PodMetrics", true)];
 
-/// How long a node may take to answer.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Bytes of a node's answer.
-const LIMIT: usize = 256 << 20;
-/// What usage is an average over, as far as its readers care.
-const WINDOW: &str = "10s";
+/// Bytes of a node's report: some hundred of each Pod.
+pub(crate) const LIMIT: usize = 64 << 20;
 
-/// What is read of a node's `/stats/summary`.
-#[derive(Deserialize)]
-struct Summary {
-    node: Stats,
-    #[serde(default)]
-    pods: Vec<PodStats>,
-}
-
-#[derive(Deserialize)]
-struct Stats {
-    cpu: Cpu,
-    memory: Memory,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Cpu {
-    time: String,
-    usage_nano_cores: u64,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Memory {
-    working_set_bytes: u64,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct PodStats {
-    pod_ref: PodRef,
-    containers: Vec<ContainerStats>,
-}
-
-#[derive(Deserialize)]
-struct PodRef {
-    uid: String,
-}
-
-#[derive(Deserialize)]
-struct ContainerStats {
-    name: String,
-    cpu: Cpu,
-    memory: Memory,
+/// POST of a [`Report`], by a node, of itself. 409 asks for everything anew.
+pub(crate) async fn tell(
+    State(app): State<App>,
+    Extension(identity): Extension<Identity>,
+    body: Bytes,
+) -> Response {
+    let answer = || {
+        let node = node::name(&identity).ok_or_else(|| {
+            let why = format!("user \"{}\" is no node, and only nodes tell metrics", identity.user);
+            ApiError::new(403, "Forbidden", why)
+        })?;
+        let report: Report = serde_json::from_slice(&body).map_err(|error| {
+            ApiError::bad_request(format!("the report is not readable: {error}"))
+        })?;
+        let taken = app.registry.cache.tell(node, report);
+        taken.map_err(|error| ApiError::new(409, "Conflict", error.to_string()))
+    };
+    match answer() {
+        Ok(()) => json_response(200, &json!({})),
+        Err(error) => Failure(error).into_response(),
+    }
 }
 
 /// GET of nodes or Pods, one or all.
-pub(crate) async fn serve(app: &App, info: &RequestInfo) -> Answer {
-    let known = ALL.iter().any(|(name, ..)| *name == info.resource);
-    if info.version != VERSION || !known || !info.subresource.is_empty() {
+pub(crate) async fn serve(app: &App, info: &RequestInfo, headers: &HeaderMap) -> Answer {
+    let found = ALL.iter().find(|(name, ..)| *name == info.resource);
+    let Some((.., kind, _)) =
+        found.filter(|_| info.version == VERSION && info.subresource.is_empty())
+    else {
         return Err(not_found_here().into());
-    }
+    };
     if !matches!(info.verb, "get" | "list") {
         return Err(method_not_allowed().into());
     }
+    let form = Form::of(headers)?;
     app.registry.catch_up().await?;
-    match info.resource.as_str() {
-        "nodes" => nodes(app, info).await,
-        _ => pods(app, info).await,
-    }
-}
-
-async fn nodes(app: &App, info: &RequestInfo) -> Answer {
-    let selected = selected(app, info, &kinds::NODE)?;
-    let summaries = join_all(selected.iter().map(|node| summary(app, &node.meta.name))).await;
-    let items = selected.iter().zip(summaries).filter_map(|(node, summary)| {
-        let Stats { cpu, memory } = summary?.node;
-        Some(json!({
-            "metadata": metadata(node, &cpu.time),
-            "timestamp": cpu.time,
-            "window": WINDOW,
-            "usage": usage(&cpu, &memory),
-        }))
-    });
-    answer(info, "NodeMetrics", items.collect())
-}
-
-async fn pods(app: &App, info: &RequestInfo) -> Answer {
-    let selected = selected(app, info, &kinds::POD)?;
-    let mut nodes: Vec<&str> = selected.iter().filter_map(|p| p.node_name.as_deref()).collect();
-    nodes.sort_unstable();
-    nodes.dedup();
-    let summaries = join_all(nodes.into_iter().map(|node| summary(app, node))).await;
-    let mut by_uid: HashMap<String, Vec<ContainerStats>> = HashMap::new();
-    for pod in summaries.into_iter().flatten().flat_map(|summary| summary.pods) {
-        by_uid.insert(pod.pod_ref.uid, pod.containers);
-    }
-    let items = selected.iter().filter_map(|pod| {
-        let containers = by_uid.remove(&pod.meta.uid)?;
-        let time = &containers.first()?.cpu.time;
-        let containers_told: Vec<Value> = containers
-            .iter()
-            .map(|it| json!({"name": it.name, "usage": usage(&it.cpu, &it.memory)}))
-            .collect();
-        Some(json!({
-            "metadata": metadata(pod, time),
-            "timestamp": time,
-            "window": WINDOW,
-            "containers": containers_told,
-        }))
-    });
-    answer(info, "PodMetrics", items.collect())
-}
-
-fn selected(
-    app: &App,
-    info: &RequestInfo,
-    kind: &'static coracle_api::Kind,
-) -> Result<Vec<Arc<Object>>, ApiError> {
-    if !info.name.is_empty() {
-        let found = app.registry.cache.get(kind, info.scope(kind), &info.name);
-        return Ok(vec![found.ok_or_else(|| missing(info))?]);
-    }
-    let selection = Selection::of(info, kind)?;
-    let cluster = app.registry.cache.read();
-    Ok(cluster.list(kind).filter(|object| selection.matches(object)).cloned().collect())
-}
-
-async fn summary(app: &App, node: &str) -> Option<Summary> {
-    let asked = async {
-        let response =
-            logs::ask(&app.registry, &app.kubelets, node, "/stats/summary").await.ok()?;
-        let body = axum::body::Body::new(response.into_body());
-        let bytes = axum::body::to_bytes(body, LIMIT).await.ok()?;
-        serde_json::from_slice(&bytes).ok()
+    let now = Timestamp::now();
+    let mut items = {
+        let cluster = app.registry.cache.read();
+        let selected = selected(&cluster, info)?;
+        let item = if info.resource == "nodes" { of_node } else { of_pod };
+        selected.iter().filter_map(|object| item(&cluster, object, now)).collect::<Vec<_>>()
     };
-    let answer = tokio::time::timeout(PATIENCE, asked).await.ok().flatten();
-    if answer.is_none() {
-        tracing::debug!(node, "a node tells no usage");
+    if !info.name.is_empty() && items.is_empty() {
+        return Err(missing(info).into());
     }
-    answer
-}
-
-fn metadata(object: &Object, time: &str) -> Value {
-    let mut metadata = json!({"name": object.meta.name, "creationTimestamp": time});
-    if !object.meta.namespace.is_empty() {
-        metadata["namespace"] = object.meta.namespace.as_str().into();
+    if let Form::Table { v1 } = form {
+        return Ok(json_response(200, &table(&items, v1)));
     }
-    if !object.meta.labels.is_empty() {
-        metadata["labels"] = json!(object.meta.labels);
-    }
-    metadata
-}
-
-fn usage(cpu: &Cpu, memory: &Memory) -> Value {
-    json!({
-        "cpu": format!("{}n", cpu.usage_nano_cores),
-        "memory": format!("{}Ki", memory.working_set_bytes >> 10),
-    })
-}
-
-fn answer(info: &RequestInfo, kind: &str, mut items: Vec<Value>) -> Answer {
     let version = format!("{GROUP}/{VERSION}");
-    if !info.name.is_empty() {
+    if info.verb == "get" {
         let mut one = items.pop().ok_or_else(|| missing(info))?;
-        one["kind"] = kind.into();
+        one["kind"] = (*kind).into();
         one["apiVersion"] = version.into();
         return Ok(json_response(200, &one));
     }
@@ -198,6 +95,84 @@ fn answer(info: &RequestInfo, kind: &str, mut items: Vec<Value>) -> Answer {
         "items": items,
     });
     Ok(json_response(200, &list))
+}
+
+fn selected(cluster: &Cluster, info: &RequestInfo) -> Result<Vec<Arc<Object>>, ApiError> {
+    let kind = if info.resource == "nodes" { &kinds::NODE } else { &kinds::POD };
+    if !info.name.is_empty() {
+        let found = cluster.get(kind, info.scope(kind), &info.name);
+        return Ok(vec![found.cloned().ok_or_else(|| missing(info))?]);
+    }
+    Ok(Selection::of(info, kind)?.collect(cluster, ""))
+}
+
+fn of_node(cluster: &Cluster, node: &Arc<Object>, now: Timestamp) -> Option<Value> {
+    let (at, window, used) = cluster.metrics.node(&node.meta.name, now)?;
+    let mut item = head(node, at, window);
+    item["usage"] = usage(used);
+    Some(item)
+}
+
+fn of_pod(cluster: &Cluster, pod: &Arc<Object>, now: Timestamp) -> Option<Value> {
+    let sample = cluster.metrics.pod(pod, now)?;
+    let mut item = head(pod, sample.at, sample.window);
+    let told = sample.containers.iter();
+    item["containers"] = told.map(|it| json!({"name": it.name, "usage": usage(it.used)})).collect();
+    Some(item)
+}
+
+fn head(object: &Object, at: Timestamp, window: Duration) -> Value {
+    // Times of the API have no fractions.
+    let time = Timestamp::from_second(at.as_second()).unwrap_or(at).to_string();
+    let mut metadata = json!({"name": object.meta.name, "creationTimestamp": time});
+    if !object.meta.namespace.is_empty() {
+        metadata["namespace"] = object.meta.namespace.as_str().into();
+    }
+    if !object.meta.labels.is_empty() {
+        metadata["labels"] = json!(object.meta.labels);
+    }
+    json!({"metadata": metadata, "timestamp": time, "window": duration(window)})
+}
+
+/// As Go writes durations below a minute; no window is longer.
+fn duration(window: Duration) -> String {
+    format!("{}s", window.as_millis() as f64 / 1000.0)
+}
+
+fn usage(used: Used) -> Value {
+    json!({"cpu": format!("{}n", used.cpu), "memory": format!("{}Ki", used.memory >> 10)})
+}
+
+/// As metrics-server prints them.
+fn table(items: &[Value], v1: bool) -> Value {
+    let column = |name: &str, kind: &str, format: &str| json!({"name": name, "type": kind, "format": format, "description": "", "priority": 0});
+    let rows = items.iter().map(|item| {
+        let of = |name: &str| {
+            let containers = item["containers"].as_array().into_iter().flatten();
+            let all = containers.chain(item.get("usage").map(|_| item));
+            let sum: coracle_api::Quantity =
+                all.filter_map(|part| coracle_api::Quantity::of(&part["usage"][name])).sum();
+            sum.to_string()
+        };
+        let cells = json!([item["metadata"]["name"], of("cpu"), of("memory"), item["window"]]);
+        json!({"cells": cells, "object": {
+            "kind": "PartialObjectMetadata",
+            "apiVersion": Form::meta_version(v1),
+            "metadata": item["metadata"],
+        }})
+    });
+    json!({
+        "kind": "Table",
+        "apiVersion": Form::meta_version(v1),
+        "metadata": {},
+        "columnDefinitions": [
+            column("Name", "string", "name"),
+            column("cpu", "string", "quantity"),
+            column("memory", "string", "quantity"),
+            column("Window", "string", "duration"),
+        ],
+        "rows": rows.collect::<Vec<_>>(),
+    })
 }
 
 fn missing(info: &RequestInfo) -> ApiError {

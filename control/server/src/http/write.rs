@@ -12,9 +12,9 @@ use std::sync::Mutex;
 
 use super::answer::{Answer, json_response, warn};
 use super::body::{self, FieldValidation};
+use super::escalation;
 use super::render::Render;
 use super::request::RequestInfo;
-use super::{escalation, events_v1};
 use crate::registry::{Part, Registry, WriteOptions, scale_into, scale_of};
 
 /// POST to a collection.
@@ -87,14 +87,14 @@ pub(crate) async fn patch(
     let place = (info.scope(kind), info.name.as_str());
     let object = registry
         .update(kind, place, part, options, |_, mut tree| {
-            let is_v1_event = info.group == events_v1::GROUP;
-            if is_v1_event {
-                events_v1::show(&mut tree);
+            let other = info.other_version();
+            if let Some(other) = other {
+                (other.show)(&mut tree);
             }
             let patched = apply(patch_type, tree, &bytes, schema, kind)?;
             let (mut tree, warnings) = body::check(patched, schema, validation)?;
-            if is_v1_event {
-                events_v1::store(&mut tree);
+            if let Some(other) = other {
+                (other.store)(&mut tree);
             }
             escalation::check(registry, kind, info.scope(kind), parts, &tree)?;
             if let Ok(mut complaints) = complaints.lock() {
@@ -169,8 +169,8 @@ fn decode_as(
     let validation = FieldValidation::of(&info.query)?;
     let schema = schema_for(info, kind)?;
     let (mut value, warnings) = body::decode(bytes, &parts.headers, schema, validation)?;
-    if info.group == events_v1::GROUP {
-        events_v1::store(&mut value);
+    if let Some(other) = info.other_version() {
+        (other.store)(&mut value);
     }
     Ok((value, warnings))
 }

@@ -119,6 +119,13 @@ impl Hosts {
         self.host(uid).shim.is_some()
     }
 
+    /// UIDs of the Pods with containers that have a shim.
+    pub fn pods_with_containers(&self) -> Vec<String> {
+        let groups = self.groups();
+        let shims = groups.values().filter_map(|host| host.shim.as_ref());
+        shims.filter(|shim| shim.known().client.is_some()).map(|s| s.uid.clone()).collect()
+    }
+
     /// A Pod's cgroup, below the root of every hierarchy.
     pub fn pod_cgroup(&self, uid: &str) -> PathBuf {
         Path::new("/coracle").join(&self.inner.config.cluster).join(format!("{POD}{uid}"))

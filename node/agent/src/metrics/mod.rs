@@ -7,11 +7,15 @@
 //! | `/metrics/host` | what the Wasm hosts tell: requests, latency, instances, traps | OpenMetrics |
 //! | `/stats/summary` | CPU and memory again | as the kubelet's, JSON |
 //!
-//! Counters are added to where things happen; everything else is read when asked for.
+//! Counters are added to where things happen; everything else is read when asked for. What autoscalers need is not asked for
+//! but told to the server, as it changes: [`tell()`].
 
+mod groups;
 mod hosts;
+mod rates;
 mod resource;
 mod summary;
+mod tell;
 mod usage;
 
 use std::fmt;
@@ -36,6 +40,7 @@ use crate::pod::worker::Workers;
 pub use hosts::of_hosts;
 pub use resource::resource;
 pub use summary::summary;
+pub use tell::tell;
 pub use usage::Rates;
 
 /// Of what [`of_agent`] and [`of_hosts`] answer.

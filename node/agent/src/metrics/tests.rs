@@ -29,8 +29,14 @@ fn sample(second: i64, cpu_seconds: u64) -> Sample {
         name: "web".into(),
         phase: "Running".into(),
         start_time: at(0),
+        ready_since: None,
+        on_host_network: false,
         has_sandbox: true,
-        containers: vec![SeenContainer { name: "app".into(), running_since: Some(at(0)) }],
+        containers: vec![SeenContainer {
+            name: "app".into(),
+            attempt: 0,
+            running_since: Some(at(0)),
+        }],
     };
     let node = Node {
         cpu_nanoseconds: 100_000_000_000,

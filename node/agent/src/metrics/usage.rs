@@ -68,7 +68,7 @@ pub(super) struct Node {
 }
 
 impl Node {
-    fn read() -> Node {
+    pub(super) fn read() -> Node {
         let read = |path| fs::read_to_string(path).unwrap_or_default();
         Node::parse(&read("/proc/stat"), &read("/proc/meminfo"))
     }

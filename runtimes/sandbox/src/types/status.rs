@@ -92,6 +92,10 @@ pub struct Usage {
     /// Sum of the time that finished HTTP requests took, in microseconds.
     #[serde(default)]
     pub request_microseconds: u64,
+    /// Time of all HTTP requests since the start together, of those that are being served up to now, in microseconds: what
+    /// it grows by in a second is how many were served at a time.
+    #[serde(default)]
+    pub busy_microseconds: u64,
     /// Instances that exist now.
     #[serde(default)]
     pub instances: u64,

@@ -49,7 +49,7 @@ impl Record {
         let begun = Instant::now();
         let deadline = begun + container.timeout();
         container.traffic.open.fetch_add(1, Relaxed);
-        container.traffic.counts().requests.fetch_add(1, Relaxed);
+        container.traffic.counts().begin(begun.into_std());
         if let Some(client) = client {
             client.begin(deadline);
         }
@@ -94,7 +94,7 @@ impl Drop for Record {
     fn drop(&mut self) {
         let took = self.begun.elapsed();
         let counts = self.container.traffic.counts();
-        counts.finish(self.status, took);
+        counts.finish(self.status, self.begun.into_std(), took);
         let received = self.received();
         if received > 0 {
             counts.received.fetch_add(received, Relaxed);

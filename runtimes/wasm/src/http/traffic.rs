@@ -1,9 +1,9 @@
 //! What a container's requests amount to. Counting costs a few atomic additions per request; a
 //! container that was never asked anything has no counters at all.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
+use std::sync::{LazyLock, OnceLock};
+use std::time::{Duration, Instant};
 
 use coracle_sandbox::{HttpSpec, Usage};
 use tokio::sync::Semaphore;
@@ -21,6 +21,8 @@ const EVER_ACTIVE: u32 = 100_000;
 /// Upper bounds of the histogram's buckets, in microseconds; a last one takes the rest.
 pub(crate) const BUCKETS: [u64; 7] =
     [1_000, 5_000, 25_000, 100_000, 500_000, 2_500_000, 10_000_000];
+/// No request takes longer, in microseconds: a day.
+const LONGEST: u64 = 86_400_000_000;
 /// What answers are told apart by: `2xx` and so on, and those whose client left before the answer.
 pub(crate) const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "aborted"];
 
@@ -55,6 +57,8 @@ pub(crate) struct Counts {
     refusals: Bucket,
     pub(super) traps: AtomicU64,
     pub(super) microseconds: AtomicU64,
+    /// When the requests began that are being served, all added up; it wraps around.
+    begun: AtomicU64,
     pub(super) received: AtomicU64,
     pub(super) sent: AtomicU64,
     classes: [AtomicU64; CLASSES.len()],
@@ -102,12 +106,18 @@ impl Traffic {
 
     pub(crate) fn usage(&self) -> Usage {
         let Some(counts) = self.counted() else { return Usage::default() };
+        let (finished, open) = (counts.microseconds.load(Relaxed), self.open.load(Relaxed) as u64);
+        let serving =
+            open.wrapping_mul(micros(Instant::now())).wrapping_sub(counts.begun.load(Relaxed));
+        // Requests that come and go meanwhile may be in one of the numbers and not in the other.
+        let serving = serving.min(open.saturating_mul(LONGEST));
         Usage {
             requests: counts.requests.load(Relaxed),
             failed_requests: counts.failed.load(Relaxed),
             refused_requests: counts.refused.load(Relaxed),
-            active_requests: self.open.load(Relaxed) as u64,
-            request_microseconds: counts.microseconds.load(Relaxed),
+            active_requests: open,
+            request_microseconds: finished,
+            busy_microseconds: finished + serving,
             instances: self.guests.load(Relaxed) as u64 + self.idle.count() as u64,
             traps: counts.traps.load(Relaxed),
             ..Usage::default()
@@ -124,10 +134,17 @@ impl Counts {
         Duration::from_nanos(self.refusals.charge(SECOND / REFUSALS, 1000, SECOND)).min(LATEST)
     }
 
-    /// A request is over. A status of 0 is one that was never answered.
-    pub(super) fn finish(&self, status: u16, took: Duration) {
+    /// A request begins.
+    pub(super) fn begin(&self, now: Instant) {
+        self.requests.fetch_add(1, Relaxed);
+        self.begun.fetch_add(micros(now), Relaxed);
+    }
+
+    /// A request that began then is over. A status of 0 is one that was never answered.
+    pub(super) fn finish(&self, status: u16, begun: Instant, took: Duration) {
         let micros = took.as_micros() as u64;
         self.microseconds.fetch_add(micros, Relaxed);
+        self.begun.fetch_sub(self::micros(begun), Relaxed);
         let class = match status {
             100..=599 => usize::from(status / 100) - 1,
             _ => CLASSES.len() - 1,
@@ -151,6 +168,12 @@ impl Counts {
     pub(crate) fn bytes(&self) -> (u64, u64) {
         (self.received.load(Relaxed), self.sent.load(Relaxed))
     }
+}
+
+/// Microseconds on a clock of this process's.
+fn micros(at: Instant) -> u64 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    at.saturating_duration_since(*START).as_micros() as u64
 }
 
 /// One more, for as long as this lives.

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
-use super::Workers;
+use super::{Entry, Workers};
 use crate::hosts::Hosts;
 use crate::metrics::Metrics;
 use crate::pod::lifecycle::Sandbox;
@@ -20,6 +20,10 @@ pub struct Seen {
     pub phase: String,
     /// When the node took it on.
     pub start_time: Timestamp,
+    /// Since when it is ready, as the API was told last; none while it is not.
+    pub ready_since: Option<Timestamp>,
+    /// Whether it uses the machine's network.
+    pub on_host_network: bool,
     /// Whether its sandbox exists.
     pub has_sandbox: bool,
     /// Its containers, init containers first.
@@ -30,11 +34,46 @@ pub struct Seen {
 pub struct SeenContainer {
     /// Its name.
     pub name: String,
+    /// Which attempt is the last.
+    pub attempt: u32,
     /// Since when it runs, if it does.
     pub running_since: Option<Timestamp>,
 }
 
 impl Seen {
+    fn of(uid: &str, entry: &Entry) -> Seen {
+        let told = entry.told.as_ref();
+        let ready = told.and_then(|status| {
+            let mut conditions = status.conditions.iter().flatten();
+            conditions.find(|c| c.type_ == "Ready" && c.status == "True")
+        });
+        let containers = entry.state.containers.iter().map(|container| SeenContainer {
+            name: container.rule.name.to_string(),
+            attempt: container.restarts,
+            running_since: container.phase.since(),
+        });
+        let metadata = &entry.pod.metadata;
+        let spec = entry.pod.spec.as_ref();
+        Seen {
+            uid: uid.to_owned(),
+            namespace: metadata.namespace.clone().unwrap_or_default(),
+            name: metadata.name.clone().unwrap_or_default(),
+            phase: told
+                .and_then(|status| status.phase.clone())
+                .unwrap_or_else(|| "Pending".to_owned()),
+            start_time: entry.state.start_time,
+            ready_since: ready.and_then(|c| Some(c.last_transition_time.as_ref()?.0)),
+            on_host_network: spec.and_then(|spec| spec.host_network).unwrap_or(false),
+            has_sandbox: entry.state.sandbox == Sandbox::Ready,
+            containers: containers.collect(),
+        }
+    }
+
+    /// Whether any container runs.
+    pub fn is_running(&self) -> bool {
+        self.containers.iter().any(|c| c.running_since.is_some())
+    }
+
     /// Whether a container runs.
     pub fn runs(&self, container: &str) -> bool {
         self.containers.iter().any(|c| c.name == container && c.running_since.is_some())
@@ -45,28 +84,12 @@ impl Workers {
     /// All of them.
     pub fn seen(&self) -> Vec<Seen> {
         let table = self.table();
-        let seen = table.pods.iter().map(|(uid, entry)| Seen {
-            uid: uid.clone(),
-            namespace: entry.pod.metadata.namespace.clone().unwrap_or_default(),
-            name: entry.pod.metadata.name.clone().unwrap_or_default(),
-            phase: entry
-                .told
-                .as_ref()
-                .and_then(|status| status.phase.clone())
-                .unwrap_or_else(|| "Pending".to_owned()),
-            start_time: entry.state.start_time,
-            has_sandbox: entry.state.sandbox == Sandbox::Ready,
-            containers: entry
-                .state
-                .containers
-                .iter()
-                .map(|container| SeenContainer {
-                    name: container.rule.name.to_string(),
-                    running_since: container.phase.since(),
-                })
-                .collect(),
-        });
-        seen.collect()
+        table.pods.iter().map(|(uid, entry)| Seen::of(uid, entry)).collect()
+    }
+
+    /// One of them.
+    pub fn look(&self, uid: &str) -> Option<Seen> {
+        self.table().pods.get(uid).map(|entry| Seen::of(uid, entry))
     }
 
     /// All of them, with the status that the API was told last.
