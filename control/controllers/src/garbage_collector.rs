@@ -4,6 +4,8 @@
 //! dependents (`foregroundDeletion`) or lets them be (`orphan`), or the UID of one that is gone. Objects whose owners all
 //! live wake nothing, so that the usual change costs one look-up.
 
+use std::time::Duration;
+
 use coracle_api::kinds::{self, Kind};
 use coracle_api::object::OwnerRef;
 use coracle_api::plan::{Controller, Key, Propagation, Write};
@@ -68,6 +70,8 @@ impl Controller for GarbageCollector {
             for object in cluster.owned_by(&key.namespace) {
                 collect(cluster, object, &mut plan);
                 if plan.writes.len() >= BURST {
+                    // Those that are marked by then are passed over.
+                    plan.requeue(Duration::ZERO);
                     break;
                 }
             }

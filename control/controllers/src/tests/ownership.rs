@@ -176,3 +176,15 @@ fn the_cluster_ca_is_in_every_living_namespace() {
         assert_eq!(told(&plan).join("; "), wanted, "{name}");
     }
 }
+
+/// A thousand Pods once outlived their ReplicaSet by minutes: the first plan was full, and nothing asked for a second one.
+#[test]
+fn more_dependents_than_a_plan_holds() {
+    let pods = (0..crate::BURST + 1)
+        .map(|i| (&kinds::POD, pod(&format!("p{i}"), "n", "Running", true, json!({}))));
+    let world = cluster(pods);
+    let owner = world.list(&kinds::POD).next().expect("a Pod").meta.owner_references[0].uid.clone();
+    let plan = GarbageCollector.reconcile(&world, &Key::new(owner, "owner"));
+    assert_eq!(plan.writes.len(), crate::BURST);
+    assert_eq!(plan.requeue_after, Some(std::time::Duration::ZERO));
+}
