@@ -35,6 +35,24 @@ pub(crate) struct ServerArgs {
     /// Seconds that a node may be silent before it is taken for lost; nodes speak every 2.5 seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(3..=3600))]
     pub node_monitor_grace_period: u64,
+    /// Lost nodes a second whose Pods are evicted, in each zone
+    #[arg(long, value_name = "NODES", default_value_t = 0.1, value_parser = rate)]
+    pub node_eviction_rate: f64,
+    /// The same in a zone that has lost more nodes than --unhealthy-zone-threshold; none if it is small
+    #[arg(long, value_name = "NODES", default_value_t = 0.01, value_parser = rate)]
+    pub secondary_node_eviction_rate: f64,
+    /// Share of lost nodes (three at least) from which on a zone is taken for unhealthy
+    #[arg(long, value_name = "SHARE", default_value_t = 0.55, value_parser = rate)]
+    pub unhealthy_zone_threshold: f64,
+    /// Nodes up to which a zone is small
+    #[arg(long, value_name = "NODES", default_value_t = 50)]
+    pub large_cluster_size_threshold: usize,
+    /// Seconds that Pods stay on a node that is not ready, unless they say otherwise
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(i64).range(0..))]
+    pub default_not_ready_toleration_seconds: i64,
+    /// Seconds that Pods stay on a node that is not heard of, unless they say otherwise
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(i64).range(0..))]
+    pub default_unreachable_toleration_seconds: i64,
     /// Where the cluster is stored
     #[arg(long, value_name = "redb|etcd://…", default_value = "redb", value_parser = ["redb"])]
     pub store: String,
@@ -62,7 +80,13 @@ pub(crate) async fn start(
     // Where Pods reach this machine: none where they have its loopback addresses.
     config.gateway = if services.base().is_loopback() { None } else { pods.nth(1) };
     config.advertise = advertised(args);
-    config.node_grace = Duration::from_secs(args.node_monitor_grace_period);
+    config.nodes.grace = Duration::from_secs(args.node_monitor_grace_period);
+    config.nodes.eviction_rate = args.node_eviction_rate;
+    config.nodes.secondary_eviction_rate = args.secondary_node_eviction_rate;
+    config.nodes.unhealthy_zone = args.unhealthy_zone_threshold;
+    config.nodes.large_zone = args.large_cluster_size_threshold;
+    config.toleration_seconds =
+        [args.default_not_ready_toleration_seconds, args.default_unreachable_toleration_seconds];
     for name in &args.tls_sans {
         match name.parse() {
             Ok(address) => config.addresses.push(address),
@@ -72,6 +96,11 @@ pub(crate) async fn start(
     config.scheduler = !args.no_scheduler;
     config.controllers = !args.no_controllers;
     Ok(coracle_server::start(config).await?)
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse::<f64>().map_err(|error| error.to_string())?;
+    if rate.is_finite() && rate >= 0.0 { Ok(rate) } else { Err("not zero or more".into()) }
 }
 
 /// The address under which other machines reach this one; none if they do not.

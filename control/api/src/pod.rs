@@ -5,9 +5,9 @@
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::api::resource;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::json::Json;
+use crate::json::{Fields, Json, set_default};
 use crate::quantity::Quantity;
 
 /// `status.phase`; `Pending` if it has none yet.
@@ -99,6 +99,32 @@ pub fn request(spec: &PodSpec, name: &str) -> Quantity {
     declared.unwrap_or(sum.max(peak)) + overhead
 }
 
+/// Seconds that a Pod stays on a node that is not ready, and on one that is unreachable, unless it says otherwise.
+pub const TOLERATION_SECONDS: [i64; 2] = [300, 300];
+
+/// Lets a Pod's `spec` stay so many seconds on a node that is not ready, and on one that is unreachable, unless it says
+/// otherwise itself (upstream's admission plugin DefaultTolerationSeconds).
+pub fn tolerate_lost_nodes(spec: &mut Fields, seconds: [i64; 2]) {
+    let keys = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
+    for (key, seconds) in keys.into_iter().zip(seconds) {
+        let tolerated = spec.list(&["tolerations"]).iter().any(|t| {
+            matches!(t.text(&["key"]), k if k == key || k.is_empty())
+                && matches!(t.text(&["effect"]), "" | "NoExecute")
+        });
+        if !tolerated {
+            set_default(spec, "tolerations", Vec::<Value>::new);
+            if let Some(list) = spec.get_mut("tolerations").and_then(Value::as_array_mut) {
+                list.push(json!({
+                    "key": key,
+                    "operator": "Exists",
+                    "effect": "NoExecute",
+                    "tolerationSeconds": seconds,
+                }));
+            }
+        }
+    }
+}
+
 fn parse(quantity: &resource::Quantity) -> Quantity {
     quantity.0.parse().unwrap_or(Quantity::ZERO)
 }
@@ -136,8 +162,6 @@ pub fn qos_class(spec: &Value) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]

@@ -2,6 +2,11 @@
 //!
 //! A node is heard of by its Lease in `kube-node-lease` and by its Ready condition. Silence is measured from when
 //! this view began at the earliest, so that a control plane that was away does not blame its nodes.
+//!
+//! Pods are driven off nodes that are lost one node after the other, zone by zone, and not at all where most are lost: that is
+//! more often a network that is cut than so many machines; see [`zones`].
+
+mod zones;
 
 use std::time::Duration;
 
@@ -10,6 +15,7 @@ use coracle_api::{Cluster, Object, Plan, kinds};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
+use self::zones::Turn;
 use crate::nodes::{LEASES, LeaseView, Taint, View};
 use crate::{BURST, patch, pods};
 
@@ -20,11 +26,26 @@ pub struct NodeLifecycle {
     pub grace: Duration,
     /// How long a new node may take to speak at all.
     pub startup_grace: Duration,
+    /// Lost nodes a second from which Pods are driven away, in each zone.
+    pub eviction_rate: f64,
+    /// The same in a zone that is unhealthy but large.
+    pub secondary_eviction_rate: f64,
+    /// The share of lost nodes that makes a zone unhealthy.
+    pub unhealthy_zone: f64,
+    /// Nodes up to which a zone is small: no Pods are driven away in a small one that is unhealthy.
+    pub large_zone: usize,
 }
 
 impl Default for NodeLifecycle {
     fn default() -> Self {
-        Self { grace: Duration::from_secs(10), startup_grace: Duration::from_secs(60) }
+        Self {
+            grace: Duration::from_secs(10),
+            startup_grace: Duration::from_secs(60),
+            eviction_rate: 0.1,
+            secondary_eviction_rate: 0.01,
+            unhealthy_zone: 0.55,
+            large_zone: 50,
+        }
     }
 }
 
@@ -42,6 +63,8 @@ const CONDITION_TAINTS: [(&str, &str, &str); 6] = [
 ];
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
+/// The taints that drive Pods off lost nodes.
+const EVICTING: [&str; 2] = [NOT_READY, UNREACHABLE];
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 
 /// How often a node that is not ready is looked at, because what becomes of it depends on the others.
@@ -84,7 +107,8 @@ impl Controller for NodeLifecycle {
             return plan;
         }
 
-        let taints = taints(cluster, &view);
+        let evict = self.eviction(cluster, node, &view, &mut plan);
+        let taints = taints(cluster, &view, evict);
         if taints != view.spec.taints {
             plan.patch(node, json!({"spec": {"taints": taints}}));
         }
@@ -95,6 +119,35 @@ impl Controller for NodeLifecycle {
             mark_pods(cluster, &key.name, &mut plan);
         }
         plan
+    }
+}
+
+impl NodeLifecycle {
+    /// The taint that drives Pods away, if the node is to have one by now.
+    fn eviction(
+        &self,
+        cluster: &Cluster,
+        node: &Object,
+        view: &View,
+        plan: &mut Plan,
+    ) -> Option<&'static str> {
+        let taint = match view.ready() {
+            "True" => return None,
+            "Unknown" => UNREACHABLE,
+            _ => NOT_READY,
+        };
+        match zones::turn(self, cluster, node) {
+            Turn::Now => Some(taint),
+            Turn::Later(wait) => {
+                plan.requeue(wait);
+                None
+            }
+            // What was begun is gone through with, unless it is us who hear nobody.
+            Turn::NotWhileSoManyAreLost => {
+                view.evicting().any(|t| EVICTING.contains(&t.key.as_str())).then_some(taint)
+            }
+            Turn::NotWhileAllAreLost => None,
+        }
     }
 }
 
@@ -137,7 +190,7 @@ fn unknown(now: Timestamp, node: &Object) -> Value {
 }
 
 /// The taints as they should be: those that follow from conditions, and all that are not this controller's.
-fn taints(cluster: &Cluster, view: &View) -> Vec<Taint> {
+fn taints(cluster: &Cluster, view: &View, evict: Option<&'static str>) -> Vec<Taint> {
     let mut wanted: Vec<(&str, &str)> = Vec::new();
     if view.spec.unschedulable {
         wanted.push((UNSCHEDULABLE, "NoSchedule"));
@@ -147,22 +200,10 @@ fn taints(cluster: &Cluster, view: &View) -> Vec<Taint> {
             wanted.push((taint, "NoSchedule"));
         }
     }
-    let evict = match view.ready() {
-        "True" => None,
-        "Unknown" => Some(UNREACHABLE),
-        status => {
-            if status.is_empty() {
-                wanted.push((NOT_READY, "NoSchedule"));
-            }
-            Some(NOT_READY)
-        }
-    };
-    // With no node left to go to, Pods are better off where they are; and more likely it is us who hear nobody.
-    if let Some(taint) = evict
-        && cluster.list(&kinds::NODE).any(|n| n.decode::<View>().is_ok_and(|v| v.ready() == "True"))
-    {
-        wanted.push((taint, "NoExecute"));
+    if view.ready().is_empty() {
+        wanted.push((NOT_READY, "NoSchedule"));
     }
+    wanted.extend(evict.map(|taint| (taint, "NoExecute")));
 
     let ours = |taint: &Taint| {
         let key = taint.key.as_str();

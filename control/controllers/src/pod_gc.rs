@@ -1,4 +1,4 @@
-//! Pod collection: Pods whose node is gone, and ended Pods beyond a limit.
+//! Pod collection: Pods whose node is gone or out of service, and ended Pods beyond a limit.
 
 use std::time::Duration;
 
@@ -7,6 +7,7 @@ use coracle_api::{Cluster, Object, Plan, kinds};
 use jiff::SignedDuration;
 use serde_json::json;
 
+use crate::nodes::View;
 use crate::{BURST, pods};
 
 /// Plans the end of Pods that no node will ever report on again.
@@ -33,6 +34,7 @@ impl Default for PodCollector {
 /// The key under which ended Pods are counted, in the namespace of nodes' keys: none.
 const ENDED: &str = "|ended";
 const REASON: &str = "DeletionByPodGC";
+const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 
 impl Controller for PodCollector {
     fn name(&self) -> &'static str {
@@ -49,8 +51,14 @@ impl Controller for PodCollector {
             }
             None => return Vec::new(),
         };
-        let gone = cluster.get(&kinds::NODE, "", node).is_none();
-        if gone { vec![Key::new("", node)] } else { Vec::new() }
+        let matters = match cluster.get(&kinds::NODE, "", node) {
+            None => true,
+            // Of Pods only those matter that are to end there.
+            Some(found) => {
+                (object.node_name.is_none() || object.is_deleting()) && is_out_of_service(found)
+            }
+        };
+        if matters { vec![Key::new("", node)] } else { Vec::new() }
     }
 
     fn reconcile(&self, cluster: &Cluster, key: &Key) -> Plan {
@@ -58,7 +66,18 @@ impl Controller for PodCollector {
         if key.name == ENDED {
             self.collect_ended(cluster, &mut plan);
             plan.requeue(self.period);
-        } else if cluster.get(&kinds::NODE, "", &key.name).is_none() {
+            return plan;
+        }
+        let node = cluster.get(&kinds::NODE, "", &key.name);
+        if node.is_some_and(|node| is_out_of_service(node)) {
+            for pod in cluster.pods_on(&key.name).filter(|pod| pod.is_deleting()) {
+                if plan.writes.len() >= BURST {
+                    plan.requeue(Duration::ZERO);
+                    break;
+                }
+                collect(pod, &mut plan);
+            }
+        } else if node.is_none() {
             for pod in cluster.pods_on(&key.name) {
                 if plan.writes.len() >= BURST {
                     plan.requeue(Duration::ZERO);
@@ -90,10 +109,7 @@ impl PodCollector {
         if left.is_positive() {
             return plan.requeue(Duration::try_from(left).unwrap_or_default());
         }
-        if !view.is_finished() {
-            plan.patch_status(pod, json!({"status": {"phase": "Failed"}}));
-        }
-        delete_now(pod, plan);
+        collect(pod, plan);
     }
 
     fn collect_ended(&self, cluster: &Cluster, plan: &mut Plan) {
@@ -108,6 +124,22 @@ impl PodCollector {
             delete_now(pod, plan);
         }
     }
+}
+
+/// Somebody has said that the machine is off and stays so (`node.kubernetes.io/out-of-service`), and it is not heard of:
+/// Pods that are being deleted have ended.
+fn is_out_of_service(node: &Object) -> bool {
+    node.decode::<View>().is_ok_and(|view| {
+        view.ready() != "True" && view.spec.taints.iter().any(|taint| taint.key == OUT_OF_SERVICE)
+    })
+}
+
+/// Takes a Pod away that nobody will report on.
+fn collect(pod: &Object, plan: &mut Plan) {
+    if !pods::view(pod).is_finished() {
+        plan.patch_status(pod, json!({"status": {"phase": "Failed"}}));
+    }
+    delete_now(pod, plan);
 }
 
 /// Without grace: there is nobody left to stop it.

@@ -3,7 +3,6 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use crate::auth::PkiError;
 
@@ -31,8 +30,10 @@ pub struct Config {
     pub names: Vec<String>,
     /// Ports of NodePort Services.
     pub node_ports: RangeInclusive<u16>,
-    /// How long a node may be silent before it is taken for lost.
-    pub node_grace: Duration,
+    /// How patient the control plane is with nodes that are silent.
+    pub nodes: coracle_controllers::NodeLifecycle,
+    /// Seconds that Pods stay, unless they say otherwise, on a node that is not ready, and on one that is unreachable.
+    pub toleration_seconds: [i64; 2],
     /// Run the controllers in this process.
     pub controllers: bool,
     /// Run the scheduler in this process.
@@ -55,7 +56,8 @@ impl Config {
             addresses: Vec::new(),
             names: Vec::new(),
             node_ports: 30000..=32767,
-            node_grace: coracle_controllers::NodeLifecycle::default().grace,
+            nodes: coracle_controllers::NodeLifecycle::default(),
+            toleration_seconds: coracle_api::pod::TOLERATION_SECONDS,
             controllers: true,
             scheduler: true,
             store: coracle_store::Options::default(),

@@ -97,7 +97,7 @@ pub async fn start(config: Config) -> Result<Server, StartError> {
     let mut tasks = JoinSet::new();
     tasks.spawn(cache.clone().follow(store.clone()));
 
-    let registry = Registry::new(store.clone(), cache, ranges);
+    let registry = Registry::new(store.clone(), cache, ranges, config.toleration_seconds);
     let app = App {
         registry: registry.clone(),
         auth: auth.clone(),
@@ -119,11 +119,7 @@ pub async fn start(config: Config) -> Result<Server, StartError> {
     let (recorder, recording) = recorder::new(registry.clone());
     tasks.spawn(recording);
     if config.controllers {
-        let nodes = coracle_controllers::NodeLifecycle {
-            grace: config.node_grace,
-            ..coracle_controllers::NodeLifecycle::default()
-        };
-        let mut controllers = coracle_controllers::with(nodes);
+        let mut controllers = coracle_controllers::with(config.nodes);
         let pem = auth.pki().ca_pem().to_owned();
         controllers.push(Box::new(coracle_controllers::RootCaPublisher { pem }));
         controllers.push(Box::new(coracle_controllers::NodeIpam { range: config.pod_network }));

@@ -65,6 +65,101 @@ fn taints_follow_conditions() {
     }
 }
 
+/// Nodes `name zone state`: `R`eady, `L`ost, or when they were given the taint that drives Pods away. Who gets it now, and
+/// who looks again after how many seconds?
+#[test]
+fn lost_nodes_are_left_one_after_the_other() {
+    let world = |nodes: &[&str]| {
+        cluster(nodes.iter().map(|text| {
+            let words: Vec<_> = text.split_whitespace().collect();
+            let taints = match words[2] {
+                "R" | "L" => json!([]),
+                at => json!([{"key": "node.kubernetes.io/unreachable", "effect": "NoExecute", "timeAdded": at}]),
+            };
+            let (kind, mut value) = node(words[0], if words[2] == "R" { "True" } else { "Unknown" }, taints);
+            value["metadata"]["labels"] = json!({"topology.kubernetes.io/zone": words[1]});
+            (kind, value)
+        }))
+    };
+    let many: Vec<String> =
+        (0..60).map(|i| format!("n{i:02} z {}", if i < 40 { "L" } else { "R" })).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    for (what, nodes, key, expected) in [
+        ("the first", &["a z L", "b z R", "c z R"][..], "a", Some(0)),
+        ("one after the other", &["a z L", "b z L", "c z R", "d z R", "e z R"], "b", Some(10)),
+        (
+            "the next one soon after",
+            &["a z 2029-12-31T23:59:55Z", "b z L", "c z R", "d z R", "e z R"],
+            "b",
+            Some(10),
+        ),
+        (
+            "the next one ten seconds after",
+            &["a z 2029-12-31T23:59:50Z", "b z L", "c z R", "d z R", "e z R"],
+            "b",
+            Some(0),
+        ),
+        (
+            "each zone by itself",
+            &["a y L", "b z L", "c y R", "d z R", "e z R", "f z R"],
+            "b",
+            Some(0),
+        ),
+        ("most of a small zone", &["a z L", "b z L", "c z L", "d z R", "e y R"], "a", None),
+        ("a whole zone, others are there", &["a z L", "b z L", "c z L", "e y R"], "a", Some(0)),
+        ("two of three are few", &["a z L", "b z L", "c z R"], "a", Some(0)),
+        ("everything", &["a z L", "b y L"], "a", None),
+        (
+            "what was begun goes on",
+            &["a z 2029-12-31T23:59:50Z", "b z L", "c z L", "d z R"],
+            "a",
+            Some(0),
+        ),
+        ("most of a large zone", &many, "n00", Some(0)),
+        ("the next of a large zone", &many, "n01", Some(10)),
+    ] {
+        let plan = NodeLifecycle::default().reconcile(&world(nodes), &Key::new("", key));
+        let patch = patches(&plan).into_iter().find(|(name, _)| *name == key);
+        let taints =
+            patch.map(|(_, patch)| patch["spec"]["taints"].to_string()).unwrap_or_default();
+        assert_eq!(taints.contains("NoExecute"), expected == Some(0), "{what}: {plan:?}");
+        if let Some(seconds @ 1..) = expected {
+            assert_eq!(plan.requeue_after, Some(std::time::Duration::from_secs(seconds)), "{what}");
+        }
+    }
+    // Many at a time, where that is asked for.
+    let fast =
+        NodeLifecycle { eviction_rate: 2.0, unhealthy_zone: 2.0, ..NodeLifecycle::default() };
+    for (key, now) in [("n00", true), ("n01", true), ("n02", false)] {
+        let plan = fast.reconcile(&world(&many), &Key::new("", key));
+        let patch = patches(&plan)[0].1["spec"]["taints"].to_string();
+        assert_eq!(patch.contains("NoExecute"), now, "{key}: {patch}");
+    }
+}
+
+/// A machine that is off for good: what was told to end there has ended.
+#[test]
+fn nodes_out_of_service() {
+    let taint = json!([{"key": "node.kubernetes.io/out-of-service", "value": "nodeshutdown", "effect": "NoExecute"}]);
+    let deleting = json!({"metadata": {"deletionTimestamp": NOW}});
+    for (ready, taints, more, gone) in [
+        ("Unknown", taint.clone(), deleting.clone(), true),
+        ("Unknown", taint.clone(), json!({}), false),
+        ("True", taint.clone(), deleting.clone(), false),
+        ("Unknown", json!([]), deleting, false),
+    ] {
+        let pod = (&kinds::POD, pod("p", "n", "Running", true, more));
+        let world = cluster([node("n", ready, taints), pod]);
+        let collector = PodCollector::default();
+        let seen = world.get(&kinds::POD, "ns", "p").expect("the Pod");
+        let woken = collector.wakes(&world, seen);
+        let plan = collector.reconcile(&world, &Key::new("", "n"));
+        let deleted =
+            plan.writes.iter().any(|w| matches!(w, Write::Delete { grace_seconds: Some(0), .. }));
+        assert_eq!((deleted, woken.len()), (gone, usize::from(gone)), "{ready}: {plan:?}");
+    }
+}
+
 #[test]
 fn pods_of_a_silent_node_are_not_ready() {
     let world = cluster([

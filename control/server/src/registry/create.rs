@@ -36,7 +36,7 @@ impl Registry {
         }
 
         let mut tree = Value::Object(value);
-        (kind.default)(&mut tree);
+        self.fill_in(kind, &mut tree);
         self.catch_up().await?;
         self.admit_create(kind, namespace, &mut tree).await?;
         (kind.prepare)(Prepare::Create(&mut tree));

@@ -18,7 +18,8 @@ mod validate;
 use std::sync::Arc;
 use std::time::Duration;
 
-use coracle_api::ApiError;
+use coracle_api::pod::tolerate_lost_nodes;
+use coracle_api::{ApiError, Kind};
 use coracle_store::Store;
 use serde_json::Value;
 
@@ -40,6 +41,7 @@ pub(crate) struct Registry {
     pub(crate) store: Store,
     pub(crate) cache: Cache,
     ranges: Arc<ServiceRanges>,
+    toleration_seconds: [i64; 2],
 }
 
 /// What a writer may ask for beside the write.
@@ -50,8 +52,24 @@ pub(crate) struct WriteOptions {
 }
 
 impl Registry {
-    pub(crate) fn new(store: Store, cache: Cache, ranges: ServiceRanges) -> Self {
-        Self { store, cache, ranges: Arc::new(ranges) }
+    /// `toleration_seconds` are what Pods tolerate that do not say: nodes that are not ready, and nodes that are unreachable.
+    pub(crate) fn new(
+        store: Store,
+        cache: Cache,
+        ranges: ServiceRanges,
+        toleration_seconds: [i64; 2],
+    ) -> Self {
+        Self { store, cache, ranges: Arc::new(ranges), toleration_seconds }
+    }
+
+    /// Fills in what the kind fills in, as this cluster has it.
+    fn fill_in(&self, kind: &Kind, tree: &mut Value) {
+        if kind.is_pod()
+            && let Some(spec) = tree.get_mut("spec").and_then(Value::as_object_mut)
+        {
+            tolerate_lost_nodes(spec, self.toleration_seconds);
+        }
+        (kind.default)(tree);
     }
 
     /// The address of the `kubernetes` Service.

@@ -122,7 +122,7 @@ impl Registry {
             Part::Finalize => only_of_spec(before, &asked, "finalizers"),
         };
         allocate::keep_allocated(kind, &mut new, before);
-        (kind.default)(&mut new);
+        self.fill_in(kind, &mut new);
         let (new_ref, old_ref) = (&mut new, before);
         match part {
             Part::Main => (kind.prepare)(Prepare::Update { new: new_ref, old: old_ref }),

@@ -8,10 +8,8 @@ use serde_json::{Map, Value, json};
 use crate::json::{
     Fields, Json, default_number, default_text, object, object_or_new, objects, set_default,
 };
+use crate::pod::{TOLERATION_SECONDS, tolerate_lost_nodes};
 use crate::quantity::Quantity;
-
-/// Seconds that a Pod stays on a node that is unreachable or not ready, unless it says otherwise.
-const TOLERATION_SECONDS: i64 = 300;
 
 /// Defaults of a whole Pod.
 pub(in crate::kinds) fn pod(pod: &mut Value) {
@@ -37,7 +35,7 @@ pub(in crate::kinds) fn pod(pod: &mut Value) {
             }
         }
     }
-    tolerations(spec);
+    tolerate_lost_nodes(spec, TOLERATION_SECONDS);
 }
 
 /// Defaults of a `PodTemplateSpec`.
@@ -224,26 +222,5 @@ fn volume(volume: &mut Fields) {
         .and_then(|t| object(t, "spec"))
     {
         set_default(spec, "volumeMode", || "Filesystem");
-    }
-}
-
-/// Nodes that are not ready or unreachable are left after five minutes, unless the Pod says otherwise.
-fn tolerations(spec: &mut Fields) {
-    for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
-        let tolerated = spec.list(&["tolerations"]).iter().any(|t| {
-            matches!(t.text(&["key"]), k if k == key || k.is_empty())
-                && matches!(t.text(&["effect"]), "" | "NoExecute")
-        });
-        if !tolerated {
-            set_default(spec, "tolerations", Vec::<Value>::new);
-            if let Some(list) = spec.get_mut("tolerations").and_then(Value::as_array_mut) {
-                list.push(json!({
-                    "key": key,
-                    "operator": "Exists",
-                    "effect": "NoExecute",
-                    "tolerationSeconds": TOLERATION_SECONDS,
-                }));
-            }
-        }
     }
 }
