@@ -1,4 +1,4 @@
-//! The API over HTTPS with the admin's certificate: hyper on one connection, bodies as bytes.
+//! The API over HTTPS with the admin's certificate: hyper on one connection, bodies as bytes; or as many nodes do, on few.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -10,14 +10,16 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::client::conn::http2;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::ClientConfig;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 /// How to reach a cluster as its admin.
 #[derive(Clone)]
@@ -57,13 +59,69 @@ impl Api {
 
     /// A connection of its own.
     pub(crate) async fn connect(&self) -> anyhow::Result<Connection> {
+        let (sender, connection) = handshake(self.dial(self.tls.clone()).await?).await?;
+        tokio::spawn(connection);
+        Ok(Connection { sender, host: self.address.to_string() })
+    }
+
+    /// A connection that carries many requests at a time.
+    pub(crate) async fn share(&self) -> anyhow::Result<Shared> {
+        let mut tls = ClientConfig::clone(&self.tls);
+        tls.alpn_protocols = vec![b"h2".to_vec()];
+        let stream = self.dial(Arc::new(tls)).await?;
+        let (sender, connection) = http2::handshake(TokioExecutor::new(), stream).await?;
+        tokio::spawn(connection);
+        Ok(Shared { sender, host: self.address.to_string() })
+    }
+
+    async fn dial(&self, tls: Arc<ClientConfig>) -> anyhow::Result<TokioIo<TlsStream<TcpStream>>> {
         let stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;
         let name = ServerName::from(self.address.ip());
-        let stream = TlsConnector::from(self.tls.clone()).connect(name, stream).await?;
-        let (sender, connection) = handshake(TokioIo::new(stream)).await?;
-        tokio::spawn(connection);
-        Ok(Connection { sender, host: self.address.to_string() })
+        Ok(TokioIo::new(TlsConnector::from(tls).connect(name, stream).await?))
+    }
+}
+
+/// One HTTP/2 connection; clones share it.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    sender: http2::SendRequest<Full<Bytes>>,
+    host: String,
+}
+
+impl Shared {
+    /// Sends a request as a node would; the answer's body is still to be read.
+    pub(crate) async fn send(
+        &mut self,
+        node: &str,
+        method: Method,
+        path: &str,
+        body: Option<(&str, String)>,
+    ) -> anyhow::Result<Response<Incoming>> {
+        let (kind, body) = body.unwrap_or(("application/json", String::new()));
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("https://{}{path}", self.host))
+            .header("accept", "application/json")
+            .header("content-type", kind)
+            .header("impersonate-user", format!("system:node:{node}"))
+            .header("impersonate-group", "system:nodes")
+            .body(Full::new(body.into()))?;
+        self.sender.ready().await?;
+        Ok(self.sender.send_request(request).await?)
+    }
+
+    /// Status and body of a request's answer.
+    pub(crate) async fn call(
+        &mut self,
+        node: &str,
+        method: Method,
+        path: &str,
+        body: Option<(&str, String)>,
+    ) -> anyhow::Result<(StatusCode, Bytes)> {
+        let response = self.send(node, method, path, body).await?;
+        let status = response.status();
+        Ok((status, response.into_body().collect().await?.to_bytes()))
     }
 }
 
@@ -131,7 +189,7 @@ impl Connection {
     }
 }
 
-fn expect(status: StatusCode, body: &[u8], path: &str) -> anyhow::Result<()> {
+pub(crate) fn expect(status: StatusCode, body: &[u8], path: &str) -> anyhow::Result<()> {
     if !status.is_success() {
         bail!("{path}: {status}: {}", String::from_utf8_lossy(&body[..body.len().min(500)]));
     }

@@ -2,10 +2,11 @@
 //!
 //! `cargo run --release -p coracle-bench`, as root for the rows with Pods. A row is a file in [`rows`]; what they share is
 //! in [`cluster`] (starting and ending processes), [`api`] (a thin HTTPS client: a full Kubernetes client would be most of
-//! what is measured) and [`load`] (requests to Pods). [`report`] prints.
+//! what is measured) and [`load`] (requests to Pods), [`fleet`] (thousands of nodes that pretend). [`report`] prints.
 
 mod api;
 mod cluster;
+mod fleet;
 mod load;
 mod report;
 mod rows;
@@ -38,6 +39,9 @@ struct Args {
     /// Write docs/benchmarks.md even if not every row was measured
     #[arg(long)]
     write: bool,
+    /// Simulated nodes of the rows on fleets, to try them small; Pods follow
+    #[arg(long, hide = true, value_name = "NODES")]
+    nodes: Option<usize>,
     /// Serve what a Pod would serve, without Coracle: the other side of the rows on requests
     #[arg(long, hide = true, value_name = "ADDR:PORT")]
     bare: Option<SocketAddr>,
@@ -51,6 +55,8 @@ struct Bench {
     wasmtime: Option<PathBuf>,
     /// Where clusters keep their data.
     folder: PathBuf,
+    /// Simulated nodes, if not as many as a row has.
+    nodes: Option<usize>,
 }
 
 /// The repository.
@@ -74,7 +80,7 @@ async fn main() -> anyhow::Result<()> {
         Some(binary) => binary,
         None => build()?,
     };
-    let bench = Bench { binary, wasmtime: args.wasmtime, folder: args.folder };
+    let bench = Bench { binary, wasmtime: args.wasmtime, folder: args.folder, nodes: args.nodes };
     let mut report = Report::begin(&bench.folder)?;
     for row in ROWS {
         if !args.only.is_empty() && !args.only.iter().any(|only| only == row.name) {

@@ -4,6 +4,7 @@ mod commands;
 mod create;
 mod crowd;
 mod density;
+mod fleet;
 mod killed;
 mod list;
 mod memory;
@@ -64,6 +65,20 @@ pub(crate) const ROWS: &[Row] = &[
         goal: "≥ 5,000/s",
         compare: "Kubernetes: 370/s",
         measure: |bench| Box::pin(schedule::measure(bench)),
+    },
+    Row {
+        name: "replicas-1000",
+        what: "Deployment of 1,000 replicas on 1,000 simulated nodes: create → every Pod created and bound",
+        goal: "≤ 0.8 s",
+        compare: "—",
+        measure: |bench| Box::pin(fleet::replicas(bench)),
+    },
+    Row {
+        name: "fleet-5000",
+        what: "150,000 Pods on 5,000 simulated nodes: placed; all Ready again after 500 nodes fall silent; memory of the server",
+        goal: "≥ 3,000/s; all; ≤ 3 GiB",
+        compare: "Kubernetes' limits: 5,000 nodes, 150,000 Pods",
+        measure: |bench| Box::pin(fleet::large(bench)),
     },
     Row {
         name: "list",
