@@ -25,6 +25,7 @@ mod daemon_set;
 mod history;
 mod stateful_set;
 
+mod autoscaler;
 mod disruption;
 
 mod endpoint_slice;
@@ -51,6 +52,7 @@ mod services;
 
 use coracle_api::plan::Controller;
 
+pub use autoscaler::HorizontalPodAutoscalerController;
 pub use cron_job::CronJobController;
 pub use daemon_set::DaemonSetController;
 pub use deployment::DeploymentController;
@@ -85,6 +87,7 @@ pub fn with(nodes: NodeLifecycle) -> Vec<Box<dyn Controller>> {
         Box::new(DaemonSetController),
         Box::new(StatefulSetController),
         Box::new(DisruptionController),
+        Box::new(HorizontalPodAutoscalerController),
         Box::new(EndpointSliceController),
         Box::new(EndpointsController),
         Box::new(NamespaceController),

@@ -1,5 +1,6 @@
 //! What is measured, in the order of a cluster's life.
 
+mod autoscale;
 mod commands;
 mod create;
 mod crowd;
@@ -163,6 +164,20 @@ pub(crate) const ROWS: &[Row] = &[
         goal: "100m ± 20 %; 1 : 3 ± 20 %",
         compare: "—",
         measure: |bench| Box::pin(neighbours::shares(bench)),
+    },
+    Row {
+        name: "autoscale",
+        what: "load step 10 × → enough ready replicas",
+        goal: "≤ 4 s",
+        compare: "Kubernetes: asks for metrics every 15 s",
+        measure: |bench| Box::pin(autoscale::wasm(bench)),
+    },
+    Row {
+        name: "oci-autoscale",
+        what: "the same with containers",
+        goal: "≤ 6 s",
+        compare: "the same",
+        measure: |bench| Box::pin(autoscale::oci(bench)),
     },
     Row {
         name: "oci-cycle",

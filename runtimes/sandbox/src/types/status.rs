@@ -72,39 +72,44 @@ impl ContainerState {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     /// Bytes of memory in use now.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub memory_bytes: u64,
     /// CPU time since the start, in nanoseconds.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub cpu_nanoseconds: u64,
     /// HTTP requests since the start.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub requests: u64,
     /// HTTP requests that failed in the workload (trap, timeout, memory, no room).
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub failed_requests: u64,
     /// HTTP requests being served now.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub active_requests: u64,
     /// HTTP requests refused for want of room.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub refused_requests: u64,
     /// Sum of the time that finished HTTP requests took, in microseconds.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub request_microseconds: u64,
     /// Time of all HTTP requests since the start together, of those that are being served up to now, in microseconds: what
     /// it grows by in a second is how many were served at a time.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub busy_microseconds: u64,
     /// Instances that exist now.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub instances: u64,
     /// Traps since the start.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub traps: u64,
     /// Processes and threads that exist now.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub pids: u64,
+}
+
+/// Most containers have done little of what is counted: there are many of them, and it is asked for often.
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// One line of `GET /v1/usage`: what one container used, without its spec.

@@ -6,6 +6,7 @@
 //! side.
 
 mod access;
+mod autoscaling;
 mod bad_input;
 mod clients;
 mod container_features;
@@ -103,6 +104,11 @@ suite! {
     }
     workloads {
         both [daemons_are_on_every_node, stateful_pods_keep_their_names, budgets_hold_up_a_drain]
+    }
+    autoscaling {
+        both [replicas_follow_the_load]
+        // About the API alone.
+        wasm [kubectl_makes_and_shows_them]
     }
     survival {
         both [the_agent_is_killed_under_load, up_is_killed_under_load, up_finds_everything_again]
