@@ -11,6 +11,7 @@ pub mod age;
 pub mod bootstrap_token;
 pub mod cluster;
 pub mod cron;
+pub mod fields;
 pub mod indexes;
 pub mod json;
 pub mod kinds;
