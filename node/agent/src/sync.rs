@@ -85,7 +85,9 @@ pub async fn pods(
     }
 }
 
-async fn apply(workers: &Workers, pod: Pod, found: &mut HashMap<String, SandboxStatus>) {
+async fn apply(workers: &Workers, mut pod: Pod, found: &mut HashMap<String, SandboxStatus>) {
+    // Who wrote what is of no use here, and large.
+    pod.metadata.managed_fields = None;
     let sandbox = match pod.metadata.uid.as_ref().and_then(|uid| found.remove(uid)) {
         Some(found) => Some(workers.complete(&pod, found).await),
         None => None,

@@ -101,7 +101,7 @@ async fn ask(registry: &Registry, pod: &Object, dry_run: bool) -> Result<Leave, 
         }
     }
     let name = budget.meta.name.as_str();
-    let options = WriteOptions { dry_run };
+    let options = WriteOptions { dry_run, ..WriteOptions::default() };
     let count_down = |_: &Arc<Object>, budget: Value| take(budget, name, &pod.meta.name);
     registry
         .update(&kinds::POD_DISRUPTION_BUDGET, (namespace, name), Part::Status, options, count_down)

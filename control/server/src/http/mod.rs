@@ -5,6 +5,7 @@
 
 mod accept;
 mod answer;
+mod apply;
 mod body;
 mod connect;
 mod delete;
@@ -249,6 +250,11 @@ async fn resource(
         }
         ("update", Some(part)) if !info.name.is_empty() => {
             write::update(registry, info, kind, part, parts, body).await
+        }
+        ("patch", Some(part))
+            if !info.name.is_empty() && body::media_type(&parts.headers) == apply::MEDIA =>
+        {
+            apply::apply(app, info, kind, part, parts, body).await
         }
         ("patch", Some(part)) if !info.name.is_empty() => {
             write::patch(registry, info, kind, part, parts, body).await

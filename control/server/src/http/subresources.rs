@@ -58,7 +58,7 @@ pub(crate) async fn bind(app: &App, info: &RequestInfo, parts: &Parts, body: Bod
     if info.verb != "create" {
         return Err(method_not_allowed().into());
     }
-    let options = WriteOptions { dry_run: info.query.dry_run()? };
+    let options = WriteOptions { dry_run: info.query.dry_run()?, ..WriteOptions::default() };
     let bytes = body::read(&parts.headers, body).await?;
     let schema = body::schema_of("", "v1", "Binding")?;
     let (binding, _) =

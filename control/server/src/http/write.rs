@@ -12,10 +12,10 @@ use std::sync::Mutex;
 
 use super::answer::{Answer, json_response, warn};
 use super::body::{self, FieldValidation};
-use super::escalation;
 use super::render::Render;
 use super::request::RequestInfo;
-use crate::registry::{Part, Registry, WriteOptions, scale_into, scale_of};
+use super::{apply, escalation};
+use crate::registry::{Part, Registry, scale_into, scale_of};
 
 /// POST to a collection.
 pub(crate) async fn create(
@@ -26,7 +26,7 @@ pub(crate) async fn create(
     body: Body,
 ) -> Answer {
     let render = Render::of(info, &parts.headers)?;
-    let options = WriteOptions { dry_run: info.query.dry_run()? };
+    let options = apply::options(info, parts)?;
     let bytes = body::read(&parts.headers, body).await?;
     let (value, warnings) = decode_as(info, kind, &bytes, parts)?;
     if kind.namespaced && info.namespace.is_empty() {
@@ -50,7 +50,7 @@ pub(crate) async fn update(
     body: Body,
 ) -> Answer {
     let render = Render::of(info, &parts.headers)?;
-    let options = WriteOptions { dry_run: info.query.dry_run()? };
+    let options = apply::options(info, parts)?;
     let bytes = body::read(&parts.headers, body).await?;
     let (value, warnings) = decode_as(info, kind, &bytes, parts)?;
     if value["metadata"]["name"].as_str().unwrap_or_default().is_empty() {
@@ -78,7 +78,8 @@ pub(crate) async fn patch(
     body: Body,
 ) -> Answer {
     let render = Render::of(info, &parts.headers)?;
-    let options = WriteOptions { dry_run: info.query.dry_run()? };
+    let options = apply::options(info, parts)?;
+    apply::refuse_force(&info.query)?;
     let validation = FieldValidation::of(&info.query)?;
     let patch_type = patch_type(parts)?;
     let bytes = body::read(&parts.headers, body).await?;
@@ -91,7 +92,7 @@ pub(crate) async fn patch(
             if let Some(other) = other {
                 (other.show)(&mut tree);
             }
-            let patched = apply(patch_type, tree, &bytes, schema, kind)?;
+            let patched = patched(patch_type, tree, &bytes, schema, kind)?;
             let (mut tree, warnings) = body::check(patched, schema, validation)?;
             if let Some(other) = other {
                 (other.store)(&mut tree);
@@ -119,7 +120,7 @@ pub(crate) async fn scale(
         let object = super::read::fresh_object(registry, info, kind).await?;
         return Ok(json_response(200, &scale_of(&object)));
     }
-    let options = WriteOptions { dry_run: info.query.dry_run()? };
+    let options = apply::options(info, parts)?;
     let schema = body::schema_of("autoscaling", "v1", "Scale")?;
     let validation = FieldValidation::of(&info.query)?;
     let place = (info.scope(kind), info.name.as_str());
@@ -128,7 +129,7 @@ pub(crate) async fn scale(
         let bytes = body::read(&parts.headers, body).await?;
         registry
             .update(kind, place, Part::Main, options, |old, tree| {
-                let patched = apply(patch_type, scale_of(old), &bytes, schema, kind)?;
+                let patched = patched(patch_type, scale_of(old), &bytes, schema, kind)?;
                 let (scale, _) = body::check(patched, schema, validation)?;
                 scale_into(old, tree, &scale)
             })
@@ -179,20 +180,18 @@ fn patch_type(parts: &Parts) -> Result<PatchType, ApiError> {
     let media = body::media_type(&parts.headers);
     PatchType::from_content_type(&media).ok_or_else(|| {
         let why = match media.as_str() {
-            "application/apply-patch+yaml" => {
-                "server-side apply is not supported by this server: use client-side apply (kubectl apply --server-side=false)".to_owned()
-            }
+            apply::MEDIA => format!("{media} is not supported by this subresource"),
             other => format!(
                 "the body of the request was in an unknown format - accepted media types include: \
                  application/json-patch+json, application/merge-patch+json, \
-                 application/strategic-merge-patch+json (got {other})"
+                 application/strategic-merge-patch+json, application/apply-patch+yaml (got {other})"
             ),
         };
         ApiError::new(415, "UnsupportedMediaType", why)
     })
 }
 
-fn apply(
+fn patched(
     patch_type: PatchType,
     tree: Value,
     patch: &[u8],

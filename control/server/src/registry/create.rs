@@ -8,7 +8,7 @@ use coracle_store::{Batch, Expect};
 use serde_json::Value;
 
 use super::commit::Refused;
-use super::{ATTEMPTS, Registry, WriteOptions, meta, validate};
+use super::{ATTEMPTS, Registry, WriteOptions, fields, meta, validate};
 use crate::keys;
 
 /// Names tried for a `generateName` before giving up, as upstream.
@@ -27,6 +27,7 @@ impl Registry {
         value.insert("kind".into(), kind.kind.into());
         value.insert("apiVersion".into(), kind.api_version().into());
         let metadata = meta::of(&mut value);
+        let claimed = metadata.remove("managedFields").unwrap_or_default();
         meta::agree(metadata, kind, namespace, None)?;
         meta::create(metadata, kind)?;
         let base = meta::text(metadata, "generateName").to_owned();
@@ -39,6 +40,7 @@ impl Registry {
         self.fill_in(kind, &mut tree);
         self.catch_up().await?;
         self.admit_create(kind, namespace, &mut tree).await?;
+        fields::created(kind, &mut tree, claimed, &options.fields)?;
         (kind.prepare)(Prepare::Create(&mut tree));
         validate::create(kind, &tree)?;
 

@@ -10,6 +10,7 @@ mod bind;
 mod commit;
 mod create;
 mod delete;
+mod fields;
 mod meta;
 mod scale;
 mod update;
@@ -26,6 +27,7 @@ use serde_json::Value;
 use crate::cache::Cache;
 pub(crate) use allocate::ServiceRanges;
 pub(crate) use delete::{DeleteOptions, Deleted, Preconditions, answers_with_object};
+pub(crate) use fields::{FieldWriter, ignored as ignored_fields};
 pub(crate) use meta::{now, seconds};
 pub(crate) use scale::{from_object as scale_of, into_object as scale_into};
 pub(crate) use update::Part;
@@ -45,10 +47,12 @@ pub(crate) struct Registry {
 }
 
 /// What a writer may ask for beside the write.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct WriteOptions {
     /// Do everything but commit.
     pub(crate) dry_run: bool,
+    /// On whose account the written fields are.
+    pub(crate) fields: FieldWriter,
 }
 
 impl Registry {

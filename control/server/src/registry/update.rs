@@ -8,7 +8,7 @@ use coracle_store::{Batch, Expect};
 use serde_json::{Map, Value};
 
 use super::commit::Refused;
-use super::{ATTEMPTS, Registry, WriteOptions, allocate, meta, validate};
+use super::{ATTEMPTS, Registry, WriteOptions, allocate, fields, meta, validate};
 
 /// What of an object a write may change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +42,9 @@ impl Registry {
                 .ok_or_else(|| ApiError::not_found(kind, name))?;
             let before = old.value();
             let asked = edit(&old, before.clone())?;
-            let (new, gone) = self.change(&old, &before, asked, part)?;
+            let claimed = asked["metadata"]["managedFields"].clone();
+            let (mut new, gone) = self.change(&old, &before, asked, part)?;
+            fields::updated(kind, &mut new, &before, claimed, &options.fields)?;
             if gone {
                 if options.dry_run {
                     return Self::dry(kind, meta::as_object(&new)?, old.meta.resource_version);
@@ -55,7 +57,6 @@ impl Registry {
                 self.catch_up().await?;
                 continue;
             }
-            let mut new = new;
             let claims = match part {
                 Part::Main => self.allocate(&mut new, kind, Some(&before))?,
                 _ => allocate::Claims::default(),
@@ -166,7 +167,7 @@ fn only_of_spec(before: &Value, asked: &Map<String, Value>, field: &str) -> Valu
 }
 
 /// Whether anything beside metadata and status differs.
-fn specified(new: &Value, old: &Value) -> bool {
+pub(super) fn specified(new: &Value, old: &Value) -> bool {
     let (Some(new), Some(old)) = (new.as_object(), old.as_object()) else { return true };
     let relevant = |(field, _): &(&String, &Value)| {
         !matches!(field.as_str(), "metadata" | "status" | "kind" | "apiVersion")

@@ -148,15 +148,6 @@ async fn bad_requests_get_the_status_that_clients_know() {
             "Invalid",
             "",
         ),
-        (
-            "PATCH",
-            there,
-            "application/apply-patch+yaml",
-            "{}",
-            415,
-            "UnsupportedMediaType",
-            "server-side apply",
-        ),
         ("PATCH", there, json, "{}", 415, "UnsupportedMediaType", "application/json"),
         (
             "DELETE",

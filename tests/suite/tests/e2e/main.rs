@@ -238,6 +238,7 @@ suite! {
         // About the API.
         wasm [
             apply_patch_edit,
+            server_side_apply,
             scale_and_wait,
             deletes_cascade,
             namespaces_go_with_their_content,

@@ -108,6 +108,67 @@ pub(crate) async fn apply_patch_edit(context: Arc<Context>) -> Outcome {
     expect(&diff.stdout, &["-  a: \"2\"", "+  a: \"3\""])
 }
 
+pub(crate) async fn server_side_apply(context: Arc<Context>) -> Outcome {
+    let cluster = context.up().await?;
+    let text = hello("web", "hello:v1", 0);
+    let apply = async |text: &str, args: &[&str]| {
+        let args = [&["apply", "--server-side", "-f", "-"], args].concat();
+        cluster.kubectl_with(&args, text).await
+    };
+    let done = ["deployment.apps/web serverside-applied", "service/web serverside-applied"];
+    expect(&apply(&text, &[]).await?.ok()?, &done)?;
+    expect(&apply(&text, &[]).await?.ok()?, &done)?;
+    let managers = async || {
+        let path = "jsonpath={range .metadata.managedFields[*]}{.manager} {.operation} {.subresource},{end}";
+        cluster.kubectl(&["get", "deploy", "web", "--show-managed-fields", "-o", path]).await
+    };
+    expect(&managers().await?, &["kubectl Apply ,"])?;
+
+    // Somebody else takes a field, and has it until they are forced to give it.
+    cluster.kubectl(&["scale", "deploy", "web", "--replicas=1"]).await?;
+    expect(&managers().await?, &["kubectl Update scale,"])?;
+    let refused = apply(&text, &[]).await?.refused()?;
+    expect(
+        &refused,
+        &[
+            "Apply failed with 1 conflict: conflict with \"kubectl\" with subresource \"scale\"",
+            ".spec.replicas",
+        ],
+    )?;
+    let diff = ["diff", "--server-side", "--force-conflicts", "-f", "-"];
+    let differs = cluster.kubectl_with(&diff, &text).await?;
+    anyhow::ensure!(differs.status.code() == Some(1), "{}", differs.stderr);
+    expect(&differs.stdout, &["-  replicas: 1", "+  replicas: 0"])?;
+    expect(&apply(&text, &["--force-conflicts"]).await?.ok()?, &done)?;
+    anyhow::ensure!(!managers().await?.contains("scale"), "{}", managers().await?);
+
+    // Two teams, one object.
+    let labels =
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web, labels: {team: two}}\n";
+    apply(labels, &["--field-manager=two"]).await?.ok()?;
+    apply(&text, &[]).await?.ok()?;
+    let team = "jsonpath={.metadata.labels.team}";
+    anyhow::ensure!(cluster.kubectl(&["get", "deploy", "web", "-o", team]).await? == "two");
+    let nothing = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\n";
+    apply(nothing, &["--field-manager=two"]).await?.ok()?;
+    anyhow::ensure!(cluster.kubectl(&["get", "deploy", "web", "-o", team]).await?.is_empty());
+
+    // From client-side apply and back.
+    let map = |value: &str| {
+        format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: m}}\ndata: {{a: {value}, b: x}}\n"
+        )
+    };
+    cluster.apply(&map("one")).await?;
+    expect(&apply(&map("two"), &[]).await?.ok()?, &["configmap/m serverside-applied"])?;
+    expect(&cluster.apply(&map("three")).await?, &["configmap/m configured"])?;
+    let unknown = map("four").replace("data:", "dota:");
+    expect(
+        &apply(&unknown, &["--validate=false"]).await?.refused()?,
+        &["field not declared in schema"],
+    )
+}
+
 pub(crate) async fn scale_and_wait(context: Arc<Context>) -> Outcome {
     let cluster = context.up().await?;
     cluster.push_all(&[("hello-v1", "hello:v1")]).await?;

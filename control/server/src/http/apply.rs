@@ -1,0 +1,242 @@
+//! Server-side apply: PATCH of `application/apply-patch+yaml`, and on whose account other writes are.
+
+use axum::body::Body;
+use coracle_api::fields::{ApplyError, Managers, Writer};
+use coracle_api::schema::Schema;
+use coracle_api::status::Details;
+use coracle_api::{ApiError, Kind};
+use http::header::USER_AGENT;
+use http::request::Parts;
+use serde_json::Value;
+
+use super::answer::Answer;
+use super::body::{self, FieldValidation};
+use super::render::Render;
+use super::request::{Query, RequestInfo};
+use super::{App, escalation};
+use crate::auth::{Identity, node};
+use crate::registry::{FieldWriter, Part, WriteOptions, ignored_fields, now};
+
+/// The media type of an applied configuration.
+pub(crate) const MEDIA: &str = "application/apply-patch+yaml";
+/// Bytes of a field manager's name.
+const LONGEST_MANAGER: usize = 128;
+/// An object that comes and goes while it is applied is tried this often.
+const ATTEMPTS: usize = 5;
+
+/// How a request writes: dry or not, and on whose account.
+pub(crate) fn options(info: &RequestInfo, parts: &Parts) -> Result<WriteOptions, ApiError> {
+    let fields = if parts.extensions.get::<Identity>().and_then(node::name).is_some() {
+        FieldWriter::Own
+    } else {
+        let manager = match manager(&info.query)? {
+            Some(manager) => manager,
+            None => from_user_agent(parts),
+        };
+        let subresource = info.subresource.as_str().into();
+        FieldWriter::Client { manager: manager.into(), subresource }
+    };
+    Ok(WriteOptions { dry_run: info.query.dry_run()?, fields })
+}
+
+/// `?fieldManager=`.
+fn manager(query: &Query) -> Result<Option<&str>, ApiError> {
+    let Some(manager) = query.get("fieldManager") else { return Ok(None) };
+    let wrong = if manager.len() > LONGEST_MANAGER {
+        format!("Too long: may not be more than {LONGEST_MANAGER} bytes")
+    } else if manager.chars().any(char::is_control) {
+        format!("Invalid value: {manager:?}: should only contain printable characters")
+    } else {
+        return Ok(Some(manager));
+    };
+    Err(invalid_options(&format!("fieldManager: {wrong}")))
+}
+
+/// The client's name for itself, as upstream takes it where no manager is named.
+fn from_user_agent(parts: &Parts) -> &str {
+    let agent = parts.headers.get(USER_AGENT).and_then(|value| value.to_str().ok());
+    let name = agent.unwrap_or_default().split('/').next().unwrap_or_default();
+    let name = name.get(..LONGEST_MANAGER).unwrap_or(name);
+    if name.is_empty() { "unknown" } else { name }
+}
+
+/// Refuses `?force=` of what is no apply.
+pub(crate) fn refuse_force(query: &Query) -> Result<(), ApiError> {
+    match query.get("force") {
+        None => Ok(()),
+        Some(_) => {
+            Err(invalid_options("force: Forbidden: may not be specified for non-apply patch"))
+        }
+    }
+}
+
+fn invalid_options(why: &str) -> ApiError {
+    let text = format!("PatchOptions.meta.k8s.io \"\" is invalid: {why}");
+    ApiError::new(422, "Invalid", text)
+}
+
+/// Applies a configuration to an object or its status, and makes the object if it is not there.
+pub(crate) async fn apply(
+    app: &App,
+    info: &RequestInfo,
+    kind: &'static Kind,
+    part: Part,
+    parts: &Parts,
+    body: Body,
+) -> Answer {
+    let registry = &app.registry;
+    let render = Render::of(info, &parts.headers)?;
+    let manager = manager(&info.query)?.ok_or_else(|| {
+        invalid_options("fieldManager: Required value: is required for apply patch")
+    })?;
+    let force = info.query.flag("force");
+    let schema = body::schema_of(&info.group, &info.version, kind.kind)?;
+    let bytes = body::read(&parts.headers, body).await?;
+    let config = configuration(info, kind, schema, &bytes)?;
+    let options = WriteOptions { dry_run: info.query.dry_run()?, fields: FieldWriter::Applied };
+    let (now, ignored) = (now(), ignored_fields(kind, &info.subresource));
+    let version = api_version(info);
+    let writer = Writer {
+        manager,
+        api_version: &version,
+        subresource: &info.subresource,
+        ignored: &ignored,
+        now: &now,
+    };
+    let (namespace, name) = (info.scope(kind), info.name.as_str());
+    let applied = |mut live: Value| {
+        let known = match live.get_mut("metadata").and_then(Value::as_object_mut) {
+            Some(metadata) => metadata.remove("managedFields").unwrap_or_default(),
+            None => Value::Null,
+        };
+        let managers = Managers::decode(&known).unwrap_or_default();
+        let other = info.other_version();
+        if let Some(other) = other
+            && live.get("metadata").is_some()
+        {
+            (other.show)(&mut live);
+        }
+        let applied =
+            managers.apply(&writer, &live, &config, schema, force).map_err(|e| refused(info, e))?;
+        let (mut tree, _) = body::check(applied.object, schema, FieldValidation::Ignore)?;
+        tree["metadata"]["managedFields"] = applied.managers.encode();
+        if let Some(other) = other {
+            (other.store)(&mut tree);
+        }
+        escalation::check(registry, kind, namespace, parts, &tree)?;
+        Ok::<_, ApiError>(tree)
+    };
+    for _ in 0..ATTEMPTS {
+        registry.catch_up().await?;
+        let found = registry.cache.get(kind, namespace, name).is_some();
+        let (code, written) = if found || part != Part::Main {
+            let edit = |_: &_, live| applied(live);
+            (200, registry.update(kind, (namespace, name), part, options.clone(), edit).await)
+        } else {
+            may_create(app, info, parts)?;
+            let tree = applied(Value::Object(serde_json::Map::new()))?;
+            (201, registry.create(kind, namespace, tree, options.clone()).await)
+        };
+        match written {
+            Ok(object) => return Ok(render.answer(code, &object)),
+            Err(error) if code == 201 && error.reason == "AlreadyExists" => {}
+            Err(error) if found && part == Part::Main && error.reason == "NotFound" => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(ApiError::modified(kind, name).into())
+}
+
+fn api_version(info: &RequestInfo) -> String {
+    if info.group.is_empty() {
+        info.version.clone()
+    } else {
+        format!("{}/{}", info.group, info.version)
+    }
+}
+
+/// The applied configuration, of this kind and with nothing in it that the kind does not have.
+fn configuration(
+    info: &RequestInfo,
+    kind: &Kind,
+    schema: Schema<'_>,
+    bytes: &[u8],
+) -> Result<Value, ApiError> {
+    let tree: Value = serde_saphyr::from_slice(bytes)
+        .map_err(|error| ApiError::bad_request(format!("error decoding YAML: {error}")))?;
+    if !tree.is_object() {
+        return Err(ApiError::bad_request("error decoding YAML: the configuration is no object"));
+    }
+    let text = |field: &str| tree[field].as_str().unwrap_or_default();
+    let version = api_version(info);
+    if text("apiVersion") != version {
+        return Err(ApiError::bad_request(format!(
+            "Incorrect version specified in apply patch. Specified patch version: {}, expected: {version}",
+            text("apiVersion")
+        )));
+    }
+    if text("kind") != kind.kind {
+        return Err(ApiError::bad_request(format!(
+            "Incorrect kind specified in apply patch. Specified kind: {}, expected: {}",
+            text("kind"),
+            kind.kind
+        )));
+    }
+    let managers = &tree["metadata"]["managedFields"];
+    if !managers.is_null() && managers.as_array().is_none_or(|list| !list.is_empty()) {
+        return Err(ApiError::bad_request("metadata.managedFields must be nil"));
+    }
+    let (mut config, unknown) = body::check(tree, schema, FieldValidation::Warn)?;
+    if let Some(complaint) = unknown.first() {
+        // `unknown field "spec.foo"`
+        let field = complaint.split('"').nth(1).unwrap_or(complaint);
+        return Err(untyped(info, &format!(".{field}: field not declared in schema")));
+    }
+    let metadata = &mut config["metadata"];
+    match metadata["name"].as_str().unwrap_or_default() {
+        "" => metadata["name"] = info.name.clone().into(),
+        name if name == info.name => {}
+        name => {
+            return Err(ApiError::bad_request(format!(
+                "the name of the object ({name}) does not match the name on the URL ({})",
+                info.name
+            )));
+        }
+    }
+    if let Some(metadata) = metadata.as_object_mut() {
+        metadata.remove("managedFields");
+    }
+    Ok(config)
+}
+
+/// Upstream's words for a configuration that is none of its kind.
+fn untyped(info: &RequestInfo, why: &str) -> ApiError {
+    let RequestInfo { namespace, name, .. } = info;
+    let version = api_version(info);
+    ApiError::bad_request(format!(
+        "failed to create typed patch object ({namespace}/{name}; {version}): {why}"
+    ))
+}
+
+fn refused(info: &RequestInfo, error: ApplyError) -> ApiError {
+    let text = error.to_string();
+    let conflicts = match error {
+        ApplyError::Conflicts(conflicts) => conflicts,
+        ApplyError::Invalid(why) => return untyped(info, &why),
+    };
+    let causes = conflicts.into_iter().map(|conflict| {
+        let text = format!("conflict with {}", conflict.manager);
+        ("FieldManagerConflict".to_owned(), text, conflict.path)
+    });
+    let mut error = ApiError::new(409, "Conflict", text);
+    error.details = Some(Box::new(Details { causes: causes.collect(), ..Details::default() }));
+    error
+}
+
+/// Who applies to what is not there creates it, and must be allowed to.
+fn may_create(app: &App, info: &RequestInfo, parts: &Parts) -> Result<(), ApiError> {
+    let Some(identity) = parts.extensions.get::<Identity>() else { return Ok(()) };
+    let mut attributes = info.attributes();
+    attributes.verb = "create".to_owned();
+    app.auth.authorize(&app.registry.cache.read(), identity, &attributes)
+}
