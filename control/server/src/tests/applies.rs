@@ -108,7 +108,7 @@ async fn status_is_applied_apart() {
     it.create(PODS, pod("p")).await;
     let p = &format!("{PODS}/p");
     let condition = json!({"type": "example.com/warm", "status": "True"});
-    let config = json!({
+    let mut config = json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
         "status": {"conditions": [condition]},
     });
@@ -118,6 +118,7 @@ async fn status_is_applied_apart() {
     assert!(entries.contains(&"warmer Apply status".to_owned()), "{entries:?}");
     let conditions = applied.body["status"]["conditions"].as_array().unwrap();
     assert!(conditions.iter().any(|c| c["type"] == "example.com/warm"), "{conditions:?}");
+    config["metadata"]["name"] = "q".into();
     let missing = it.apply(&format!("{PODS}/q/status"), "fieldManager=warmer", &config).await;
     assert_eq!(missing.code, 404, "{}", missing.body);
 }
