@@ -32,6 +32,10 @@ pub(crate) struct ServerArgs {
     /// Addresses of Services, chosen when the cluster first starts [default: a free private range of 65,536]
     #[arg(long, value_name = "CIDR")]
     pub service_range: Option<coracle_network::Cidr>,
+    /// Addresses of LoadBalancer Services, which machines answer for on their networks: 192.168.7.240/28 or
+    /// 192.168.7.240-192.168.7.250; may be given several times [default: none, so that such Services wait for another's]
+    #[arg(long = "load-balancer-pool", value_name = "CIDR|RANGE", value_parser = pool)]
+    pub load_balancer_pools: Vec<(Ipv4Addr, Ipv4Addr)>,
     /// Seconds that a node may be silent before it is taken for lost; nodes speak every 2.5 seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(3..=3600))]
     pub node_monitor_grace_period: u64,
@@ -64,6 +68,22 @@ pub(crate) struct ServerArgs {
     pub no_controllers: bool,
 }
 
+/// First and last of a pool's addresses.
+fn pool(text: &str) -> Result<(Ipv4Addr, Ipv4Addr), String> {
+    let range = match text.split_once('-') {
+        Some((first, last)) => first.parse().ok().zip(last.parse().ok()),
+        None => text.parse::<coracle_network::Cidr>().ok().and_then(|range| {
+            let last = u32::try_from(range.size() - 1).ok()?;
+            Some((range.base(), range.nth(last)?))
+        }),
+    };
+    range.filter(|(first, last)| first <= last).ok_or_else(|| {
+        "write it as ADDRESS/PREFIX, for example 192.168.7.240/28, or as FIRST-LAST, for example \
+         192.168.7.240-192.168.7.250"
+            .to_owned()
+    })
+}
+
 /// Starts the control plane over a folder that the caller has claimed.
 pub(crate) async fn start(
     args: &ServerArgs,
@@ -80,6 +100,7 @@ pub(crate) async fn start(
     // Where Pods reach this machine: none where they have its loopback addresses.
     config.gateway = if services.base().is_loopback() { None } else { pods.nth(1) };
     config.advertise = advertised(args);
+    config.load_balancer_pool.clone_from(&args.load_balancer_pools);
     config.nodes.grace = Duration::from_secs(args.node_monitor_grace_period);
     config.nodes.eviction_rate = args.node_eviction_rate;
     config.nodes.secondary_eviction_rate = args.secondary_node_eviction_rate;

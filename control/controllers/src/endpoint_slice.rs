@@ -11,7 +11,7 @@ use coracle_api::{Cluster, Object, Plan, kinds};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::services::{self, Port, TargetRef};
+use crate::services::{self, Distribution, Port, TargetRef};
 use crate::{BURST, names, owners, patch};
 
 const MAX_ENDPOINTS: usize = 100;
@@ -37,6 +37,8 @@ struct Endpoint {
     addresses: Vec<String>,
     conditions: Conditions,
     #[serde(skip_serializing_if = "Option::is_none")]
+    hints: Option<Hints>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     hostname: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     node_name: Option<String>,
@@ -44,6 +46,36 @@ struct Endpoint {
     target_ref: Option<TargetRef>,
     #[serde(skip_serializing_if = "Option::is_none")]
     zone: Option<String>,
+}
+
+/// For whom an endpoint is meant (`discovery/v1 EndpointHints`).
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Hints {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    for_nodes: Vec<Named>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    for_zones: Vec<Named>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+struct Named {
+    name: String,
+}
+
+impl Hints {
+    /// An endpoint is meant for its own node's or zone's callers. Where the node is in no zone nothing is said, and consumers then
+    /// take all endpoints.
+    fn of(distribution: Distribution, node: Option<&str>, zone: Option<&str>) -> Option<Self> {
+        let list = |name: Option<&str>| name.map(|name| Named { name: name.to_owned() });
+        let nodes = node.filter(|_| distribution == Distribution::SameNode);
+        let hints = Hints {
+            for_nodes: list(nodes).into_iter().collect(),
+            for_zones: list(zone).into_iter().collect(),
+        };
+        (hints != Hints::default()).then_some(hints)
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
@@ -151,7 +183,9 @@ fn wanted(
         let zone = node
             .and_then(|node| cluster.get(&kinds::NODE, "", node))
             .and_then(|node| node.meta.labels.get("topology.kubernetes.io/zone"));
+        let distribution = spec.distribution().filter(|_| member.ready);
         let endpoint = Endpoint {
+            hints: distribution.and_then(|d| Hints::of(d, node, zone.map(String::as_str))),
             addresses: vec![member.ip.clone()],
             conditions: Conditions {
                 ready: member.ready,

@@ -29,7 +29,9 @@ mod autoscaler;
 mod disruption;
 
 mod endpoint_slice;
+mod endpoint_slice_mirroring;
 mod endpoints;
+mod load_balancer;
 
 mod garbage_collector;
 mod namespace;
@@ -58,9 +60,11 @@ pub use daemon_set::DaemonSetController;
 pub use deployment::DeploymentController;
 pub use disruption::DisruptionController;
 pub use endpoint_slice::EndpointSliceController;
+pub use endpoint_slice_mirroring::EndpointSliceMirroring;
 pub use endpoints::EndpointsController;
 pub use garbage_collector::GarbageCollector;
 pub use job::JobController;
+pub use load_balancer::LoadBalancerController;
 pub use namespace::NamespaceController;
 pub use node_ipam::NodeIpam;
 pub use node_lifecycle::NodeLifecycle;
@@ -89,6 +93,7 @@ pub fn with(nodes: NodeLifecycle) -> Vec<Box<dyn Controller>> {
         Box::new(DisruptionController),
         Box::new(HorizontalPodAutoscalerController),
         Box::new(EndpointSliceController),
+        Box::new(EndpointSliceMirroring),
         Box::new(EndpointsController),
         Box::new(NamespaceController),
         Box::new(ServiceAccountController),

@@ -27,6 +27,7 @@ pub(crate) struct Spec {
     selector: BTreeMap<String, String>,
     ports: Vec<ServicePort>,
     publish_not_ready_addresses: bool,
+    traffic_distribution: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -37,6 +38,13 @@ struct ServicePort {
     target_port: Option<Value>,
     protocol: Option<String>,
     app_protocol: Option<String>,
+}
+
+/// Whose endpoints are preferred.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Distribution {
+    SameZone,
+    SameNode,
 }
 
 /// A port of a slice or subset.
@@ -93,7 +101,25 @@ impl Member<'_> {
 impl Spec {
     /// Its endpoints are for controllers to list.
     pub(crate) fn is_selective(&self) -> bool {
-        !self.selector.is_empty() && self.r#type.as_deref() != Some("ExternalName")
+        self.has_selector() && !self.is_external_name()
+    }
+
+    pub(crate) fn has_selector(&self) -> bool {
+        !self.selector.is_empty()
+    }
+
+    pub(crate) fn is_external_name(&self) -> bool {
+        self.r#type.as_deref() == Some("ExternalName")
+    }
+
+    /// Whom its endpoints are meant for (`spec.trafficDistribution`); everybody if it does not say.
+    pub(crate) fn distribution(&self) -> Option<Distribution> {
+        match self.traffic_distribution.as_deref()? {
+            // The older name of the same.
+            "PreferSameZone" | "PreferClose" => Some(Distribution::SameZone),
+            "PreferSameNode" => Some(Distribution::SameNode),
+            _ => None,
+        }
     }
 
     pub(crate) fn is_headless(&self) -> bool {

@@ -34,6 +34,8 @@ pub struct Config {
     pub nodes: coracle_controllers::NodeLifecycle,
     /// Seconds that Pods stay, unless they say otherwise, on a node that is not ready, and on one that is unreachable.
     pub toleration_seconds: [i64; 2],
+    /// Addresses of LoadBalancer Services: first and last of each range.
+    pub load_balancer_pool: Vec<(Ipv4Addr, Ipv4Addr)>,
     /// Run the controllers in this process.
     pub controllers: bool,
     /// Run the scheduler in this process.
@@ -58,6 +60,7 @@ impl Config {
             node_ports: 30000..=32767,
             nodes: coracle_controllers::NodeLifecycle::default(),
             toleration_seconds: coracle_api::pod::TOLERATION_SECONDS,
+            load_balancer_pool: Vec::new(),
             controllers: true,
             scheduler: true,
             store: coracle_store::Options::default(),

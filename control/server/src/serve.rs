@@ -123,6 +123,8 @@ pub async fn start(config: Config) -> Result<Server, StartError> {
         let pem = auth.pki().ca_pem().to_owned();
         controllers.push(Box::new(coracle_controllers::RootCaPublisher { pem }));
         controllers.push(Box::new(coracle_controllers::NodeIpam { range: config.pod_network }));
+        let pool = config.load_balancer_pool.clone();
+        controllers.push(Box::new(coracle_controllers::LoadBalancerController { pool }));
         for controller in controllers {
             tasks.spawn(driver::run(
                 controller.into(),

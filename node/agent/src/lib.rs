@@ -5,6 +5,7 @@
 //! node, [`pod::lifecycle`] decides, [`pod::worker`] acts through [`images`] and the sandbox protocol, and
 //! [`services`] puts the routes into force that make its Service answer.
 
+mod balancers;
 pub mod cgroup;
 pub mod events;
 pub mod host;
@@ -26,13 +27,15 @@ mod streaming;
 pub mod sync;
 mod tls;
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use coracle_network::Network;
+use coracle_network::{Network, Place};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
+use crate::balancers::Standing;
 use crate::hosts::{Hosts, HostsConfig};
 use crate::images::Images;
 use crate::images::compile::{CompileCommand, Compiler};
@@ -142,7 +145,10 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
     let kubelet_port = listener.local_addr().map_err(listen_error)?.port();
     machine.kubelet_port = kubelet_port;
     machine.containers = hosts.runs_containers();
-    let services = services::Services::default();
+    let services = services::Services::at(Place {
+        node: node_name.clone(),
+        zone: machine.labels.get(balancers::ZONE).cloned(),
+    });
     // Before the first Pod is told whom to ask.
     let names = if hosts.runs_containers() {
         let bound = coracle_network::dns::Server::bind(config.network.clone()).await;
@@ -202,7 +208,9 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
     let mut tasks = JoinSet::new();
     if let Ok(address) = machine.ip.parse() {
         let own = (node_name.clone(), address);
-        tasks.spawn(peers::follow(client.clone(), config.network.clone(), own));
+        let seen = services.clone();
+        let tell = move |nodes: &BTreeMap<String, Standing>| seen.set_nodes(nodes);
+        tasks.spawn(peers::follow(client.clone(), config.network.clone(), own, tell));
     }
     tasks.spawn(node::heartbeat(client.clone(), machine, images.clone(), is_registered));
     let users = workers.clone();
@@ -241,8 +249,11 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
     let watching = services.clone();
     let services_client = client.clone();
     tasks.spawn(async move { watching.watch(services_client, notice).await });
-    let (network, enforcer) = (config.network.clone(), hosts.clone());
-    tasks.spawn(async move { services.enforce(network, enforcer).await });
+    let (network, telling) = (config.network.clone(), services.clone());
+    let told = hosts.clone();
+    tasks.spawn(async move { telling.tell_hosts(&network, &told).await });
+    let network = config.network.clone();
+    tasks.spawn(async move { services.enforce(network).await });
     tasks.spawn(metrics::tell(client.clone(), workers.clone()));
     tasks.spawn(sync::hosts(started, hosts.clone(), workers.clone(), config.network.clone()));
     tasks.spawn(sync::pods(client, node_name, workers, hosts.clone(), sandboxes));

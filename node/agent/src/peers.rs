@@ -10,6 +10,8 @@ use k8s_openapi::api::core::v1::Node;
 use kube::Api;
 use kube::runtime::watcher;
 
+use crate::balancers::Standing;
+
 /// How long changes are collected: when a cluster starts, machines come in crowds.
 const COLLECT: Duration = Duration::from_millis(50);
 /// How soon what the kernel refused is tried again.
@@ -17,12 +19,18 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// How often everything is looked at that may have been changed by others.
 const LOOK: Duration = Duration::from_secs(60);
 
-/// Follows the Nodes for ever. `own` is this node's name and address.
-pub async fn follow(client: kube::Client, network: Network, own: (String, Ipv4Addr)) {
+/// Follows the Nodes for ever. `own` is this node's name and address; `tell` is told of all of them when something changed.
+pub async fn follow(
+    client: kube::Client,
+    network: Network,
+    own: (String, Ipv4Addr),
+    tell: impl Fn(&BTreeMap<String, Standing>),
+) {
     let (name, address) = own;
     let mut events = watcher(Api::<Node>::all(client), watcher::Config::default()).boxed();
     let mut peers: BTreeMap<String, Peer> = BTreeMap::new();
     let mut listed: BTreeMap<String, Peer> = BTreeMap::new();
+    let (mut standings, mut standings_listed) = (BTreeMap::new(), BTreeMap::new());
     let mut due = None;
     let mut next_look = tokio::time::Instant::now() + LOOK;
     loop {
@@ -42,23 +50,36 @@ pub async fn follow(client: kube::Client, network: Network, own: (String, Ipv4Ad
         let is_new = match event {
             Ok(watcher::Event::Init) => {
                 listed.clear();
+                standings_listed.clear();
                 false
             }
             Ok(watcher::Event::InitApply(node)) => {
+                standings_listed.insert(name_of(&node), Standing::of(&node));
                 listed.extend(peer(&node).filter(|(peer, _)| *peer != name));
                 false
             }
             Ok(watcher::Event::InitDone) => {
                 peers = std::mem::take(&mut listed);
+                standings = std::mem::take(&mut standings_listed);
+                tell(&standings);
                 // Also when there is none: what an earlier agent left leads nowhere.
                 due.get_or_insert_with(tokio::time::Instant::now);
                 false
             }
-            Ok(watcher::Event::Apply(node)) => match peer(&node) {
-                Some((other, peer)) if other != name => peers.insert(other, peer) != Some(peer),
-                _ => false,
-            },
+            Ok(watcher::Event::Apply(node)) => {
+                let standing = Standing::of(&node);
+                if standings.get(&name_of(&node)) != Some(&standing) {
+                    standings.insert(name_of(&node), standing);
+                    tell(&standings);
+                }
+                match peer(&node) {
+                    Some((other, peer)) if other != name => peers.insert(other, peer) != Some(peer),
+                    _ => false,
+                }
+            }
             Ok(watcher::Event::Delete(node)) => {
+                standings.remove(&name_of(&node));
+                tell(&standings);
                 peers.remove(node.metadata.name.as_deref().unwrap_or_default()).is_some()
             }
             // The watcher backs off and tries again by itself when polled; until then everything stays as it is.
@@ -72,6 +93,10 @@ pub async fn follow(client: kube::Client, network: Network, own: (String, Ipv4Ad
             due.get_or_insert_with(|| tokio::time::Instant::now() + COLLECT);
         }
     }
+}
+
+fn name_of(node: &Node) -> String {
+    node.metadata.name.clone().unwrap_or_default()
 }
 
 /// A node's name, the range of its Pods and its address, if it has told both.

@@ -2,11 +2,11 @@
 //!
 //! Changes that arrive while the last ones are being put into force are put into force together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
-use coracle_network::{Network, Protocol, RouteChange, RouteTable};
+use coracle_network::{Network, Place, Protocol, RouteChange, RouteTable};
 use coracle_sandbox as sandbox;
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{Pod, Service};
@@ -15,19 +15,27 @@ use kube::runtime::watcher;
 use kube::{Api, ResourceExt};
 use tokio::sync::{Notify, watch};
 
+use crate::balancers::{self, HealthChecks, Standing};
 use crate::hosts::Hosts;
 use crate::pod::{env, spec};
 
+/// The longest rest between two tables that hosts are told.
+const REST: Duration = Duration::from_secs(1);
+
 /// Services and their routes; cheap to clone.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Services {
     inner: Arc<Inner>,
 }
 
 #[derive(Default)]
 struct Inner {
+    /// This node's name.
+    node: String,
     state: RwLock<State>,
     changed: Notify,
+    /// Routes that changed are in force in the network.
+    enforced: Notify,
     /// Services were listed once.
     listed: watch::Sender<bool>,
 }
@@ -40,9 +48,19 @@ struct State {
     /// Both lists were seen once: what is not in them is not there.
     services_listed: bool,
     slices_listed: bool,
+    /// The Nodes that may answer for load balancers' addresses.
+    announcing: BTreeSet<String>,
+    nodes_listed: bool,
 }
 
 impl Services {
+    /// None yet, of a node at `place`.
+    pub fn at(place: Place) -> Self {
+        let node = place.node.clone();
+        let state = State { table: RouteTable::at(place), ..State::default() };
+        Self { inner: Arc::new(Inner { node, state: RwLock::new(state), ..Inner::default() }) }
+    }
+
     /// Ports on which an HTTP component of the Pod is to be served.
     pub fn http_ports(&self, pod: &Pod, container: &str) -> Vec<u16> {
         let state = self.inner.state.read().unwrap_or_else(|e| e.into_inner());
@@ -163,35 +181,88 @@ impl Services {
         }
     }
 
-    /// Puts routes into force as they change, for ever: in the network, and in the sandbox hosts, where guests'
-    /// calls (and an ordinary user's Services) are routed.
-    pub async fn enforce(&self, network: Network, hosts: Hosts) {
+    /// Takes in what Nodes there are.
+    pub fn set_nodes(&self, nodes: &BTreeMap<String, Standing>) {
+        let mut state = self.inner.state.write().unwrap_or_else(|e| e.into_inner());
+        state.announcing = nodes
+            .iter()
+            .filter(|(_, standing)| standing.announces)
+            .map(|(name, _)| name.clone())
+            .collect();
+        state.nodes_listed = true;
+        let node = self.inner.node.clone();
+        if let Some(own) = nodes.get(&node) {
+            let changes = state.table.set_place(Place { node, zone: own.zone.clone() });
+            state.pending.extend(changes);
+        }
+        self.inner.changed.notify_one();
+    }
+
+    /// Puts routes into force in the network as they change, for ever.
+    pub async fn enforce(&self, network: Network) {
         let mut first = true;
+        let mut checks = HealthChecks::default();
+        let mut announced = None;
         loop {
-            let anew = tokio::select! {
-                () = self.inner.changed.notified() => false,
-                () = hosts.routes_wanted() => true,
-            };
-            let (changes, routes) = {
+            self.inner.changed.notified().await;
+            let (changes, all, announces) = {
                 let mut state = self.inner.state.write().unwrap_or_else(|e| e.into_inner());
                 if !state.services_listed || !state.slices_listed {
                     continue;
                 }
-                let changes = std::mem::take(&mut state.pending);
-                if changes.is_empty() && !anew && !first {
-                    continue;
-                }
-                (changes, state.table.iter().cloned().collect::<Vec<_>>())
-            };
-            let applied = match std::mem::take(&mut first) {
                 // What an earlier agent left in force is replaced as a whole.
-                true => network.replace(routes).await,
-                false => network.apply(changes).await,
+                let all = std::mem::take(&mut first)
+                    .then(|| state.table.iter().cloned().collect::<Vec<_>>());
+                // Until the Nodes are known, who answers for what stays as it is.
+                let announces = state.nodes_listed.then(|| {
+                    balancers::announced(state.table.iter(), &self.inner.node, &state.announcing)
+                });
+                (std::mem::take(&mut state.pending), all, announces)
+            };
+            if let Some(all) = &all {
+                checks.replace(all.iter());
+            } else {
+                changes.iter().for_each(|change| checks.follow(change));
+            }
+            let is_changed = all.is_some() || !changes.is_empty();
+            let applied = match all {
+                Some(all) => network.replace(all).await,
+                None => network.apply(changes).await,
             };
             if let Err(error) = applied {
                 tracing::error!(%error, "Services are not up to date on this node");
             }
-            hosts.put_routes(&table(&network)).await;
+            if is_changed {
+                self.inner.enforced.notify_one();
+            }
+            if let Some(announces) = announces.filter(|now| announced.as_ref() != Some(now)) {
+                match network.announce(announces.clone()).await {
+                    Ok(()) => announced = Some(announces),
+                    Err(error) => {
+                        tracing::error!(%error, "load balancers' addresses are not answered for");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Tells the sandbox hosts, where guests' calls (and an ordinary user's Services) are routed, for ever. The kernel does not
+    /// wait for that: a whole table is told, which takes its time where there are thousands of Services.
+    pub async fn tell_hosts(&self, network: &Network, hosts: &Hosts) {
+        loop {
+            tokio::select! {
+                () = self.inner.enforced.notified() => {}
+                () = hosts.routes_wanted() => {
+                    let state = self.inner.state.read().unwrap_or_else(|e| e.into_inner());
+                    if !state.services_listed || !state.slices_listed {
+                        continue;
+                    }
+                }
+            }
+            let begun = tokio::time::Instant::now();
+            hosts.put_routes(&table(network)).await;
+            // At most half of the time is spent on it, however fast endpoints change.
+            tokio::time::sleep(begun.elapsed().min(REST)).await;
         }
     }
 }
@@ -252,10 +323,8 @@ fn convert(route: &coracle_network::ServiceRoute) -> sandbox::ServiceRoute {
         },
         backends: p.backends.clone(),
     });
-    let endpoints = route
-        .endpoints
-        .iter()
-        .map(|e| sandbox::Endpoint { ip: e.ip, hostname: e.hostname.clone() });
+    let endpoints =
+        route.endpoints.iter().map(|e| sandbox::Endpoint { ip: e.ip, hostname: Some(e.label()) });
     sandbox::ServiceRoute {
         name: route.key.name.clone(),
         namespace: route.key.namespace.clone(),
@@ -263,5 +332,8 @@ fn convert(route: &coracle_network::ServiceRoute) -> sandbox::ServiceRoute {
         ports: ports.collect(),
         endpoints: endpoints.collect(),
         external_name: route.external_name.clone(),
+        affinity_seconds: route
+            .affinity
+            .map(|time| u32::try_from(time.as_secs()).unwrap_or(u32::MAX)),
     }
 }

@@ -4,34 +4,32 @@
 //! machine's that all its Pods can reach. What it knows is what the Service table is made of, so a name and the address that it
 //! stands for come into force together. As in any cluster, a Pod that runs on while there is no agent finds no new names.
 //!
-//! [`zone`] is the pure part: the cluster's names, as of CoreDNS's `kubernetes` plugin. [`message`] is the format of RFC 1035, by hickory-proto.
+//! [`zone`] is the pure part: the cluster's names, as of CoreDNS's `kubernetes` plugin. [`message`] is the format of RFC 1035, by hickory-proto;
+//! [`upstream`] asks others.
 
 mod message;
 #[cfg(test)]
 mod tests;
+mod upstream;
 mod zone;
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use self::message::{Code, Record};
+use self::upstream::{Upstream, receive, send};
 use self::zone::{Answer, Services};
 use crate::Network;
 
 const PORT: u16 = 53;
 /// The machine's resolver.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
-/// How long one of the machine's name servers may take; a resolver asks again after five seconds.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// Of the machine's name servers, as many as resolvers ask.
-const SERVERS: usize = 3;
 /// Questions that are being answered at a time; who comes when there are more asks again.
 const MOST: usize = 512;
 /// Aliases of aliases that are followed.
@@ -42,6 +40,7 @@ const SILENCE: Duration = Duration::from_secs(10);
 /// A server that has its sockets.
 pub struct Server {
     network: Network,
+    upstream: Arc<Upstream>,
     datagrams: Arc<UdpSocket>,
     connections: TcpListener,
     room: Arc<Semaphore>,
@@ -56,7 +55,8 @@ impl Server {
         let address = (network.host_address(), PORT);
         let datagrams = Arc::new(UdpSocket::bind(address).await?);
         let connections = TcpListener::bind(address).await?;
-        Ok(Self { network, datagrams, connections, room: Arc::new(Semaphore::new(MOST)) })
+        let upstream = Arc::new(Upstream::new(RESOLV_CONF, PORT, network.host_address().into()));
+        Ok(Self { network, upstream, datagrams, connections, room: Arc::new(Semaphore::new(MOST)) })
     }
 
     /// Answers this node's Pods, for ever.
@@ -69,9 +69,10 @@ impl Server {
                     let Ok((length, from)) = came else { continue };
                     let Some(room) = self.admit(from) else { continue };
                     let (network, socket) = (self.network.clone(), self.datagrams.clone());
-                    let question = datagram[..length].to_vec();
+                    let (upstream, question) = (self.upstream.clone(), datagram[..length].to_vec());
                     tokio::spawn(async move {
-                        if let Some(answer) = answer(&network, &question, Way::Datagram).await {
+                        let answer = answer(&network, &upstream, &question, Way::Datagram).await;
+                        if let Some(answer) = answer {
                             let _ = socket.send_to(&answer, from).await;
                         }
                         drop(room);
@@ -84,9 +85,9 @@ impl Server {
                         continue;
                     };
                     let Some(room) = self.admit(from) else { continue };
-                    let network = self.network.clone();
+                    let (network, upstream) = (self.network.clone(), self.upstream.clone());
                     tokio::spawn(async move {
-                        let _ = converse(&network, stream).await;
+                        let _ = converse(&network, &upstream, stream).await;
                         drop(room);
                     });
                 }
@@ -108,29 +109,23 @@ enum Way {
     Connection,
 }
 
-async fn converse(network: &Network, mut stream: TcpStream) -> io::Result<()> {
+async fn converse(network: &Network, upstream: &Upstream, mut stream: TcpStream) -> io::Result<()> {
     loop {
         let Ok(question) = timeout(SILENCE, receive(&mut stream)).await else { return Ok(()) };
-        let Some(answer) = answer(network, &question?, Way::Connection).await else {
+        let Some(answer) = answer(network, upstream, &question?, Way::Connection).await else {
             return Ok(());
         };
         timeout(SILENCE, send(&mut stream, &answer)).await??;
     }
 }
 
-async fn receive(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
-    let mut message = vec![0; usize::from(stream.read_u16().await?)];
-    stream.read_exact(&mut message).await?;
-    Ok(message)
-}
-
-async fn send(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
-    let length = u16::try_from(message.len()).map_err(io::Error::other)?;
-    stream.write_all(&[&length.to_be_bytes(), message].concat()).await
-}
-
 /// Nothing to what is no question.
-async fn answer(services: &impl Services, question: &[u8], way: Way) -> Option<Vec<u8>> {
+async fn answer(
+    services: &impl Services,
+    upstream: &Upstream,
+    question: &[u8],
+    way: Way,
+) -> Option<Vec<u8>> {
     let query = match message::parse(question) {
         Ok(query) => query,
         Err(refusal) => return refusal,
@@ -150,10 +145,10 @@ async fn answer(services: &impl Services, question: &[u8], way: Way) -> Option<V
                 if query.is_of_alias() { (Code::NoError, Vec::new(), true) } else { continue }
             }
             Answer::Elsewhere if aliases.is_empty() => {
-                return elsewhere(question, way).await.or_else(failure);
+                return upstream.ask(question, way).await.or_else(failure);
             }
             Answer::Elsewhere => {
-                let answer = elsewhere(&asked.to_message()?, way).await;
+                let answer = upstream.ask(&asked.to_message()?, way).await;
                 match answer.as_deref().and_then(message::parts) {
                     Some(parts) => parts,
                     None => return failure(),
@@ -164,46 +159,4 @@ async fn answer(services: &impl Services, question: &[u8], way: Way) -> Option<V
         // What is not whole is asked for again, over a connection.
         return message::reply(&query, code, &records, if whole { most } else { 0 }).ok();
     }
-}
-
-/// What the machine's name servers say.
-async fn elsewhere(question: &[u8], way: Way) -> Option<Vec<u8>> {
-    let config = tokio::fs::read_to_string(RESOLV_CONF).await.unwrap_or_default();
-    for server in servers(&config) {
-        let asked = timeout(PATIENCE, ask(SocketAddr::new(server, PORT), question, way)).await;
-        if let Ok(Ok(answer)) = asked {
-            return Some(answer);
-        }
-    }
-    None
-}
-
-async fn ask(server: SocketAddr, question: &[u8], way: Way) -> io::Result<Vec<u8>> {
-    if way == Way::Connection {
-        let mut stream = TcpStream::connect(server).await?;
-        send(&mut stream, question).await?;
-        return receive(&mut stream).await;
-    }
-    let any = if server.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { [0u16; 8].into() };
-    // A port of its own for each question: nobody but the server knows where the answer is expected.
-    let socket = UdpSocket::bind((any, 0)).await?;
-    socket.connect(server).await?;
-    socket.send(question).await?;
-    let mut answer = vec![0; 64 << 10];
-    loop {
-        let length = socket.recv(&mut answer).await?;
-        if message::is_answer(&answer[..length], question) {
-            answer.truncate(length);
-            return Ok(answer);
-        }
-    }
-}
-
-/// `nameserver` lines of a `resolv.conf`.
-fn servers(config: &str) -> Vec<IpAddr> {
-    let lines = config.lines().filter_map(|line| {
-        let mut words = line.split_whitespace();
-        (words.next() == Some("nameserver")).then(|| words.next()?.parse().ok())?
-    });
-    lines.take(SERVERS).collect()
 }

@@ -23,5 +23,6 @@ pub use listen::Listen;
 pub use network::{Config, HostPort, Mode, Network, NetworkError, Snapshot, choose_ranges};
 pub use ranges::ClusterRanges;
 pub use routes::{
-    Endpoint, PortRoute, Protocol, RouteChange, RouteTable, ServiceKey, ServiceRoute,
+    Endpoint, HealthCheck, Place, PortRoute, Protocol, RouteChange, RouteTable, ServiceKey,
+    ServiceRoute,
 };

@@ -6,6 +6,7 @@
 //! has entered the namespace.
 
 mod attached;
+mod balancer;
 mod group;
 mod netns;
 pub mod nft;

@@ -18,7 +18,7 @@ use crate::routes::{Protocol, ServiceKey, ServiceRoute};
 /// One socket of the proxy: connections to it go to the backends of a Service's port.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listen {
-    /// Where to listen: an address of the Service range, or 127.0.0.1 for a NodePort.
+    /// Where to listen: an address of the Service range or a load balancer's, or 127.0.0.1 for a NodePort.
     pub address: SocketAddr,
     /// TCP, UDP or SCTP.
     pub protocol: Protocol,
@@ -62,7 +62,10 @@ impl Loopback {
         served.flat_map(move |port| {
             let vip = route.cluster_ip.filter(|ip| ip.is_loopback()).map(|ip| (ip, port.port));
             let node = port.node_port.map(|port| (IpAddr::V4(Ipv4Addr::LOCALHOST), port));
-            vip.into_iter().chain(node).map(move |(ip, number)| Listen {
+            // A pool of loopback addresses is one that an ordinary user can serve.
+            let balanced = route.balancer_ips.iter().filter(|ip| ip.is_loopback());
+            let balanced = balanced.map(|ip| (*ip, port.port));
+            vip.into_iter().chain(node).chain(balanced).map(move |(ip, number)| Listen {
                 address: SocketAddr::new(ip, listen_port(number, start)),
                 protocol: port.protocol,
                 service: route.key.clone(),

@@ -151,18 +151,16 @@ impl HostPort {
         let address = self.address.filter(|address| !address.is_unspecified());
         ServiceRoute {
             key: ServiceKey { namespace: String::new(), name: format!("{uid}/{number}") },
-            cluster_ip: None,
             external_ips: address.into_iter().map(IpAddr::V4).collect(),
-            affinity: None,
-            endpoints: Vec::new(),
-            external_name: None,
             ports: vec![PortRoute {
                 name: String::new(),
                 port: self.port,
                 node_port: address.is_none().then_some(self.port),
                 protocol: self.protocol,
                 backends: vec![self.target.into()],
+                ..PortRoute::default()
             }],
+            ..ServiceRoute::default()
         }
     }
 }
@@ -505,6 +503,17 @@ impl Network {
                 services.host_ports.insert(uid, routes);
             }
             services.pods.as_mut().map_or(Ok(()), |pods| pods.apply(&changes))
+        })
+        .await
+    }
+
+    /// Answers on the wire for these addresses of load balancers, and for no others. Without root nothing is answered for.
+    ///
+    /// # Errors
+    /// As root, when the kernel refuses; it can be called again.
+    pub async fn announce(&self, addresses: BTreeSet<Ipv4Addr>) -> Result<(), NetworkError> {
+        self.with_services(move |services| {
+            services.pods.as_mut().map_or(Ok(()), |pods| pods.announce(&addresses))
         })
         .await
     }

@@ -3,7 +3,11 @@
 //! It is kept up one object at a time, because a cluster of 5,000 Services sees many small changes: an update costs
 //! the work of its own Service, and yields a [`RouteChange`] only where the outcome differs, so that nothing is
 //! pushed when nothing changed. [`crate::Network::apply`] takes the changes from here to the kernel or to the proxy.
+//!
+//! What a Service says is read in [`service`]; who of its endpoints gets which calls is decided in [`endpoints`].
 
+mod endpoints;
+mod service;
 #[cfg(test)]
 mod tests;
 
@@ -17,11 +21,15 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::{Deserialize, Serialize};
 
+use self::endpoints::SliceEndpoints;
+use self::service::Skeleton;
+use crate::cidr::Cidr;
+
 /// The label by which an EndpointSlice names its Service.
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 
 /// Namespace and name of a Service.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ServiceKey {
     /// The Service's namespace.
     pub namespace: String,
@@ -61,16 +69,33 @@ impl Protocol {
     }
 }
 
+/// Where a node is: what policies and hints compare endpoints with.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// The node's name.
+    pub node: String,
+    /// Its zone (`topology.kubernetes.io/zone`).
+    pub zone: Option<String>,
+}
+
 /// Where one Service leads.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceRoute {
     /// The Service.
     #[serde(flatten)]
     pub key: ServiceKey,
     /// Its ClusterIP; none for a headless Service, which guests still find by name.
     pub cluster_ip: Option<IpAddr>,
-    /// Further addresses that lead here: `spec.externalIPs` and the load balancer's.
+    /// Further addresses that lead here: `spec.externalIPs`.
     pub external_ips: Vec<IpAddr>,
+    /// The load balancer's addresses (`status.loadBalancer.ingress`), but for those that are a proxy's own.
+    pub balancer_ips: Vec<IpAddr>,
+    /// Who may call the load balancer's addresses (`spec.loadBalancerSourceRanges`); everybody where there is none.
+    pub source_ranges: Vec<Cidr>,
+    /// Where other load balancers ask whether this node has endpoints (`spec.healthCheckNodePort`).
+    pub health_check: Option<HealthCheck>,
+    /// The nodes with endpoints, of a Service that takes calls from outside only there.
+    pub nodes: Option<BTreeSet<Arc<str>>>,
     /// `sessionAffinity: ClientIP`, with its timeout: a client stays with its backend.
     pub affinity: Option<Duration>,
     /// Its ports, in the order of the Service.
@@ -97,8 +122,28 @@ pub struct Endpoint {
     pub hostname: Option<String>,
 }
 
+impl Endpoint {
+    /// Its name in the Service's domain, which is made of its address where nobody gave it one.
+    #[must_use]
+    pub fn label(&self) -> String {
+        match &self.hostname {
+            Some(name) => name.clone(),
+            None => self.ip.to_string().replace(['.', ':'], "-"),
+        }
+    }
+}
+
+/// What is answered on a `healthCheckNodePort`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthCheck {
+    /// The port on every node.
+    pub port: u16,
+    /// How many ready endpoints this node has.
+    pub local_endpoints: usize,
+}
+
 /// Where one port of a Service leads.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortRoute {
     /// The port's name; empty when the Service has a single, unnamed port.
     pub name: String,
@@ -110,6 +155,10 @@ pub struct PortRoute {
     pub protocol: Protocol,
     /// The addresses that answer, sorted and without duplicates.
     pub backends: Vec<SocketAddr>,
+    /// Who answers node ports and external addresses, where that is somebody else (`internalTrafficPolicy: Local`).
+    pub external: Option<Vec<SocketAddr>>,
+    /// Who answers callers from outside of the cluster there, where that is somebody else (`externalTrafficPolicy: Local`).
+    pub outside: Option<Vec<SocketAddr>>,
 }
 
 /// What became of one Service's route.
@@ -135,8 +184,9 @@ impl RouteChange {
 /// All routes, kept up from Services and their EndpointSlices.
 #[derive(Clone, Debug, Default)]
 pub struct RouteTable {
+    place: Place,
     /// A Service's route without backends.
-    services: HashMap<ServiceKey, ServiceRoute>,
+    services: HashMap<ServiceKey, Skeleton>,
     /// Endpoints by Service, then by slice name. They may arrive before their Service.
     slices: HashMap<ServiceKey, BTreeMap<String, SliceEndpoints>>,
     /// Which Service a slice (namespace, name) belongs to: its label may change, and a deletion may lack it.
@@ -144,21 +194,21 @@ pub struct RouteTable {
     routes: BTreeMap<ServiceKey, Arc<ServiceRoute>>,
 }
 
-/// The endpoints of one slice, reduced to what routing needs.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct SliceEndpoints {
-    /// Port name, protocol and number.
-    ports: Vec<(String, Protocol, u16)>,
-    ready: Vec<Endpoint>,
-    /// Shutting down but still answering: used only where nothing is ready.
-    draining: Vec<Endpoint>,
-}
-
 impl RouteTable {
-    /// An empty table.
+    /// An empty table of a node at `place`.
     #[must_use]
-    pub fn new() -> Self {
-        Self::default()
+    pub fn at(place: Place) -> Self {
+        Self { place, ..Self::default() }
+    }
+
+    /// Takes in where the node is, as far as that has changed.
+    pub fn set_place(&mut self, place: Place) -> Vec<RouteChange> {
+        if self.place == place {
+            return Vec::new();
+        }
+        self.place = place;
+        let keys: Vec<ServiceKey> = self.services.keys().cloned().collect();
+        keys.into_iter().filter_map(|key| self.rebuild(key)).collect()
     }
 
     /// Takes in a new or changed Service.
@@ -168,7 +218,7 @@ impl RouteTable {
             return None;
         };
         let key = ServiceKey { namespace: namespace.clone(), name: name.clone() };
-        self.services.insert(key.clone(), skeleton(&key, service));
+        self.services.insert(key.clone(), Skeleton::of(&key, service));
         self.rebuild(key)
     }
 
@@ -197,7 +247,7 @@ impl RouteTable {
             self.drop_endpoints(&before, name);
             changes.extend(self.rebuild(before));
         }
-        self.slices.entry(key.clone()).or_default().insert(name.clone(), endpoints(slice));
+        self.slices.entry(key.clone()).or_default().insert(name.clone(), SliceEndpoints::of(slice));
         changes.extend(self.rebuild(key));
         changes
     }
@@ -215,7 +265,7 @@ impl RouteTable {
         services: impl IntoIterator<Item = &'a Service>,
         slices: impl IntoIterator<Item = &'a EndpointSlice>,
     ) -> Vec<RouteChange> {
-        let mut fresh = RouteTable::new();
+        let mut fresh = RouteTable::at(self.place.clone());
         for service in services {
             fresh.update_service(service);
         }
@@ -260,19 +310,9 @@ impl RouteTable {
         let Some(skeleton) = self.services.get(&key) else {
             return self.routes.remove(&key).map(|_| RouteChange::Gone(key));
         };
-        let mut route = skeleton.clone();
-        // What is left of the time before a Service's type became `ExternalName` leads nowhere.
-        if let Some(slices) = self.slices.get(&key)
-            && route.external_name.is_none()
-        {
-            if route.cluster_ip.is_none() {
-                let ready: BTreeSet<&Endpoint> = slices.values().flat_map(|s| &s.ready).collect();
-                route.endpoints = ready.into_iter().cloned().collect();
-            }
-            for port in &mut route.ports {
-                port.backends = backends(slices.values(), &port.name, port.protocol);
-            }
-        }
+        let none = BTreeMap::new();
+        let slices = self.slices.get(&key).unwrap_or(&none);
+        let route = skeleton.with(slices.values(), &self.place);
         if self.routes.get(&key).is_some_and(|before| **before == route) {
             return None;
         }
@@ -280,106 +320,4 @@ impl RouteTable {
         self.routes.insert(key, Arc::clone(&route));
         Some(RouteChange::Set(route))
     }
-}
-
-/// The ready endpoints of a port; where there are none, those that shut down but still serve, as kube-proxy does.
-fn backends<'a>(
-    slices: impl Iterator<Item = &'a SliceEndpoints> + Clone,
-    name: &str,
-    protocol: Protocol,
-) -> Vec<SocketAddr> {
-    let collect = |pick: fn(&SliceEndpoints) -> &Vec<Endpoint>| -> BTreeSet<SocketAddr> {
-        let matching = slices.clone().flat_map(|slice| {
-            let ports = slice.ports.iter().filter(|(n, p, _)| n == name && *p == protocol);
-            ports.flat_map(move |(_, _, port)| {
-                pick(slice).iter().map(|endpoint| SocketAddr::new(endpoint.ip, *port))
-            })
-        });
-        matching.collect()
-    };
-    let mut found = collect(|slice| &slice.ready);
-    if found.is_empty() {
-        found = collect(|slice| &slice.draining);
-    }
-    found.into_iter().collect()
-}
-
-/// A Service's route without backends.
-fn skeleton(key: &ServiceKey, service: &Service) -> ServiceRoute {
-    let nothing = ServiceRoute {
-        key: key.clone(),
-        cluster_ip: None,
-        external_ips: Vec::new(),
-        affinity: None,
-        ports: Vec::new(),
-        endpoints: Vec::new(),
-        external_name: None,
-    };
-    let Some(spec) = &service.spec else { return nothing };
-    if spec.type_.as_deref() == Some("ExternalName") {
-        return ServiceRoute { external_name: spec.external_name.clone(), ..nothing };
-    }
-    let port_number = |n: i32| u16::try_from(n).ok().filter(|n| *n != 0);
-    let ports = spec.ports.iter().flatten().filter_map(|port| {
-        Some(PortRoute {
-            name: port.name.clone().unwrap_or_default(),
-            port: port_number(port.port)?,
-            node_port: port.node_port.and_then(port_number),
-            protocol: Protocol::parse(port.protocol.as_deref())?,
-            backends: Vec::new(),
-        })
-    });
-    let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
-    let ingress = balancer.and_then(|balancer| balancer.ingress.as_ref());
-    let ingress = ingress.into_iter().flatten().filter_map(|ingress| ingress.ip.as_ref());
-    let externals: BTreeSet<IpAddr> = spec
-        .external_ips
-        .iter()
-        .flatten()
-        .chain(ingress)
-        .filter_map(|ip| ip.parse().ok())
-        .collect();
-    let affinity = (spec.session_affinity.as_deref() == Some("ClientIP")).then(|| {
-        let config =
-            spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref());
-        let seconds = config.and_then(|client| client.timeout_seconds).unwrap_or(10_800);
-        Duration::from_secs(u64::try_from(seconds).unwrap_or(10_800))
-    });
-    ServiceRoute {
-        // "None" marks a headless Service; it does not parse as an address.
-        cluster_ip: spec.cluster_ip.as_deref().and_then(|ip| ip.parse().ok()),
-        external_ips: externals.into_iter().collect(),
-        affinity,
-        ports: ports.collect(),
-        ..nothing
-    }
-}
-
-fn endpoints(slice: &EndpointSlice) -> SliceEndpoints {
-    let ports = slice.ports.iter().flatten().filter_map(|port| {
-        let number = port.port.and_then(|n| u16::try_from(n).ok())?;
-        Some((
-            port.name.clone().unwrap_or_default(),
-            Protocol::parse(port.protocol.as_deref())?,
-            number,
-        ))
-    });
-    let mut result = SliceEndpoints { ports: ports.collect(), ..SliceEndpoints::default() };
-    for endpoint in slice.endpoints.iter().flatten() {
-        // The API defines absent conditions: ready and serving count as true, terminating as false.
-        let conditions = endpoint.conditions.as_ref();
-        let ready = conditions.and_then(|c| c.ready).unwrap_or(true);
-        let serving = conditions.and_then(|c| c.serving).unwrap_or(ready);
-        let terminating = conditions.and_then(|c| c.terminating).unwrap_or(false);
-        let list = match (ready, serving && terminating) {
-            (true, _) => &mut result.ready,
-            (false, true) => &mut result.draining,
-            (false, false) => continue,
-        };
-        // Consumers use the first address only: the others are the API's reserve (EndpointSlice v1).
-        let ip = endpoint.addresses.first().and_then(|ip| ip.parse::<IpAddr>().ok());
-        let hostname = endpoint.hostname.clone().filter(|name| !name.is_empty());
-        list.extend(ip.map(|ip| Endpoint { ip, hostname }));
-    }
-    result
 }

@@ -158,7 +158,10 @@ async fn resolve(container: &Container, host: &str, port: u16, tls: bool) -> Res
         None => node.routes.by_name(&container.sandbox.namespace, host, port),
     };
     let addresses: Vec<SocketAddr> = match (&service, ip) {
-        (Some(backends), _) => backends.in_turn().collect(),
+        (Some(backends), _) => match container.sandbox.spec.ips.first() {
+            Some(caller) => backends.for_caller(*caller),
+            None => backends.in_turn().collect(),
+        },
         (None, Some(ip)) => vec![SocketAddr::new(ip, port)],
         (None, None) => {
             let found = container.look_up(host).await.map_err(|error| Error::DnsError {

@@ -8,8 +8,8 @@
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use coracle_sandbox as sandbox;
 use coracle_sandbox::{Endpoint, Listen, ListenFailure, Protocol, RoutesStatus};
@@ -21,13 +21,20 @@ use crate::container::{Container, Phase};
 use crate::listeners::{self, Listeners};
 
 const CONNECT: Duration = Duration::from_secs(3);
+/// The most callers that a port remembers, as the kernel's table does.
+const CALLERS: usize = 65_535;
 
 /// One port of a Service.
 pub(crate) struct Backends {
     addresses: Vec<SocketAddr>,
     api: bool,
     next: AtomicUsize,
+    /// Who stays with whom, and for how long after the last call.
+    sessions: Option<(Arc<Sessions>, Duration)>,
 }
+
+/// Each caller's backend, and when it was called last. It is kept when the table is replaced.
+type Sessions = Mutex<HashMap<IpAddr, (SocketAddr, Instant)>>;
 
 impl Backends {
     /// Whether this is the Kubernetes API of the cluster, by its Service `default/kubernetes`.
@@ -40,6 +47,29 @@ impl Backends {
         let first = self.next.fetch_add(1, Relaxed);
         let count = self.addresses.len();
         (0..count).map(move |n| self.addresses[first.wrapping_add(n) % count])
+    }
+
+    /// All of them, beginning with the one that the caller stays with, where the Service has such.
+    pub(crate) fn for_caller(&self, caller: IpAddr) -> Vec<SocketAddr> {
+        let mut addresses: Vec<SocketAddr> = self.in_turn().collect();
+        let Some((sessions, time)) = &self.sessions else { return addresses };
+        let now = Instant::now();
+        let is_over = |at: Instant| now.duration_since(at) >= *time;
+        let mut sessions = sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = sessions.get(&caller).filter(|(_, at)| !is_over(*at)).map(|(known, _)| *known);
+        match known.and_then(|known| addresses.iter().position(|address| *address == known)) {
+            Some(position) => addresses.swap(0, position),
+            None if sessions.len() >= CALLERS && !sessions.contains_key(&caller) => {
+                sessions.retain(|_, (_, at)| !is_over(*at));
+            }
+            None => {}
+        }
+        if let Some(first) = addresses.first()
+            && (sessions.len() < CALLERS || sessions.contains_key(&caller))
+        {
+            sessions.insert(caller, (*first, now));
+        }
+        addresses
     }
 }
 
@@ -130,10 +160,7 @@ impl Routes {
         };
         let table = self.table();
         let endpoints = &table.names.get(namespace)?.get(service)?.endpoints;
-        let is_named = |endpoint: &&Endpoint| match &endpoint.hostname {
-            Some(name) => name == label,
-            None => endpoint.ip.to_string().replace(['.', ':'], "-") == label,
-        };
+        let is_named = |endpoint: &&Endpoint| endpoint.hostname.as_deref() == Some(label);
         let found: Vec<IpAddr> = endpoints.iter().filter(is_named).map(|e| e.ip).collect();
         (!found.is_empty()).then_some(found)
     }
@@ -158,7 +185,7 @@ impl Routes {
         routes: sandbox::Routes,
         listeners: &Arc<Listeners>,
     ) -> RoutesStatus {
-        let table = Arc::new(table(&routes));
+        let table = Arc::new(table(&routes, &self.table()));
         let mut proxies = self.proxies.lock().await;
         *self.table.write().unwrap_or_else(PoisonError::into_inner) = table;
 
@@ -194,15 +221,23 @@ impl Routes {
     }
 }
 
-fn table(routes: &sandbox::Routes) -> Table {
+fn table(routes: &sandbox::Routes, before: &Table) -> Table {
     let mut table = Table::default();
     for service in &routes.services {
         let api = (&*service.namespace, &*service.name) == ("default", "kubernetes");
         let tcp = service.ports.iter().filter(|port| port.protocol == Protocol::Tcp);
+        let known = before.names.get(&service.namespace).and_then(|all| all.get(&service.name));
+        let sessions = |port: u16| {
+            let known = known.and_then(|known| known.ports.get(&port)?.sessions.clone());
+            let sessions = known.map(|(sessions, _)| sessions).unwrap_or_default();
+            let time = Duration::from_secs(service.affinity_seconds?.into());
+            Some((sessions, time))
+        };
         let ports = tcp.map(|port| {
             let addresses = port.backends.clone();
             table.backends.extend(&addresses);
-            (port.port, Arc::new(Backends { addresses, api, next: AtomicUsize::new(0) }))
+            let (next, sessions) = (AtomicUsize::new(0), sessions(port.port));
+            (port.port, Arc::new(Backends { addresses, api, next, sessions }))
         });
         let ports: Arc<Ports> = Arc::new(ports.collect());
         if let Some(vip) = service.vip {
@@ -228,18 +263,20 @@ async fn forward(
 ) {
     loop {
         let Some((stream, _)) = listeners::next(&socket).await else { continue };
+        // Who has gone already is refused.
+        let Ok(from) = stream.peer_addr() else { continue };
         match routes.by_name(&listen.namespace, &listen.service, listen.port) {
-            Some(backends) => connect(stream, &backends, &listeners),
+            Some(backends) => connect(stream, &backends.for_caller(from.ip()), &listeners),
             None => listeners::refuse(stream),
         }
     }
 }
 
 /// Gives a connection to the first backend that takes it.
-fn connect(stream: std::net::TcpStream, backends: &Backends, listeners: &Listeners) {
+fn connect(stream: std::net::TcpStream, backends: &[SocketAddr], listeners: &Listeners) {
     let mut elsewhere = Vec::new();
     let mut draining = None;
-    for address in backends.in_turn() {
+    for address in backends.iter().copied() {
         match listeners.at(address) {
             Some(container) if is_serving(&container) => {
                 if elsewhere.is_empty() {

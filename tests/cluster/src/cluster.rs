@@ -157,6 +157,10 @@ impl Cluster {
     /// # Errors
     /// When programs are missing or the folder cannot be made.
     pub fn prepare(options: Options, split: bool) -> anyhow::Result<Self> {
+        Self::prepare_of(options, split, &tools::coracle()?)
+    }
+
+    fn prepare_of(options: Options, split: bool, built: &Path) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("coracle-").tempdir()?;
         let binary = folder.path().join("bin/coracle");
         for name in ["bin", "data", "home", "logs"] {
@@ -170,8 +174,7 @@ impl Cluster {
             fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
         }
         // Builds often lie where an ordinary user may not look.
-        let built = tools::coracle()?;
-        fs::hard_link(&built, &binary).or_else(|_| fs::copy(&built, &binary).map(drop))?;
+        fs::hard_link(built, &binary).or_else(|_| fs::copy(built, &binary).map(drop))?;
         let Options { user, runtime, args } = options;
         let binary = RwLock::new(binary);
         let (state, nodes) = (Mutex::default(), Mutex::default());

@@ -24,5 +24,6 @@ mod wire;
 
 pub use cluster::{Cluster, HostProcess, Options, Part, Runtime, User};
 pub use command::{Output, run};
+pub use coracle_network::Cidr;
 pub use wait::eventually;
 pub use wire::Machine;

@@ -8,16 +8,23 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
+use std::sync::LazyLock;
 
 use anyhow::Context as _;
+use coracle_network::Cidr;
 use coracle_network::linux::NetNs;
+use coracle_network::linux::nft::{Loss, set_losses};
 use futures::TryStreamExt as _;
 use rtnetlink::{
     Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
 };
 
+/// The table of what a machine loses; it goes with the machine.
+const LOSSES: &str = "losses";
 /// Where network namespaces have their names.
 const NAMESPACES: &str = "/run/netns";
+
+static ANYBODY: LazyLock<Cidr> = LazyLock::new(|| Cidr::new(Ipv4Addr::UNSPECIFIED, 0));
 
 /// A wire; its links end with it.
 pub(crate) struct Wire {
@@ -64,6 +71,11 @@ impl Wire {
     /// This machine's address on it.
     pub(crate) fn own_address(&self) -> Ipv4Addr {
         self.address(1)
+    }
+
+    /// Addresses on it that no machine has: a pool for load balancers.
+    pub(crate) fn spare_addresses(&self) -> (Ipv4Addr, Ipv4Addr) {
+        (self.address(200), self.address(209))
     }
 
     /// One machine more, the `number`-th.
@@ -136,6 +148,47 @@ impl Machine {
     /// When its namespace cannot be entered.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
         Ok(self.namespace.run(work)?)
+    }
+
+    /// Loses all packets that come to this machine from these addresses and ranges; from nobody any more if there are none. What it
+    /// sends itself arrives: a partition has to be made on both sides.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn deaf_to(&self, whom: &[Cidr]) -> anyhow::Result<()> {
+        let losses = whom.iter().map(|from| Loss { from: *from, to: *ANYBODY, one_of: 1 });
+        self.lose(&losses.collect::<Vec<_>>())
+    }
+
+    /// Loses all packets that this machine, or a Pod of its own, sends to these addresses and ranges.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn mute_to(&self, whom: &[Cidr]) -> anyhow::Result<()> {
+        let losses = whom.iter().map(|to| Loss { from: *ANYBODY, to: *to, one_of: 1 });
+        self.lose(&losses.collect::<Vec<_>>())
+    }
+
+    /// Loses both.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn apart_from(&self, whom: &[Cidr]) -> anyhow::Result<()> {
+        let ways = whom.iter().flat_map(|whom| [(*whom, *ANYBODY), (*ANYBODY, *whom)]);
+        self.lose(&ways.map(|(from, to)| Loss { from, to, one_of: 1 }).collect::<Vec<_>>())
+    }
+
+    /// Loses one of so many packets to this machine, from it and through it; none if it is 0.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn lose_one_of(&self, one_of: u32) -> anyhow::Result<()> {
+        let losses = (one_of > 0).then_some(Loss { from: *ANYBODY, to: *ANYBODY, one_of });
+        self.lose(losses.as_slice())
+    }
+
+    fn lose(&self, losses: &[Loss]) -> anyhow::Result<()> {
+        Ok(self.run(|| set_losses(LOSSES, losses))??)
     }
 
     /// Pulls its plug, or puts it in again.

@@ -1,4 +1,4 @@
-//! ClusterIPs and NodePorts.
+//! ClusterIPs and NodePorts, those on which load balancers ask for a Service's health among them.
 //!
 //! Each one in use is a key of its own in the store, written in the batch of its Service under the condition that it did
 //! not exist and deleted in the batch that lets go of it. So uniqueness holds across crashes and across servers, and
@@ -169,20 +169,41 @@ impl Registry {
         in_use: &BTreeSet<Bytes>,
         take: &mut Vec<Claim>,
     ) -> Result<(), FieldError> {
-        if !wants_node_ports(&tree["spec"]) {
-            return Ok(());
+        let (ports, check) = (wants_node_ports(&tree["spec"]), wants_health_check(&tree["spec"]));
+        let mut wanting = Vec::new();
+        if ports && let Some(ports) = tree["spec"]["ports"].as_array_mut() {
+            let fields = ports.iter_mut().enumerate();
+            wanting.extend(
+                fields.map(|(i, port)| (port, "nodePort", format!("spec.ports[{i}].nodePort"))),
+            );
         }
-        let Some(ports) = tree["spec"]["ports"].as_array_mut() else { return Ok(()) };
         let mut mine = BTreeSet::new();
-        for (i, port) in ports.iter_mut().enumerate() {
-            let given = port["nodePort"].as_u64().unwrap_or_default();
-            let path = format!("spec.ports[{i}].nodePort");
+        self.allocate_each(wanting, before, in_use, take, &mut mine)?;
+        if check {
+            let field = "healthCheckNodePort";
+            let wanting = vec![(&mut tree["spec"], field, format!("spec.{field}"))];
+            self.allocate_each(wanting, before, in_use, take, &mut mine)?;
+        }
+        Ok(())
+    }
+
+    /// A port for each of these fields: of what, its name, and as errors name it.
+    fn allocate_each(
+        &self,
+        wanting: Vec<(&mut Value, &str, String)>,
+        before: &BTreeSet<Bytes>,
+        in_use: &BTreeSet<Bytes>,
+        take: &mut Vec<Claim>,
+        mine: &mut BTreeSet<Bytes>,
+    ) -> Result<(), FieldError> {
+        for (port, field, path) in wanting {
+            let given = port[field].as_u64().unwrap_or_default();
             if given == 0 {
                 let taken = |key: &Bytes| in_use.contains(key) || mine.contains(key);
                 let free = self.free_port(taken).ok_or_else(|| {
                     FieldError::invalid(path, 0, "failed to allocate a nodePort: range is full")
                 })?;
-                port["nodePort"] = free.into();
+                port[field] = free.into();
                 mine.insert(port_key(free));
                 take.push(Claim { key: port_key(free), explicit: None });
                 continue;
@@ -323,6 +344,10 @@ fn wants_node_ports(spec: &Value) -> bool {
     }
 }
 
+fn wants_health_check(spec: &Value) -> bool {
+    spec["type"] == "LoadBalancer" && spec["externalTrafficPolicy"] == "Local"
+}
+
 /// The keys that a Service holds.
 fn held(service: &Value) -> BTreeSet<Bytes> {
     let spec = &service["spec"];
@@ -332,9 +357,12 @@ fn held(service: &Value) -> BTreeSet<Bytes> {
         .filter_map(|ip| ip.as_str()?.parse().ok())
         .map(address_key)
         .collect::<Vec<_>>();
+    let health = spec["healthCheckNodePort"].as_u64();
     let ports = list("ports")
         .iter()
-        .filter_map(|port| u16::try_from(port["nodePort"].as_u64()?).ok())
+        .map(|port| port["nodePort"].as_u64())
+        .chain([health])
+        .filter_map(|port| u16::try_from(port?).ok())
         .filter(|port| *port != 0)
         .map(port_key)
         .collect::<Vec<_>>();

@@ -102,3 +102,48 @@ async fn an_update_keeps_what_it_does_not_mention() {
     assert_eq!(external.code, 200, "{}", external.body);
     assert_eq!(external.body["spec"].get("clusterIP"), None);
 }
+
+#[tokio::test]
+async fn load_balancers_ask_for_health_on_a_port_of_their_own() {
+    let it = Fixture::with(|config| {
+        config.load_balancer_pool =
+            vec![(Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 1))];
+    })
+    .await;
+    let mut body = service("a", "LoadBalancer");
+    body["spec"]["externalTrafficPolicy"] = "Local".into();
+    let created = it.create(SERVICES, body.clone()).await;
+    let port = created["spec"]["healthCheckNodePort"].clone();
+    assert!(port.as_u64().is_some_and(|port| (30000..=32767).contains(&port)), "{created}");
+    assert_ne!(port, created["spec"]["ports"][0]["nodePort"]);
+    let path = &format!("{SERVICES}/a");
+    let put = it.put(path, body.clone()).await;
+    assert_eq!(put.body["spec"]["healthCheckNodePort"], port, "{}", put.body);
+    let mut same = service("b", "LoadBalancer");
+    same["spec"]["externalTrafficPolicy"] = "Local".into();
+    same["spec"]["healthCheckNodePort"] = port.clone();
+    let refused = it.post(SERVICES, same.clone()).await;
+    assert!(refused.message().contains("provided port is already allocated"), "{}", refused.body);
+    let other = it.merge(path, json!({"spec": {"healthCheckNodePort": 31234}})).await;
+    assert!(other.message().contains("field is immutable"), "{}", other.body);
+    // Given up with the policy, it is free again.
+    let plain = it.merge(path, json!({"spec": {"externalTrafficPolicy": "Cluster"}})).await;
+    assert_eq!((plain.code, plain.body["spec"].get("healthCheckNodePort")), (200, None));
+    it.create(SERVICES, same).await;
+}
+
+#[tokio::test]
+async fn a_status_may_come_with_notes() {
+    let it = Fixture::new().await;
+    it.create(SERVICES, service("a", "LoadBalancer")).await;
+    let patch = json!({
+        "metadata": {"annotations": {"patchedstatus": "true"}},
+        "spec": {"ports": [{"port": 81}]},
+        "status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.1"}]}},
+    });
+    let patched = it.merge(&format!("{SERVICES}/a/status"), patch).await;
+    assert_eq!(patched.code, 200, "{}", patched.body);
+    assert_eq!(patched.body["metadata"]["annotations"]["patchedstatus"], "true");
+    assert_eq!(patched.body["status"]["loadBalancer"]["ingress"][0]["ip"], "203.0.113.1");
+    assert_eq!(patched.body["spec"]["ports"][0]["port"], 80);
+}

@@ -1,10 +1,11 @@
 //! Questions and answers as they travel (RFC 1035, 4): of all that there is, what a resolver of a Pod's needs.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use hickory_proto::ProtoError;
 use hickory_proto::op::{Edns, Header, Message, MessageType, Metadata, OpCode, Query as Question};
-use hickory_proto::rr::rdata::{A, CNAME, PTR, SRV, TXT};
+use hickory_proto::rr::rdata::{A, CNAME, PTR, SOA, SRV, TXT};
 use hickory_proto::rr::{DNSClass, Name, RData, RecordType};
 use hickory_proto::serialize::binary::{BinDecodable, BinDecoder};
 
@@ -54,6 +55,24 @@ impl Query {
         message.to_vec().ok()
     }
 
+    /// What there is to say of the zone that the name is in: which it is, and for how long what is not there may be kept.
+    fn zone(&self) -> Option<Result<hickory_proto::rr::Record, ProtoError>> {
+        let apex = match &self.labels[..] {
+            [.., second, last] if second == "cluster" && last == "local" => "cluster.local",
+            [.., second, last] if second == "in-addr" && last == "arpa" => "in-addr.arpa",
+            _ => return None,
+        };
+        let of = |apex| {
+            let (server, mail) =
+                (absolute("ns.dns.cluster.local")?, absolute("hostmaster.cluster.local")?);
+            // The zone has no copies elsewhere, to which the other numbers would matter.
+            let zone = SOA::new(server, mail, 1, 7200, 1800, 86_400, LIFETIME);
+            let apex = absolute(apex)?;
+            Ok(hickory_proto::rr::Record::from_rdata(apex, LIFETIME, RData::SOA(zone)))
+        };
+        Some(of(apex))
+    }
+
     pub(super) fn is_internet(&self) -> bool {
         self.question.query_class == DNSClass::IN
     }
@@ -100,6 +119,37 @@ pub(super) fn parse(message: &[u8]) -> Result<Query, Option<Vec<u8>>> {
 
 fn labels(name: &Name) -> Vec<String> {
     name.iter().map(|label| String::from_utf8_lossy(label).to_ascii_lowercase()).collect()
+}
+
+/// How long somebody else's answer may be kept: as long as all of it lasts, or, of nothing, as the zone says (RFC 2308, 5). None if
+/// it is not to be kept.
+pub(super) fn lifetime(answer: &[u8]) -> Option<Duration> {
+    let message = Message::from_vec(answer).ok()?;
+    let is_final = matches!(message.metadata.response_code, Code::NoError | Code::NXDomain);
+    if !is_final || message.metadata.truncation {
+        return None;
+    }
+    let seconds = match message.answers.iter().map(|record| record.ttl).min() {
+        Some(seconds) if message.metadata.response_code == Code::NoError => seconds,
+        _ => message.authorities.iter().find_map(|record| match &record.data {
+            RData::SOA(zone) => Some(record.ttl.min(zone.minimum)),
+            _ => None,
+        })?,
+    };
+    Some(Duration::from_secs(seconds.into()))
+}
+
+/// What was answered a while ago, as the answer to this question.
+pub(super) fn aged(answer: &[u8], question: &[u8], age: Duration) -> Option<Vec<u8>> {
+    let mut message = Message::from_vec(answer).ok()?;
+    let id = question.first_chunk::<2>()?;
+    message.metadata.id = u16::from_be_bytes(*id);
+    let age = u32::try_from(age.as_secs()).ok()?;
+    let lists = [&mut message.answers, &mut message.authorities, &mut message.additionals];
+    for record in lists.into_iter().flatten() {
+        record.ttl = record.ttl.saturating_sub(age);
+    }
+    message.to_vec().ok()
 }
 
 /// What somebody else answered, and whether that is all of it.
@@ -154,6 +204,13 @@ pub(super) fn reply(
             if let RData::CNAME(CNAME(target)) = &data { target.clone() } else { name.clone() };
         reply.add_answer(hickory_proto::rr::Record::from_rdata(name, LIFETIME, data));
         name = next;
+    }
+    // Who asks may keep that there is nothing, and needs to know for how long (RFC 2308, 3).
+    if records.is_empty()
+        && matches!(code, Code::NoError | Code::NXDomain)
+        && let Some(zone) = query.zone()
+    {
+        reply.add_authority(zone?);
     }
     let whole = reply.to_vec()?;
     if whole.len() > most { reply.truncate().to_vec() } else { Ok(whole) }

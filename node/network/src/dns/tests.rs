@@ -2,7 +2,13 @@
 
 use std::net::SocketAddr;
 
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use hickory_proto::op::Message;
+
 use super::message::Record;
+use super::upstream::servers;
 use super::*;
 use crate::routes::{Endpoint, PortRoute, Protocol, ServiceKey, ServiceRoute};
 
@@ -24,6 +30,11 @@ fn question(name: &str, kind: u16) -> Vec<u8> {
     message.extend(kind.to_be_bytes());
     message.extend(1u16.to_be_bytes());
     message
+}
+
+/// No name server at all.
+fn nobody() -> Upstream {
+    Upstream::new("/nonexistent", PORT, Ipv4Addr::LOCALHOST.into())
 }
 
 /// `web` has a ClusterIP, `db` in namespace `data` has none, and `out` is another name.
@@ -51,6 +62,7 @@ impl Services for Table {
             node_port: None,
             protocol: Protocol::Tcp,
             backends: backends.clone(),
+            ..PortRoute::default()
         };
         // Those that shut down are left to who has nobody else, and have no names.
         let draining = vec!["10.0.1.9:5432".parse().unwrap()];
@@ -63,11 +75,10 @@ impl Services for Table {
         Some(Arc::new(ServiceRoute {
             key: key.clone(),
             cluster_ip: vip,
-            external_ips: Vec::new(),
-            affinity: None,
             endpoints: if vip.is_none() { endpoints.collect() } else { Vec::new() },
             external_name: external.map(str::to_owned),
             ports,
+            ..ServiceRoute::default()
         }))
     }
 
@@ -158,10 +169,9 @@ fn names_of_the_cluster() {
 /// Resolvers of Pods follow no alias by themselves.
 #[tokio::test]
 async fn aliases_come_with_what_they_stand_for() {
-    use hickory_proto::op::Message;
     let check = async |name: &str, kind, code: Code, records: &[&str]| {
         let question = question(&format!("{name}.default.svc.cluster.local"), kind);
-        let reply = answer(&Table, &question, Way::Connection).await.unwrap();
+        let reply = answer(&Table, &nobody(), &question, Way::Connection).await.unwrap();
         let reply = Message::from_vec(&reply).unwrap();
         assert_eq!(reply.metadata.response_code, code, "{name}");
         let shown = |record: &hickory_proto::rr::Record| format!("{} {}", record.name, record.data);
@@ -235,7 +245,7 @@ fn the_machines_servers() {
 
 #[test]
 fn who_takes_longer_datagrams_gets_them() {
-    use hickory_proto::op::{Edns, Message};
+    use hickory_proto::op::Edns;
     let mut asked = Message::from_vec(&question("db.data.svc.cluster.local", A)).unwrap();
     let mut edns = Edns::new();
     edns.set_max_payload(4096);
@@ -245,4 +255,80 @@ fn who_takes_longer_datagrams_gets_them() {
     let reply = message::reply(&query, Code::NoError, &records, query.datagram()).unwrap();
     let reply = Message::from_vec(&reply).unwrap();
     assert!(reply.answers.len() == 60 && reply.edns.is_some() && !reply.metadata.truncation);
+}
+
+#[tokio::test]
+async fn what_is_not_there_may_be_kept() {
+    for (name, kind, code, zone) in [
+        ("nobody.default.svc.cluster.local", A, Code::NXDomain, "cluster.local."),
+        ("web.default.svc.cluster.local", 28, Code::NoError, "cluster.local."),
+        ("9.9.0.10.in-addr.arpa", PTR, Code::NXDomain, "in-addr.arpa."),
+    ] {
+        let reply = answer(&Table, &nobody(), &question(name, kind), Way::Datagram).await.unwrap();
+        let reply = Message::from_vec(&reply).unwrap();
+        assert_eq!(reply.metadata.response_code, code, "{name}");
+        let [soa] = &reply.authorities[..] else { panic!("{name}: {:?}", reply.authorities) };
+        assert_eq!((soa.name.to_string(), soa.ttl, reply.answers.len()), (zone.to_owned(), 5, 0));
+    }
+    // Something there is not followed by it, nor somebody else's absence.
+    for name in ["web.default.svc.cluster.local", "example.com"] {
+        let reply = answer(&Table, &nobody(), &question(name, A), Way::Datagram).await.unwrap();
+        assert!(Message::from_vec(&reply).unwrap().authorities.is_empty(), "{name}");
+    }
+}
+
+/// A name server on a port of its own, which gives everything the same address for `seconds`, and counts.
+async fn name_server(seconds: u32) -> (u16, Arc<AtomicUsize>) {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let (port, asked) = (socket.local_addr().unwrap().port(), Arc::new(AtomicUsize::new(0)));
+    let count = asked.clone();
+    tokio::spawn(async move {
+        let mut buffer = [0; 512];
+        while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
+            count.fetch_add(1, Ordering::Relaxed);
+            let query = message::parse(&buffer[..length]).unwrap();
+            let address = Record::Address(Ipv4Addr::new(192, 0, 2, 1));
+            let reply = message::reply(&query, Code::NoError, &[address], 512).unwrap();
+            let mut reply = Message::from_vec(&reply).unwrap();
+            reply.answers[0].ttl = seconds;
+            let _ = socket.send_to(&reply.to_vec().unwrap(), from).await;
+        }
+    });
+    (port, asked)
+}
+
+#[tokio::test]
+async fn others_answers_are_kept_for_their_time() {
+    let folder = std::env::temp_dir().join(format!("coracle-dns-{}", std::process::id()));
+    std::fs::write(&folder, "nameserver 127.0.0.1\n").unwrap();
+    let ask = async |upstream: &Upstream, name: &str, id: u8| {
+        let mut question = question(name, A);
+        question[1] = id;
+        let reply = answer(&Table, upstream, &question, Way::Datagram).await.unwrap();
+        assert_eq!(reply[1], id, "an answer to another question");
+        Message::from_vec(&reply).unwrap()
+    };
+    for (seconds, expected) in [(0, 3), (60, 1)] {
+        let (port, asked) = name_server(seconds).await;
+        let upstream = Upstream::new(&folder, port, Ipv4Addr::new(10, 0, 0, 1).into());
+        for id in 1..4 {
+            let reply = ask(&upstream, "example.com", id).await;
+            assert_eq!(reply.answers.len(), 1);
+            assert!(reply.answers[0].ttl <= seconds);
+        }
+        assert_eq!(asked.load(Ordering::Relaxed), expected, "{seconds}");
+        ask(&upstream, "example.org", 9).await;
+        assert_eq!(asked.load(Ordering::Relaxed), expected + 1);
+        // So many that not all are kept; all are answered.
+        for n in 0..600 {
+            ask(&upstream, &format!("n{n}.example.net"), 1).await;
+        }
+    }
+    // Whom we would ask is ourselves: that would never end.
+    let (port, asked) = name_server(60).await;
+    let upstream = Upstream::new(&folder, port, Ipv4Addr::LOCALHOST.into());
+    let reply = ask(&upstream, "example.com", 1).await;
+    assert_eq!(reply.metadata.response_code, Code::ServFail);
+    assert_eq!(asked.load(Ordering::Relaxed), 0);
+    std::fs::remove_file(&folder).unwrap();
 }

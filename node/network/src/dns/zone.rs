@@ -89,7 +89,7 @@ pub(super) fn answer(query: &Query, services: &impl Services) -> Answer {
             None => None,
         },
         Ok([label, name, namespace, "svc"]) => find(namespace, name)
-            .map(|service| distinct(service.endpoints.iter().filter(|e| self::label(e) == *label)))
+            .map(|service| distinct(service.endpoints.iter().filter(|e| e.label() == *label)))
             .filter(|addresses| !addresses.is_empty()),
         Ok([port, protocol, name, namespace, "svc"]) => find(namespace, name)
             .map(|service| servers(&service, port, protocol))
@@ -149,7 +149,7 @@ fn each(service: &ServiceRoute, port: &PortRoute, domain: &str) -> Vec<Record> {
         let named = service.endpoints.iter().filter(|endpoint| endpoint.ip == backend.ip());
         named.map(|endpoint| Record::Server {
             port: backend.port(),
-            target: format!("{}.{domain}", label(endpoint)),
+            target: format!("{}.{domain}", endpoint.label()),
         })
     });
     servers.collect()
@@ -165,7 +165,7 @@ fn names(address: Ipv4Addr, services: &impl Services) -> Vec<Record> {
         }
         for endpoint in service.endpoints.iter().filter(|endpoint| endpoint.ip == address) {
             let list = if endpoint.hostname.is_some() { &mut given } else { &mut made };
-            list.push(Record::Name(format!("{}.{domain}", label(endpoint))));
+            list.push(Record::Name(format!("{}.{domain}", endpoint.label())));
         }
     }
     if given.is_empty() { made } else { given }
@@ -173,14 +173,6 @@ fn names(address: Ipv4Addr, services: &impl Services) -> Vec<Record> {
 
 fn domain(key: &ServiceKey) -> String {
     format!("{}.{}.svc.{DOMAIN}", key.name, key.namespace)
-}
-
-/// An endpoint's own name in its Service's domain.
-fn label(endpoint: &Endpoint) -> String {
-    match &endpoint.hostname {
-        Some(name) => name.clone(),
-        None => endpoint.ip.to_string().replace(['.', ':'], "-"),
-    }
 }
 
 /// An address as a label.

@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::attached;
+use super::balancer;
 use super::group::{self, GroupNetwork};
 use super::netns::{Make, NetNs, NetNsError};
 use super::nft::{self, NftError, Rules, RulesConfig, Scope};
@@ -111,6 +112,10 @@ pub struct PodNetwork {
     attached: BTreeMap<String, (Ipv4Addr, u32)>,
     /// Machines that routes lead to, and when all of these were looked at last.
     peers: Option<(BTreeSet<Peer>, Instant)>,
+    /// Load balancers' addresses that are led to the Service table, if that is known.
+    balanced: Option<BTreeSet<Ipv4Addr>>,
+    /// Those that this machine answers for on the wire, if that is known.
+    announced: Option<BTreeSet<Ipv4Addr>>,
 }
 
 impl PodNetworkConfig {
@@ -192,7 +197,18 @@ impl PodNetwork {
         host.add_link(rtnl::with(async |rtnl: &Rtnl| expect_link(rtnl, &link).await)?)?;
         let pods = namespace.run(|| Rules::open(config.rules(Scope::Pods)))??;
         let (groups, attached) = (BTreeMap::new(), BTreeMap::new());
-        Ok(PodNetwork { config, namespace, host, pods, groups, attached, peers: None })
+        let (balanced, announced) = (None, None);
+        Ok(PodNetwork {
+            config,
+            namespace,
+            host,
+            pods,
+            groups,
+            attached,
+            peers: None,
+            balanced,
+            announced,
+        })
     }
 
     /// The configuration it was made from.
@@ -217,7 +233,8 @@ impl PodNetwork {
         for group in self.groups.values_mut() {
             group.rules.replace(routes.iter().cloned())?;
         }
-        Ok(self.host.replace(routes.iter().cloned())?)
+        self.host.replace(routes.iter().cloned())?;
+        self.lead_balanced()
     }
 
     /// Takes changes into the Service tables.
@@ -229,7 +246,34 @@ impl PodNetwork {
         for group in self.groups.values_mut() {
             group.rules.apply(changes)?;
         }
-        Ok(self.host.apply(changes)?)
+        self.host.apply(changes)?;
+        self.lead_balanced()
+    }
+
+    fn lead_balanced(&mut self) -> Result<(), PodNetworkError> {
+        let wanted = self.host.balanced();
+        if self.balanced.as_ref() != Some(&wanted) {
+            balancer::lead(&self.config, &wanted)?;
+            self.balanced = Some(wanted);
+        }
+        Ok(())
+    }
+
+    /// Answers on the wire for these addresses of load balancers, and for no others.
+    ///
+    /// # Errors
+    /// When the kernel refuses a step; it can be called again.
+    pub fn announce(&mut self, addresses: &BTreeSet<Ipv4Addr>) -> Result<(), PodNetworkError> {
+        if self.announced.as_ref() != Some(addresses) {
+            let none = BTreeSet::new();
+            let known = self.announced.as_ref().unwrap_or(&none);
+            // What an earlier agent announced is among what is led.
+            let others = known.iter().chain(self.balanced.iter().flatten());
+            let others = others.filter(|address| !addresses.contains(address)).copied().collect();
+            balancer::announce(addresses.difference(known), &others)?;
+            self.announced = Some(addresses.clone());
+        }
+        Ok(())
     }
 
     /// Puts back Service tables that somebody removed.
@@ -389,6 +433,7 @@ impl PodNetwork {
     /// When the kernel refuses a step; it can be called again.
     pub fn teardown(mut self) -> Result<(), PodNetworkError> {
         self.host.delete()?;
+        self.announce(&BTreeSet::new())?;
         peers::remove(&self.config)?;
         attached::sweep(&self.config, &self.namespace, &BTreeMap::new())?;
         for number in group::existing(&self.config) {
@@ -491,6 +536,11 @@ fn check_overlap(config: &PodNetworkConfig, link: &str) -> Result<(), PodNetwork
 
 pub(super) async fn expect_link(rtnl: &Rtnl, name: &str) -> Result<u32, RtnlError> {
     rtnl.link(name).await?.ok_or_else(|| RtnlError::missing_link(name))
+}
+
+/// The other end of the link, in the Pods' namespace.
+pub(super) fn inner_end(config: &PodNetworkConfig) -> Ipv4Addr {
+    end(config.pods, 2)
 }
 
 /// The `number`-th address of a Pod range.

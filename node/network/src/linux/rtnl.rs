@@ -13,7 +13,7 @@ use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::{
     InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkInfo, LinkMessage,
 };
-use rtnetlink::packet_route::neighbour::NeighbourFlags;
+use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteScope, RouteType,
 };
@@ -372,6 +372,47 @@ impl Rtnl {
         result.map_err(|error| failed(format!("make {address} known on link {link}"), error))
     }
 
+    /// Answers for `address` on the link, though it is elsewhere.
+    pub(crate) async fn proxy(&self, link: u32, address: Ipv4Addr) -> Result<(), RtnlError> {
+        let entry = self.handle.neighbours().add(link, address.into());
+        let result = entry.flags(NeighbourFlags::Proxy).replace().execute().await;
+        result.map_err(|error| failed(format!("answer for {address} on link {link}"), error))
+    }
+
+    /// Takes that back.
+    pub(crate) async fn no_longer_proxy(
+        &self,
+        link: u32,
+        address: Ipv4Addr,
+    ) -> Result<(), RtnlError> {
+        let entry = self.handle.neighbours().add(link, address.into());
+        let entry = entry.flags(NeighbourFlags::Proxy).message_mut().clone();
+        match self.handle.neighbours().del(entry).execute().await {
+            Err(Error::NetlinkError(error)) if is(&error, libc::ENOENT) => Ok(()),
+            result => result.map_err(|error| {
+                failed(format!("no longer answer for {address} on link {link}"), error)
+            }),
+        }
+    }
+
+    /// What is answered for on links, though it is elsewhere.
+    pub(crate) async fn proxied(&self) -> Result<Vec<(u32, Ipv4Addr)>, RtnlError> {
+        let all = self.handle.neighbours().get().proxies();
+        let all = all.set_address_family(AddressFamily::Inet).execute();
+        let all: Vec<_> = all
+            .try_collect()
+            .await
+            .map_err(|error| failed("list proxied neighbours".to_owned(), error))?;
+        let address = |attribute: &NeighbourAttribute| match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => Some(*ip),
+            _ => None,
+        };
+        let entries = all.iter().filter_map(|entry| {
+            Some((entry.header.ifindex, entry.attributes.iter().find_map(address)?))
+        });
+        Ok(entries.collect())
+    }
+
     /// Says that `range` is reached on the link itself.
     pub(crate) async fn add_on_link(&self, link: u32, range: Cidr) -> Result<(), RtnlError> {
         self.add_route(on_link(link, range), || format!("route {range} to link {link}")).await
@@ -441,6 +482,11 @@ impl Rtnl {
 
     /// The networks of all IPv4 addresses.
     async fn addresses(&self) -> Result<Vec<Cidr>, RtnlError> {
+        Ok(self.networks().await?.into_iter().map(|(network, _)| network).collect())
+    }
+
+    /// The networks of all IPv4 addresses, and the links that they are of.
+    pub(crate) async fn networks(&self) -> Result<Vec<(Cidr, u32)>, RtnlError> {
         let all: Vec<_> = self
             .handle
             .address()
@@ -455,7 +501,8 @@ impl Rtnl {
             .filter_map(|message| {
                 message.attributes.iter().find_map(|attribute| match attribute {
                     AddressAttribute::Address(std::net::IpAddr::V4(ip)) => {
-                        Some(Cidr::new(*ip, message.header.prefix_len))
+                        let network = Cidr::new(*ip, message.header.prefix_len);
+                        Some((network, message.header.index))
                     }
                     _ => None,
                 })

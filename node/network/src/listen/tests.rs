@@ -5,10 +5,6 @@ fn route(vip: Option<&str>, ports: &[(u16, Option<u16>, &[&str])]) -> ServiceRou
     ServiceRoute {
         key: ServiceKey { namespace: "default".to_owned(), name: "web".to_owned() },
         cluster_ip: vip.map(|ip| ip.parse().unwrap()),
-        external_ips: Vec::new(),
-        affinity: None,
-        endpoints: Vec::new(),
-        external_name: None,
         ports: ports
             .iter()
             .map(|(port, node_port, backends)| PortRoute {
@@ -17,8 +13,10 @@ fn route(vip: Option<&str>, ports: &[(u16, Option<u16>, &[&str])]) -> ServiceRou
                 node_port: *node_port,
                 protocol: Protocol::Tcp,
                 backends: backends.iter().map(|b| b.parse().unwrap()).collect(),
+                ..PortRoute::default()
             })
             .collect(),
+        ..ServiceRoute::default()
     }
 }
 

@@ -13,20 +13,18 @@ fn route(ranges: &ClusterRanges) -> Arc<ServiceRoute> {
         node_port,
         protocol,
         backends: vec![(ranges.pods.nth(300).unwrap(), 80).into()],
+        ..PortRoute::default()
     };
     Arc::new(ServiceRoute {
         key: ServiceKey { namespace: "default".to_owned(), name: "web".to_owned() },
         cluster_ip: ranges.services.nth(7).map(Into::into),
-        external_ips: Vec::new(),
-        affinity: None,
-        endpoints: Vec::new(),
-        external_name: None,
         ports: vec![
             port("http", 80, Some(30080), Protocol::Tcp),
             port("https", 443, Some(30443), Protocol::Tcp),
             port("dns", 53, Some(30053), Protocol::Udp),
             port("admin", 9000, None, Protocol::Tcp),
         ],
+        ..ServiceRoute::default()
     })
 }
 

@@ -50,16 +50,128 @@ fn only_endpoints_that_answer_are_used() {
         (json!([ready(), ready()]), &["10.8.1.1:8080"]),
         (json!([{"addresses": []}, {"addresses": ["no address"]}]), &[]),
     ] {
-        let mut table = RouteTable::new();
+        let mut table = RouteTable::default();
         table.update_service(&web());
         table.update_slice(&slice("web-1", "web", 8080, endpoints.clone()));
         assert_eq!(backends_of(&table), expected, "{endpoints}");
     }
 }
 
+/// Endpoint 1 and 2 on node `here`, 3 and 4 on `there`.
+fn spread(conditions: [Value; 4]) -> EndpointSlice {
+    let endpoints = conditions.into_iter().zip(1..).map(|(conditions, n)| {
+        let node = if n < 3 { "here" } else { "there" };
+        json!({"addresses": [format!("10.8.1.{n}")], "conditions": conditions, "nodeName": node})
+    });
+    slice("web-1", "web", 8080, endpoints.collect())
+}
+
+#[test]
+fn policies_keep_calls_on_the_node() {
+    let ready = || json!({"ready": true, "serving": true, "terminating": false});
+    let draining = || json!({"ready": false, "serving": true, "terminating": true});
+    let dead = || json!({"ready": false, "serving": false, "terminating": false});
+    let all = || [ready(), ready(), ready(), ready()];
+    let (none, one, two, four) = (&[][..], &[1][..], &[1, 2][..], &[1, 2, 3, 4][..]);
+    let (other, others) = (&[3][..], &[3, 4][..]);
+    // Backends; those of external addresses; those of callers from outside.
+    type Expected<'a> = (&'a [u8], Option<&'a [u8]>, Option<&'a [u8]>);
+    let cases: [([&str; 2], [Value; 4], Expected<'_>); 9] = [
+        (["Cluster", "Cluster"], all(), (four, None, None)),
+        (["Local", "Cluster"], all(), (two, Some(four), None)),
+        (["Cluster", "Local"], all(), (four, None, Some(two))),
+        (["Local", "Local"], all(), (two, Some(four), Some(two))),
+        (["Local", "Local"], [ready(), dead(), dead(), dead()], (one, Some(one), None)),
+        (["Local", "Local"], [dead(), dead(), ready(), ready()], (none, Some(others), Some(none))),
+        // Those that shut down answer for this node while it has no others, though other nodes have.
+        (["Local", "Local"], [draining(), dead(), ready(), dead()], (one, Some(other), Some(one))),
+        (["Cluster", "Cluster"], [draining(), dead(), ready(), dead()], (other, None, None)),
+        (["Cluster", "Cluster"], [draining(), dead(), draining(), dead()], (&[1, 3], None, None)),
+    ];
+    for ([internal, external], conditions, expected) in cases {
+        let mut table = RouteTable::at(Place { node: "here".to_owned(), ..Place::default() });
+        let mut web = web();
+        let spec = web.spec.as_mut().unwrap();
+        spec.internal_traffic_policy = Some(internal.to_owned());
+        spec.external_traffic_policy = Some(external.to_owned());
+        table.update_service(&web);
+        table.update_slice(&spread(conditions.clone()));
+        let port = &table.get("default", "web").unwrap().ports[0];
+        let last = |backends: &Vec<SocketAddr>| -> Vec<u8> {
+            let last = backends.iter().map(|backend| match backend.ip() {
+                IpAddr::V4(ip) => ip.octets()[3],
+                IpAddr::V6(_) => 0,
+            });
+            last.collect()
+        };
+        let found = (
+            last(&port.backends),
+            port.external.as_ref().map(last),
+            port.outside.as_ref().map(last),
+        );
+        let found = (&found.0[..], found.1.as_deref(), found.2.as_deref());
+        assert_eq!(found, expected, "{internal} {external} {conditions:?}");
+    }
+}
+
+#[test]
+fn hints_are_followed_once_all_have_them() {
+    let hinted =
+        |n: u8, hints: Value| json!({"addresses": [format!("10.8.1.{n}")], "hints": hints});
+    let zone = |name: &str| json!({"forZones": [{"name": name}]});
+    let node = |node: &str, zone: &str| json!({"forZones": [{"name": zone}], "forNodes": [{"name": node}]});
+    for (hints, expected) in [
+        (vec![zone("a"), zone("b"), zone("b")], &["10.8.1.1:8080"][..]),
+        (vec![zone("b"), zone("b")], &["10.8.1.1:8080", "10.8.1.2:8080"]),
+        (vec![zone("a"), Value::Null], &["10.8.1.1:8080", "10.8.1.2:8080"]),
+        (vec![node("there", "a"), node("here", "a")], &["10.8.1.2:8080"]),
+        (vec![node("there", "a"), node("yonder", "b")], &["10.8.1.1:8080"]),
+    ] {
+        let place = Place { node: "here".to_owned(), zone: Some("a".to_owned()) };
+        let mut table = RouteTable::at(place);
+        table.update_service(&web());
+        let endpoints = (1..).zip(&hints).map(|(n, hints)| hinted(n, hints.clone())).collect();
+        table.update_slice(&slice("web-1", "web", 8080, endpoints));
+        assert_eq!(backends_of(&table), expected, "{hints:?}");
+        // A node of no zone follows none.
+        let elsewhere = Place { node: "yon".to_owned(), zone: None };
+        table.set_place(elsewhere);
+        assert_eq!(backends_of(&table).len(), hints.len());
+    }
+}
+
+#[test]
+fn balancers_addresses_are_told_from_others() {
+    let mut web: Service = serde_json::from_value(json!({
+        "metadata": {"namespace": "default", "name": "web"},
+        "spec": {"type": "LoadBalancer", "clusterIP": "10.9.0.7", "externalTrafficPolicy": "Local",
+            "externalIPs": ["192.0.2.9"], "healthCheckNodePort": 32_000,
+            "loadBalancerSourceRanges": ["192.0.2.0/24", "junk"],
+            "ports": [{"name": "http", "port": 80, "nodePort": 30_080}]},
+        "status": {"loadBalancer": {"ingress": [
+            {"ip": "198.51.100.1", "ipMode": "VIP"}, {"ip": "198.51.100.2", "ipMode": "Proxy"}]}},
+    }))
+    .unwrap();
+    let mut table = RouteTable::at(Place { node: "here".to_owned(), ..Place::default() });
+    table.update_service(&web);
+    let ready = || json!({"ready": true});
+    table.update_slice(&spread([ready(), ready(), ready(), json!({"ready": false})]));
+    let route = table.get("default", "web").unwrap();
+    assert_eq!(route.balancer_ips, ["198.51.100.1".parse::<IpAddr>().unwrap()]);
+    assert_eq!(route.external_ips, ["192.0.2.9".parse::<IpAddr>().unwrap()]);
+    assert_eq!(route.source_ranges, ["192.0.2.0/24".parse().unwrap()]);
+    assert_eq!(route.health_check, Some(HealthCheck { port: 32_000, local_endpoints: 2 }));
+    let nodes: Vec<&str> = route.nodes.iter().flatten().map(AsRef::as_ref).collect();
+    assert_eq!(nodes, ["here", "there"]);
+    web.spec.as_mut().unwrap().type_ = Some("NodePort".to_owned());
+    table.update_service(&web);
+    let route = table.get("default", "web").unwrap();
+    assert!(route.balancer_ips.is_empty() && route.health_check.is_none());
+}
+
 #[test]
 fn draining_endpoints_wait_for_every_slice() {
-    let mut table = RouteTable::new();
+    let mut table = RouteTable::default();
     table.update_service(&web());
     let draining =
         endpoint("10.8.1.2", json!({"ready": false, "serving": true, "terminating": true}));
@@ -73,7 +185,7 @@ fn draining_endpoints_wait_for_every_slice() {
 
 #[test]
 fn changes_are_reported_once() {
-    let mut table = RouteTable::new();
+    let mut table = RouteTable::default();
     let endpoints =
         slice("web-1", "web", 8080, json!([endpoint("10.8.1.1", json!({"ready": true}))]));
     assert!(table.update_slice(&endpoints).is_empty(), "endpoints without a Service lead nowhere");
@@ -92,7 +204,7 @@ fn changes_are_reported_once() {
 
 #[test]
 fn a_slice_may_move_to_another_service() {
-    let mut table = RouteTable::new();
+    let mut table = RouteTable::default();
     let mut other = web();
     other.metadata.name = Some("other".to_owned());
     table.update_service(&web());
@@ -124,7 +236,7 @@ fn services_become_routes() {
             Some((Some("10.9.0.7"), 0, None)),
         ),
     ] {
-        let mut table = RouteTable::new();
+        let mut table = RouteTable::default();
         table.update_service(&service(spec.clone()));
         let found = table.get("default", "web").map(|r| {
             (
@@ -154,7 +266,7 @@ fn endpoints_without_a_cluster_ip_have_names() {
         ]),
     );
     let known = |spec: Value| {
-        let mut table = RouteTable::new();
+        let mut table = RouteTable::default();
         table.update_service(&service(spec));
         table.update_slice(&endpoints);
         let route = table.get("default", "web").unwrap();
@@ -171,7 +283,7 @@ fn endpoints_without_a_cluster_ip_have_names() {
 
 #[test]
 fn a_fresh_list_yields_the_differences() {
-    let mut table = RouteTable::new();
+    let mut table = RouteTable::default();
     let mut old = web();
     old.metadata.name = Some("old".to_owned());
     table.update_service(&old);
@@ -187,7 +299,7 @@ fn a_fresh_list_yields_the_differences() {
 /// An update must cost its own Service only: 5,000 Services of 10 endpoints each, each updated once more.
 #[test]
 fn many_services_stay_cheap() {
-    let mut table = RouteTable::new();
+    let mut table = RouteTable::default();
     let named = |n: usize| {
         let mut service = web();
         service.metadata.name = Some(format!("web-{n}"));

@@ -51,6 +51,9 @@ pub struct ServiceRoute {
     /// The name that this one stands for (`ExternalName`); such a Service has nothing else.
     #[serde(default)]
     pub external_name: Option<String>,
+    /// For how long a caller stays with its backend (`sessionAffinity: ClientIP`); each call begins the time anew.
+    #[serde(default)]
+    pub affinity_seconds: Option<u32>,
 }
 
 /// An endpoint as its Service's names tell of it.
@@ -58,7 +61,7 @@ pub struct ServiceRoute {
 pub struct Endpoint {
     /// Its address.
     pub ip: IpAddr,
-    /// Its name in the Service's domain, where it has one.
+    /// Its name in the Service's domain: its own, or `10-1-2-3`.
     #[serde(default)]
     pub hostname: Option<String>,
 }

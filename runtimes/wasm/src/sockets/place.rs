@@ -157,7 +157,12 @@ impl Place {
         if transport == Transport::Tcp
             && let Some(backends) = node.routes.by_vip(wanted.ip(), wanted.port())
         {
-            return backends.in_turn().next().ok_or(ErrorCode::ConnectionRefused);
+            let caller = self.own(wanted.is_ipv6());
+            let backends = match caller {
+                Some(caller) => backends.for_caller(caller),
+                None => backends.in_turn().collect(),
+            };
+            return backends.first().copied().ok_or(ErrorCode::ConnectionRefused);
         }
         let ip = wanted.ip();
         if self.is_alone() {

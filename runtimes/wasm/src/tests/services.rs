@@ -65,6 +65,47 @@ async fn services_are_forwarded_to_their_backends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn callers_stay_with_their_backend() {
+    let host = TestHost::start().await;
+    let caller = host.serve("caller", example("probe-http")).await;
+    let mut all = Vec::new();
+    for name in ["one", "two", "three", "four"] {
+        all.push(host.serve(name, example("hello-v1")).await);
+    }
+    let vip = SocketAddr::new(free_ip(), 80);
+    let give = async |backends: &[SocketAddr]| {
+        let sticky = ServiceRoute {
+            affinity_seconds: Some(1),
+            ..service("hello", "test", vip, backends.to_vec())
+        };
+        let routes = Routes { generation: 1, services: vec![sticky], listen: Vec::new() };
+        host.client.put_routes(&routes).await.unwrap();
+    };
+    let ask = async || {
+        let (status, body) = get(caller, "/fetch?url=http://hello/").await;
+        assert!(status == 200, "{body}");
+        body
+    };
+    give(&all).await;
+    let now = ask().await;
+    // Another table is no reason to leave.
+    let mut turned = all.clone();
+    turned.reverse();
+    give(&turned).await;
+    for _ in 0..6 {
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        assert_eq!(ask().await, now, "each call begins the time anew");
+    }
+    let mut after = std::collections::BTreeSet::new();
+    for _ in 0..4 {
+        tokio::time::sleep(std::time::Duration::from_millis(1200)).await;
+        after.insert(ask().await);
+    }
+    assert!(after.len() > 1, "sessions never end: {after:?}");
+    host.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn guests_call_services_by_name() {
     let host = TestHost::start().await;
     let outside = TestHost::start().await;

@@ -201,7 +201,8 @@ async fn names_are_looked_up_in_the_pods_order() {
     let (vip, one, two) = (free_ip(), free_ip(), free_ip());
     let backends = [one, two].map(|ip| SocketAddr::new(ip, 80)).to_vec();
     let endpoint = |ip, name: Option<&str>| Endpoint { ip, hostname: name.map(str::to_owned) };
-    let endpoints = vec![endpoint(one, Some("first")), endpoint(two, None)];
+    let endpoints =
+        vec![endpoint(one, Some("first")), endpoint(two, Some(&two.to_string().replace('.', "-")))];
     let other = |name: &str, target: &str| ServiceRoute {
         external_name: Some(target.to_owned()),
         ports: Vec::new(),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use super::{Cluster, END, Options, Part, START};
 use crate::command;
 use crate::leftovers::Leftovers;
 use crate::process::Process;
+use crate::tools;
 use crate::wait::{ensure, eventually};
 use crate::wire::{Machine, Wire};
 
@@ -30,9 +31,19 @@ impl Cluster {
     /// # Errors
     /// When it is not ready in time; with what it said.
     pub async fn fleet(options: impl Into<Options>) -> anyhow::Result<Self> {
-        let mut cluster = Self::prepare(options.into(), true)?;
+        Self::fleet_of(options, &tools::coracle()?).await
+    }
+
+    /// The same, of this binary.
+    ///
+    /// # Errors
+    /// When it is not ready in time; with what it said.
+    pub async fn fleet_of(options: impl Into<Options>, binary: &Path) -> anyhow::Result<Self> {
+        let mut cluster = Self::prepare_of(options.into(), true, binary)?;
         let wire = Wire::lay()?;
         cluster.state().listen = Some(SocketAddr::from((wire.own_address(), 0)));
+        let (first, last) = wire.spare_addresses();
+        cluster.args.extend(["--load-balancer-pool".to_owned(), format!("{first}-{last}")]);
         cluster.wire = Some(wire);
         cluster.start(Part::Server).await?;
         Ok(cluster)

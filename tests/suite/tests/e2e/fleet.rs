@@ -13,15 +13,25 @@ use serde_json::Value;
 
 use crate::context::{ClusterExt as _, Context, Outcome, PATIENCE, SOON, expect, hello};
 
-const NODES: [&str; 3] = ["one", "two", "three"];
+pub(crate) const NODES: [&str; 3] = ["one", "two", "three"];
 /// How long one call of a machine may take.
 const CALL: Duration = Duration::from_secs(3);
 
 /// What a machine is answered, by an address that may be another's.
-fn ask(machine: &Machine, address: SocketAddr, path: &str) -> anyhow::Result<String> {
+pub(crate) fn ask(machine: &Machine, address: SocketAddr, path: &str) -> anyhow::Result<String> {
+    ask_within(machine, address, path, CALL)
+}
+
+/// The same, with another patience for connecting and for what is read.
+pub(crate) fn ask_within(
+    machine: &Machine,
+    address: SocketAddr,
+    path: &str,
+    patience: Duration,
+) -> anyhow::Result<String> {
     let call = || {
-        let mut stream = TcpStream::connect_timeout(&address, CALL)?;
-        stream.set_read_timeout(Some(CALL))?;
+        let mut stream = TcpStream::connect_timeout(&address, patience)?;
+        stream.set_read_timeout(Some(patience))?;
         write!(stream, "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
@@ -31,7 +41,11 @@ fn ask(machine: &Machine, address: SocketAddr, path: &str) -> anyhow::Result<Str
 }
 
 /// A Pod for each node, ready; all behind one Service, which has a port on every node.
-async fn a_pod_a_node(cluster: &Cluster, name: &str, image: &str) -> anyhow::Result<Vec<Value>> {
+pub(crate) async fn a_pod_a_node(
+    cluster: &Cluster,
+    name: &str,
+    image: &str,
+) -> anyhow::Result<Vec<Value>> {
     for node in NODES {
         let manifest = hello(&format!("{name}-{node}"), image, 1);
         let (deployment, _) = manifest.split_once("---").context("no Service")?;
@@ -57,7 +71,7 @@ async fn a_pod_a_node(cluster: &Cluster, name: &str, image: &str) -> anyhow::Res
     Ok(pods)
 }
 
-fn address_of(pod: &Value) -> anyhow::Result<SocketAddr> {
+pub(crate) fn address_of(pod: &Value) -> anyhow::Result<SocketAddr> {
     let ip = pod["status"]["podIP"].as_str().context("no podIP")?;
     Ok(SocketAddr::new(ip.parse()?, 8080))
 }

@@ -17,6 +17,7 @@ mod containers;
 mod context;
 mod debugging;
 mod env;
+mod faults;
 mod fleet;
 mod front;
 mod guests;
@@ -38,6 +39,7 @@ mod probes;
 mod quick_start;
 mod reading;
 mod rollout;
+mod services;
 mod sockets;
 mod starts;
 mod streams;
@@ -359,6 +361,24 @@ suite! {
             pods_reach_each_other,
             supervisors_may_be_away,
             a_lost_machine_is_replaced,
+        ]
+    }
+    services {
+        both [
+            balancers_have_addresses_of_a_pool,
+            callers_stay_with_their_pod,
+            addresses_may_be_written_by_hand,
+            nobody_there_is_a_refusal,
+            policies_hold_across_machines,
+            a_balancers_address_moves,
+        ]
+    }
+    faults {
+        both [
+            nodes_go_on_without_the_server,
+            two_machines_are_parted,
+            packets_are_lost,
+            the_server_is_restarted,
         ]
     }
 }

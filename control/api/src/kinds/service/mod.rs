@@ -43,6 +43,11 @@ fn is_external(kind: &str) -> bool {
     matches!(kind, "NodePort" | "LoadBalancer")
 }
 
+/// Load balancers in front ask its nodes whether they have endpoints.
+fn needs_health_check(spec: &Value) -> bool {
+    spec.text(&["type"]) == "LoadBalancer" && spec.text(&["externalTrafficPolicy"]) == "Local"
+}
+
 /// Has a cluster IP, unless headless.
 fn is_internal(kind: &str) -> bool {
     is_external(kind) || kind == "ClusterIP"
@@ -120,7 +125,20 @@ fn prepare(prepare: Prepare<'_>) {
                 drop_unsuited(spec, old);
             }
         }
-        Prepare::Status { new, old } => only_status(new, old),
+        Prepare::Status { new, old } => {
+            let asked = new.at(&["metadata"]).cloned().unwrap_or(Value::Null);
+            only_status(new, old);
+            // Load balancers' controllers note things of their own with the status.
+            let Some(metadata) = new.as_object_mut().and_then(|new| object(new, "metadata")) else {
+                return;
+            };
+            for field in ["annotations", "labels"] {
+                match asked.at(&[field]) {
+                    Some(value) => metadata.insert(field.into(), value.clone()),
+                    None => metadata.remove(field),
+                };
+            }
+        }
     }
 }
 
@@ -133,6 +151,15 @@ fn keep_allocated(new: &mut Fields, old: &Value) {
                 new.insert(field.into(), value.clone());
             }
         }
+    }
+    if old.text(&["type"]) == "LoadBalancer"
+        && old.text(&["externalTrafficPolicy"]) == "Local"
+        && kind == "LoadBalancer"
+        && new.text(&["externalTrafficPolicy"]) == "Local"
+        && new.int(&["healthCheckNodePort"]).unwrap_or(0) == 0
+        && let Some(port) = old.at(&["healthCheckNodePort"])
+    {
+        new.insert("healthCheckNodePort".into(), port.clone());
     }
     if is_external(&kind) && is_external(was) {
         for port in objects(new, "ports") {
@@ -171,7 +198,10 @@ fn drop_unsuited(new: &mut Fields, old: &Value) {
         }
     }
     if was == "LoadBalancer" && kind != "LoadBalancer" {
-        unsuited.extend(["allocateLoadBalancerNodePorts", "loadBalancerClass", "healthCheckNodePort"]);
+        unsuited.extend(["allocateLoadBalancerNodePorts", "loadBalancerClass"]);
+    }
+    if needs_health_check(old) && !needs_health_check(&Value::Object(new.clone())) {
+        unsuited.push("healthCheckNodePort");
     }
     for field in unsuited {
         if unchanged(new, field) {

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
-use super::{is_external, is_internal};
+use super::{is_external, is_internal, needs_health_check};
 use crate::json::Json;
 use crate::meta::validate_labels;
 use crate::names;
@@ -26,9 +26,11 @@ pub(super) fn service(service: &Value) -> Vec<FieldError> {
     ports(spec, kind, headless, &mut errors);
     errors.extend(validate_labels(spec.at(&["selector"]), &SPEC.child("selector")));
     for (field, allowed) in [
-        ("sessionAffinity", &["ClientIP", "None"]),
+        ("sessionAffinity", &["ClientIP", "None"][..]),
         ("externalTrafficPolicy", &["Cluster", "Local"]),
         ("internalTrafficPolicy", &["Cluster", "Local"]),
+        ("trafficDistribution", &["PreferClose", "PreferSameNode", "PreferSameZone"]),
+        ("ipFamilyPolicy", &["PreferDualStack", "RequireDualStack", "SingleStack"]),
     ] {
         if let Some(value) = spec.at(&[field]).and_then(Value::as_str)
             && !allowed.contains(&value)
@@ -55,6 +57,13 @@ pub(super) fn service(service: &Value) -> Vec<FieldError> {
             "must be greater than 0 and less than 86400",
         ));
     }
+    if spec.text(&["sessionAffinity"]) == "None" && spec.has(&["sessionAffinityConfig"]) {
+        errors.push(FieldError::forbidden(
+            SPEC.child("sessionAffinityConfig"),
+            "must not be set when session affinity is None",
+        ));
+    }
+    load_balancer(spec, kind, &mut errors);
     addresses(spec, kind, &mut errors);
     for (i, ip) in spec.list(&["externalIPs"]).iter().enumerate() {
         let ip = ip.as_str().unwrap_or("");
@@ -71,6 +80,49 @@ pub(super) fn service(service: &Value) -> Vec<FieldError> {
         }
     }
     errors
+}
+
+/// What is said to load balancers.
+fn load_balancer(spec: &Value, kind: &str, errors: &mut Vec<FieldError>) {
+    const ONLY: &str = "may only be used when `type` is 'LoadBalancer'";
+    for field in ["allocateLoadBalancerNodePorts", "loadBalancerClass"] {
+        if kind != "LoadBalancer" && spec.has(&[field]) {
+            errors.push(FieldError::forbidden(SPEC.child(field), ONLY));
+        }
+    }
+    let class = spec.text(&["loadBalancerClass"]);
+    if let Some(problem) = names::qualified(class).filter(|_| spec.has(&["loadBalancerClass"])) {
+        errors.push(FieldError::invalid(SPEC.child("loadBalancerClass"), class, problem));
+    }
+    let at = SPEC.child("loadBalancerSourceRanges");
+    let ranges = spec.list(&["loadBalancerSourceRanges"]);
+    if kind != "LoadBalancer" && !ranges.is_empty() {
+        errors.push(FieldError::forbidden(at, ONLY));
+    }
+    for (i, range) in ranges.iter().enumerate() {
+        // By a historical accident they may have spaces around.
+        let text = range.as_str().unwrap_or("");
+        let is_range = text.trim().split_once('/').is_some_and(|(ip, prefix)| {
+            let longest = match ip.parse::<std::net::IpAddr>() {
+                Ok(ip) if ip.is_ipv4() => 32,
+                Ok(_) => 128,
+                Err(_) => return false,
+            };
+            prefix.parse::<u8>().is_ok_and(|prefix| prefix <= longest)
+        });
+        if !is_range {
+            let problem = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+            errors.push(FieldError::invalid(at.index(i), text, problem));
+        }
+    }
+    let port = spec.int(&["healthCheckNodePort"]).unwrap_or(0);
+    if port != 0 && !needs_health_check(spec) {
+        errors.push(FieldError::invalid(
+            SPEC.child("healthCheckNodePort"),
+            port,
+            "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'",
+        ));
+    }
 }
 
 fn addresses(spec: &Value, kind: &str, errors: &mut Vec<FieldError>) {
@@ -109,9 +161,22 @@ fn addresses(spec: &Value, kind: &str, errors: &mut Vec<FieldError>) {
             errors.push(FieldError::invalid(SPEC.child("clusterIPs").index(i), ip, problem));
         }
     }
+    if spec.text(&["ipFamilyPolicy"]) == "RequireDualStack" && ip != "None" {
+        errors.push(FieldError::invalid(
+            SPEC.child("ipFamilyPolicy"),
+            "RequireDualStack",
+            "this cluster is not configured for dual-stack services",
+        ));
+    }
     for (i, family) in spec.list(&["ipFamilies"]).iter().enumerate() {
         let family = family.as_str().unwrap_or("");
-        if !matches!(family, "IPv4" | "IPv6") {
+        if family == "IPv6" && !spec.list(&["clusterIPs"]).iter().any(|ip| ip == "None") {
+            errors.push(FieldError::invalid(
+                SPEC.child("ipFamilies").index(i),
+                family,
+                "not configured on this cluster",
+            ));
+        } else if !matches!(family, "IPv4" | "IPv6") {
             errors.push(FieldError::not_supported(
                 SPEC.child("ipFamilies").index(i),
                 family,
@@ -194,6 +259,25 @@ fn target_port(port: Option<&Value>, at: &Path<'_>, errors: &mut Vec<FieldError>
 
 pub(super) fn update(new: &Value, old: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
+    let spec = |service: &Value| service.at(&["spec"]).cloned().unwrap_or(Value::Null);
+    let (is, was) = (spec(new), spec(old));
+    if is.text(&["type"]) == "LoadBalancer" && was.text(&["type"]) == "LoadBalancer" {
+        let class = |spec: &Value| spec.at(&["loadBalancerClass"]).cloned();
+        if class(&is) != class(&was) {
+            errors.push(FieldError::invalid(
+                SPEC.child("loadBalancerClass"),
+                class(&is).unwrap_or(Value::Null),
+                "may not change once set",
+            ));
+        }
+    }
+    let port = |spec: &Value| spec.int(&["healthCheckNodePort"]).unwrap_or(0);
+    if needs_health_check(&is) && needs_health_check(&was) && port(&is) != port(&was) {
+        errors.push(FieldError::forbidden(
+            SPEC.child("healthCheckNodePort"),
+            "field is immutable",
+        ));
+    }
     let kind = |service: &Value| is_internal(service.text(&["spec", "type"]));
     // Changing to or from ExternalName gives the address up or asks for one.
     if kind(new) && kind(old) {
@@ -268,6 +352,48 @@ mod tests {
             json!({"type": "NodePort", "clusterIP": "None", "ports": [{"port": 80}]}),
             &["spec.clusterIPs[0]: Invalid value: \"None\": may not be set to 'None' for NodePort services"],
         );
+        let balanced = |more: Value| {
+            let mut spec = json!({"type": "LoadBalancer", "ports": [{"port": 80}]});
+            for (field, value) in more.as_object().expect("fields") {
+                spec[field] = value.clone();
+            }
+            spec
+        };
+        check(
+            balanced(json!({"loadBalancerSourceRanges": [" 10.0.0.0/8 ", "2001:db8::/64"],
+                "loadBalancerClass": "example.com/own", "allocateLoadBalancerNodePorts": false,
+                "externalTrafficPolicy": "Local", "healthCheckNodePort": 30001})),
+            &[],
+        );
+        check(
+            balanced(json!({"loadBalancerSourceRanges": ["10.0.0.0/33"], "loadBalancerClass": "a b",
+                "healthCheckNodePort": 30001})),
+            &[
+                "spec.loadBalancerClass: Invalid value: \"a b\": name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')",
+                "spec.loadBalancerSourceRanges[0]: Invalid value: \"10.0.0.0/33\": must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)",
+                "spec.healthCheckNodePort: Invalid value: 30001: may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'",
+            ],
+        );
+        check(
+            balanced(json!({"type": "NodePort", "loadBalancerSourceRanges": ["10.0.0.0/8"],
+                "allocateLoadBalancerNodePorts": true})),
+            &[
+                "spec.allocateLoadBalancerNodePorts: Forbidden: may only be used when `type` is 'LoadBalancer'",
+                "spec.loadBalancerSourceRanges: Forbidden: may only be used when `type` is 'LoadBalancer'",
+            ],
+        );
+        check(
+            json!({"ports": [{"port": 80}], "trafficDistribution": "Near"}),
+            &["spec.trafficDistribution: Unsupported value: \"Near\": supported values: \"PreferClose\", \"PreferSameNode\", \"PreferSameZone\""],
+        );
+        check(
+            json!({"ports": [{"port": 80}], "ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv4", "IPv6"]}),
+            &[
+                "spec.ipFamilyPolicy: Invalid value: \"RequireDualStack\": this cluster is not configured for dual-stack services",
+                "spec.ipFamilies[1]: Invalid value: \"IPv6\": not configured on this cluster",
+            ],
+        );
+        check(json!({"ports": [{"port": 80}], "ipFamilyPolicy": "PreferDualStack"}), &[]);
         check(
             json!({"clusterIP": "10.0.0.300", "ports": [{"port": 80}]}),
             &["spec.clusterIPs[0]: Invalid value: \"10.0.0.300\": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"],

@@ -9,10 +9,12 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
-use super::expr::{Verdict, put_verdict};
+use super::conntrack::Stale;
+use super::expr::{OUTSIDE, Verdict, put_verdict};
 use super::rules::{RulesConfig, Scope};
-use super::ruleset::{self, BACKENDS, REFUSED, SAME, SERVICES};
+use super::ruleset::{self, BACKENDS, BALANCED, GUARDED, REFUSED, SAME, SERVICES, STUCK};
 use super::wire::{Attributes, Batch, CREATE, MAX_ATTRIBUTE, Verb};
+use crate::cidr::Cidr;
 use crate::routes::{Protocol, RouteChange, ServiceKey, ServiceRoute};
 
 /// What callers address: an address (0.0.0.0 for a NodePort), a protocol and a port.
@@ -21,24 +23,33 @@ struct Front {
     address: Ipv4Addr,
     protocol: Protocol,
     port: u16,
+    /// Whether this is what callers from outside of the cluster are led to, and nobody else.
+    outside: bool,
 }
 
 /// What a `pick` chain is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Class {
-    /// How many backends there are to pick from.
+    /// How many backends there are to pick from. Without any there is no chain: calls are dropped.
     pub(super) backends: u32,
-    /// Whether a client address stays with its backend, as long as their number stays.
-    pub(super) sticky: bool,
+    /// For how many seconds a client address stays with its backend.
+    pub(super) sticky: Option<u32>,
     /// Whether the key has no address.
     pub(super) node_port: bool,
+    /// Whether the key is for callers from outside.
+    pub(super) outside: bool,
 }
 
 impl Class {
     pub(super) fn chain(self) -> String {
-        let sticky = if self.sticky { "-sticky" } else { "" };
+        let sticky = self.sticky.map(|seconds| format!("-sticky-{seconds}")).unwrap_or_default();
         let node_port = if self.node_port { "-node" } else { "" };
-        format!("pick{sticky}{node_port}-{}", self.backends)
+        let outside = if self.outside { "-outside" } else { "" };
+        format!("pick{sticky}{node_port}{outside}-{}", self.backends)
+    }
+
+    fn verdict(self) -> Verdict {
+        if self.backends == 0 { Verdict::Drop } else { Verdict::Goto(self.chain()) }
     }
 }
 
@@ -46,15 +57,23 @@ impl Class {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Target {
     owner: ServiceKey,
-    sticky: bool,
+    sticky: Option<u32>,
     slots: Vec<SocketAddrV4>,
+    /// From where it may be called; from everywhere if there is nothing.
+    sources: Vec<Cidr>,
 }
 
 impl Target {
     fn class(&self, front: Front) -> Option<Class> {
         let node_port = front.address.is_unspecified();
         let backends = self.slots.len() as u32;
-        (backends > 0).then_some(Class { backends, sticky: self.sticky, node_port })
+        let class = Class { backends, sticky: self.sticky, node_port, outside: front.outside };
+        // Without backends it is refused; callers from outside are left to another node that has some.
+        (backends > 0 || front.outside).then_some(class)
+    }
+
+    fn stuck(&self) -> BTreeSet<SocketAddrV4> {
+        self.slots.iter().filter(|_| self.sticky.is_some()).copied().collect()
     }
 }
 
@@ -65,6 +84,11 @@ pub(super) struct State {
     fronts: HashMap<ServiceKey, BTreeSet<Front>>,
     /// How many fronts each `pick` chain serves; none is listed that serves nobody.
     classes: HashMap<Class, usize>,
+    /// The number of each `from` chain, and how many fronts it serves.
+    sources: BTreeMap<Vec<Cidr>, (u32, usize)>,
+    last_source: u32,
+    /// Load balancers' addresses, and the Services that have each.
+    balanced: BTreeMap<Ipv4Addr, BTreeSet<ServiceKey>>,
 }
 
 /// The elements and chains to remove and to add.
@@ -78,6 +102,16 @@ pub(super) struct Delta {
     add_backends: Vec<(Front, u32, SocketAddrV4)>,
     remove_refused: Vec<Front>,
     add_refused: Vec<Front>,
+    remove_stuck: Vec<(Front, SocketAddrV4)>,
+    add_stuck: Vec<(Front, SocketAddrV4)>,
+    new_sources: BTreeMap<u32, Vec<Cidr>>,
+    old_sources: Vec<u32>,
+    remove_guards: Vec<Front>,
+    add_guards: Vec<(Front, u32)>,
+    remove_balanced: Vec<Ipv4Addr>,
+    add_balanced: Vec<Ipv4Addr>,
+    /// Fronts for datagrams that may have led elsewhere before.
+    moved: BTreeSet<Front>,
 }
 
 impl State {
@@ -88,6 +122,9 @@ impl State {
         // Of several changes to one Service, the last counts: the delta says what to remove and what to add, once.
         let last: BTreeMap<&ServiceKey, &RouteChange> =
             changes.iter().map(|change| (change.key(), change)).collect();
+        if scope == Scope::Host {
+            self.set_balanced(&mut delta, last.values().copied());
+        }
         let wanted: Vec<(&ServiceKey, BTreeMap<Front, Target>)> = last
             .into_iter()
             .map(|(key, change)| match change {
@@ -128,6 +165,34 @@ impl State {
         delta
     }
 
+    /// Changes whose the load balancers' addresses are.
+    fn set_balanced<'a>(
+        &mut self,
+        delta: &mut Delta,
+        changes: impl Iterator<Item = &'a RouteChange>,
+    ) {
+        let before: BTreeSet<Ipv4Addr> = self.balanced.keys().copied().collect();
+        for change in changes {
+            let key = change.key();
+            for owners in self.balanced.values_mut() {
+                owners.remove(key);
+            }
+            let RouteChange::Set(route) = change else { continue };
+            for address in route.balancer_ips.iter().filter_map(v4) {
+                self.balanced.entry(address).or_default().insert(key.clone());
+            }
+        }
+        self.balanced.retain(|_, owners| !owners.is_empty());
+        let after: BTreeSet<Ipv4Addr> = self.balanced.keys().copied().collect();
+        delta.remove_balanced = before.difference(&after).copied().collect();
+        delta.add_balanced = after.difference(&before).copied().collect();
+    }
+
+    /// Load balancers' addresses.
+    pub(super) fn balanced(&self) -> impl Iterator<Item = Ipv4Addr> + '_ {
+        self.balanced.keys().copied()
+    }
+
     /// Changes what one front leads to, noting the elements that differ.
     fn set_target(&mut self, delta: &mut Delta, front: Front, mut target: Option<Target>) {
         let before = self.targets.remove(&front);
@@ -161,10 +226,20 @@ impl State {
         } else if before.is_some() && target.is_none() {
             delta.remove_refused.push(front);
         }
+        self.set_sources(delta, front, before.as_ref(), target.as_ref());
+        let stuck =
+            |target: &Option<Target>| target.as_ref().map(Target::stuck).unwrap_or_default();
+        let (old, new) = (stuck(&before), stuck(&target));
+        delta.remove_stuck.extend(old.difference(&new).map(|backend| (front, *backend)));
+        delta.add_stuck.extend(new.difference(&old).map(|backend| (front, *backend)));
         let slots = |target: &Option<Target>| {
             target.as_ref().map(|target| target.slots.clone()).unwrap_or_default()
         };
         let (old, new) = (slots(&before), slots(&target));
+        let stays = |backend: &SocketAddrV4| new.contains(backend);
+        if front.protocol == Protocol::Udp && (old.is_empty() || !old.iter().all(stays)) {
+            delta.moved.insert(front);
+        }
         for number in 0..old.len().max(new.len()) {
             let (old, new) = (old.get(number), new.get(number));
             if old == new {
@@ -181,6 +256,53 @@ impl State {
         if let Some(target) = target {
             self.targets.insert(front, target);
         }
+    }
+
+    /// Changes from where a front may be called.
+    fn set_sources(
+        &mut self,
+        delta: &mut Delta,
+        front: Front,
+        before: Option<&Target>,
+        target: Option<&Target>,
+    ) {
+        let sources =
+            |target: Option<&Target>| target.map(|t| t.sources.clone()).unwrap_or_default();
+        let (old, new) = (sources(before), sources(target));
+        if old == new {
+            return;
+        }
+        if let Some((number, count)) = self.sources.get_mut(&old) {
+            delta.remove_guards.push(front);
+            *count -= 1;
+            if *count == 0 {
+                // One that came and went within this round has no chain yet.
+                if delta.new_sources.remove(number).is_none() {
+                    delta.old_sources.push(*number);
+                }
+                self.sources.remove(&old);
+            }
+        }
+        if !new.is_empty() {
+            let (number, count) = self.sources.entry(new.clone()).or_insert_with(|| {
+                self.last_source += 1;
+                delta.new_sources.insert(self.last_source, new);
+                (self.last_source, 0)
+            });
+            *count += 1;
+            delta.add_guards.push((front, *number));
+        }
+    }
+
+    /// What to look for among connections once the delta is in force.
+    pub(super) fn stale(&self, delta: &Delta) -> Vec<Stale> {
+        let stale = delta.moved.iter().map(|front| {
+            let sides = [false, true].map(|outside| self.targets.get(&Front { outside, ..*front }));
+            let led = sides.into_iter().flatten().flat_map(|target| target.slots.clone());
+            let address = Some(front.address).filter(|address| !address.is_unspecified());
+            Stale { address, port: front.port, backends: led.collect() }
+        });
+        stale.collect()
     }
 }
 
@@ -207,47 +329,73 @@ fn keep_slots(before: &[SocketAddrV4], wanted: &[SocketAddrV4]) -> Vec<SocketAdd
 
 /// What a route means for a table. IPv6 addresses have none yet.
 fn targets(scope: Scope, route: &ServiceRoute) -> BTreeMap<Front, Target> {
-    let v4 = |ip: &IpAddr| match ip {
-        IpAddr::V4(ip) => Some(*ip),
-        IpAddr::V6(_) => None,
+    let v4s = |backends: &[SocketAddr]| -> Vec<SocketAddrV4> {
+        let v4s = backends.iter().filter_map(|backend| match backend {
+            SocketAddr::V4(backend) => Some(*backend),
+            SocketAddr::V6(_) => None,
+        });
+        v4s.collect()
     };
-    let addresses: Vec<Ipv4Addr> =
-        route.cluster_ip.iter().chain(&route.external_ips).filter_map(v4).collect();
+    let sticky = route.affinity.map(|time| u32::try_from(time.as_secs()).unwrap_or(u32::MAX));
+    let target = |backends: &[SocketAddr], sources: &[Cidr]| Target {
+        owner: route.key.clone(),
+        sticky,
+        slots: v4s(backends),
+        sources: sources.to_vec(),
+    };
     let mut result = BTreeMap::new();
-    for port in &route.ports {
-        let slots: Vec<SocketAddrV4> = port
-            .backends
-            .iter()
-            .filter_map(|backend| match backend {
-                SocketAddr::V4(backend) => Some(*backend),
-                SocketAddr::V6(_) => None,
-            })
-            .collect();
-        // This machine's loopback is another in the Pods' namespace: the machine itself translates those.
-        if scope == Scope::Pods
-            && (slots.is_empty() || slots.iter().any(|backend| backend.ip().is_loopback()))
-        {
-            continue;
-        }
-        let target = Target { owner: route.key.clone(), sticky: route.affinity.is_some(), slots };
-        for address in &addresses {
-            let front = Front { address: *address, protocol: port.protocol, port: port.port };
-            result.insert(front, target.clone());
-        }
-        if let Some(node_port) = port.node_port.filter(|_| scope == Scope::Host) {
-            let front =
-                Front { address: Ipv4Addr::UNSPECIFIED, protocol: port.protocol, port: node_port };
+    let mut put = |front: Front, target: Target| {
+        // This machine's loopback is another in the Pods' namespace: the machine itself translates those, and sees to who may
+        // call.
+        let elsewhere = target.slots.is_empty()
+            || target.slots.iter().any(|backend| backend.ip().is_loopback())
+            || !target.sources.is_empty();
+        if scope == Scope::Host || !elsewhere {
             result.insert(front, target);
+        }
+    };
+    for port in &route.ports {
+        let front = |address: Ipv4Addr, number: u16| Front {
+            address,
+            protocol: port.protocol,
+            port: number,
+            outside: false,
+        };
+        if let Some(vip) = route.cluster_ip.as_ref().and_then(v4) {
+            put(front(vip, port.port), target(&port.backends, &[]));
+        }
+        let external = port.external.as_ref().unwrap_or(&port.backends);
+        let open = route.external_ips.iter().filter_map(v4).map(|ip| (ip, port.port, &[][..]));
+        let balanced = route.balancer_ips.iter().filter_map(v4);
+        let balanced = balanced.map(|ip| (ip, port.port, &route.source_ranges[..]));
+        let node_port = port.node_port.filter(|_| scope == Scope::Host);
+        let node_port = node_port.map(|number| (Ipv4Addr::UNSPECIFIED, number, &[][..]));
+        for (address, number, sources) in open.chain(balanced).chain(node_port) {
+            let front = front(address, number);
+            put(front, target(external, sources));
+            if let Some(outside) = port.outside.as_ref().filter(|_| scope == Scope::Host) {
+                put(Front { outside: true, ..front }, target(outside, &[]));
+            }
         }
     }
     result
 }
 
+fn v4(ip: &IpAddr) -> Option<Ipv4Addr> {
+    match ip {
+        IpAddr::V4(ip) => Some(*ip),
+        IpAddr::V6(_) => None,
+    }
+}
+
 impl Delta {
     /// Writes chains before what leads to them, and removes elements before what takes their place.
     pub(super) fn write(&self, batch: &mut Batch, config: &RulesConfig) {
-        for class in &self.new_classes {
+        for class in self.new_classes.iter().filter(|class| class.backends > 0) {
             ruleset::add_pick(batch, config, *class);
+        }
+        for (number, ranges) in &self.new_sources {
+            ruleset::add_sources(batch, config, &from_chain(*number), ranges);
         }
         let table = &config.table;
         let backend_key = |front: &Front, number: u32| {
@@ -255,24 +403,31 @@ impl Delta {
             key.extend_from_slice(&number.to_ne_bytes());
             key
         };
+        let stuck_key = |front: &Front, backend: &SocketAddrV4| {
+            let mut key = front.key();
+            key.extend_from_slice(&join(*backend.ip(), backend.port()));
+            key
+        };
         let nothing = |_: &mut Attributes<'_>| {};
-        put_elements(batch, Verb::DelSetElem, table, SERVICES, &self.remove_services, |front| {
-            (front.key(), nothing)
+        let leads = |verdict: Verdict| {
+            move |out: &mut Attributes<'_>| out.nest(2, |out| put_verdict(out, &verdict))
+        };
+        let gone = Verb::DelSetElem;
+        put_elements(batch, gone, table, SERVICES, &self.remove_services, |f| (f.key(), nothing));
+        put_elements(batch, gone, table, GUARDED, &self.remove_guards, |f| (f.key(), nothing));
+        put_elements(batch, gone, table, BACKENDS, &self.remove_backends, |(front, number)| {
+            (backend_key(front, *number), nothing)
         });
+        put_elements(batch, gone, table, STUCK, &self.remove_stuck, |(front, backend)| {
+            (stuck_key(front, backend), nothing)
+        });
+        let address = |address: &Ipv4Addr| (address.octets().to_vec(), nothing);
+        put_elements(batch, gone, table, BALANCED, &self.remove_balanced, address);
+        put_elements(batch, gone, table, REFUSED, &self.remove_refused, |f| (f.key(), nothing));
+        let new = Verb::NewSetElem;
         put_elements(
             batch,
-            Verb::DelSetElem,
-            table,
-            BACKENDS,
-            &self.remove_backends,
-            |(front, number)| (backend_key(front, *number), nothing),
-        );
-        put_elements(batch, Verb::DelSetElem, table, REFUSED, &self.remove_refused, |front| {
-            (front.key(), nothing)
-        });
-        put_elements(
-            batch,
-            Verb::NewSetElem,
+            new,
             table,
             BACKENDS,
             &self.add_backends,
@@ -283,26 +438,28 @@ impl Delta {
                 })
             },
         );
-        put_elements(
-            batch,
-            Verb::NewSetElem,
-            table,
-            SERVICES,
-            &self.add_services,
-            |(front, class)| {
-                let verdict = Verdict::Goto(class.chain());
-                (front.key(), move |out: &mut Attributes<'_>| {
-                    out.nest(2, |out| put_verdict(out, &verdict))
-                })
-            },
-        );
-        put_elements(batch, Verb::NewSetElem, table, REFUSED, &self.add_refused, |front| {
-            (front.key(), nothing)
+        put_elements(batch, new, table, STUCK, &self.add_stuck, |(front, backend)| {
+            (stuck_key(front, backend), nothing)
         });
-        for class in &self.old_classes {
-            ruleset::remove_pick(batch, config, *class);
+        put_elements(batch, new, table, SERVICES, &self.add_services, |(front, class)| {
+            (front.key(), leads(class.verdict()))
+        });
+        put_elements(batch, new, table, GUARDED, &self.add_guards, |(front, number)| {
+            (front.key(), leads(Verdict::Jump(from_chain(*number))))
+        });
+        put_elements(batch, new, table, BALANCED, &self.add_balanced, address);
+        put_elements(batch, new, table, REFUSED, &self.add_refused, |f| (f.key(), nothing));
+        for class in self.old_classes.iter().filter(|class| class.backends > 0) {
+            ruleset::remove_chain(batch, config, &class.chain());
+        }
+        for number in &self.old_sources {
+            ruleset::remove_chain(batch, config, &from_chain(*number));
         }
     }
+}
+
+fn from_chain(number: u32) -> String {
+    format!("from-{number}")
 }
 
 /// Writes links whose packets may go back where they came from.
@@ -322,7 +479,8 @@ impl Front {
             Protocol::Sctp => 132,
         };
         let mut key = self.address.octets().to_vec();
-        key.extend_from_slice(&[protocol, 0, 0, 0]);
+        let outside = if self.outside { OUTSIDE[1] } else { 0 };
+        key.extend_from_slice(&[protocol, outside, 0, 0]);
         key.extend_from_slice(&join(self.address, self.port)[4..]);
         key
     }

@@ -10,16 +10,22 @@ use super::wire::Attributes;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Register(u32);
 
+/// Who calls, before the key of what is called.
+pub(super) const CALLER: Register = Register(8);
 /// The address part of a key.
-pub(super) const R0: Register = Register(8);
-/// The protocol part of a key; the port after an address.
-pub(super) const R1: Register = Register(9);
+pub(super) const R0: Register = Register(9);
+/// The protocol part of a key.
+pub(super) const R1: Register = Register(10);
 /// The port part of a key.
-pub(super) const R2: Register = Register(10);
-/// The number of a backend.
-pub(super) const R3: Register = Register(11);
+pub(super) const R2: Register = Register(11);
+/// The number of a backend, or its address.
+pub(super) const R3: Register = Register(12);
+/// A backend's port, after its address.
+pub(super) const R4: Register = Register(13);
 /// Scratch, beside the key; four registers long where a link's name is loaded.
-pub(super) const SCRATCH: Register = Register(12);
+pub(super) const SCRATCH: Register = Register(14);
+/// What is set in the protocol part of a key that is for callers from outside of the cluster only.
+pub(super) const OUTSIDE: [u8; 4] = [0, 1, 0, 0];
 
 /// Length of a link's name in a register.
 const IFNAMSIZ: usize = 16;
@@ -27,6 +33,7 @@ const IFNAMSIZ: usize = 16;
 #[derive(Clone, Debug)]
 pub(super) enum Verdict {
     Drop,
+    Return,
     Jump(String),
     Goto(String),
 }
@@ -55,6 +62,8 @@ pub(super) enum Expr {
     Constant(Register, [u8; 4]),
     /// Keeps the masked bits of a register.
     Mask(Register, [u8; 4]),
+    /// Sets bits of a register that are not set.
+    Mark(Register, [u8; 4]),
     /// Goes on only if the register holds this.
     Compare(Register, Test, Vec<u8>),
     /// Loads the incoming link's name into [`SCRATCH`].
@@ -69,6 +78,8 @@ pub(super) enum Expr {
     LoadAddressType(Field, Register),
     /// Loads whether the packet's source is reached by the link that the packet came from: 1 if so.
     LoadReverse(Register),
+    /// Loads the bit of the connection's state.
+    LoadConnectionState(Register),
     /// Loads the connection's status bits.
     LoadConnectionStatus(Register),
     /// Loads a field of the packet that began the connection, as it came.
@@ -81,8 +92,10 @@ pub(super) enum Expr {
     Find { map: &'static str, key: Register, value: Register },
     /// Loads a random number below `modulus`.
     Random { value: Register, modulus: u32 },
-    /// Loads a hash of the register below `modulus`.
-    Hash { of: Register, value: Register, modulus: u32 },
+    /// Keeps in a map, for so many seconds from now, what is in the registers; goes on only if there is room for it.
+    Remember { map: &'static str, key: Register, value: Register, seconds: u32 },
+    /// Removes from a map what it holds for the key.
+    Forget { map: &'static str, key: Register, value: Register },
     /// Sends the connection to the address and port in the registers.
     DestinationNat { address: Register, port: Register },
     /// Gives the connection the outgoing link's address.
@@ -106,6 +119,7 @@ pub(super) fn link_name(name: &str) -> Vec<u8> {
 pub(super) fn put_verdict(out: &mut Attributes<'_>, verdict: &Verdict) {
     let (code, chain) = match verdict {
         Verdict::Drop => (0, None),
+        Verdict::Return => (-5i32 as u32, None),
         Verdict::Jump(chain) => (-3i32 as u32, Some(chain)),
         Verdict::Goto(chain) => (-4i32 as u32, Some(chain)),
     };
@@ -115,6 +129,15 @@ pub(super) fn put_verdict(out: &mut Attributes<'_>, verdict: &Verdict) {
             out.string(2, chain);
         }
     });
+}
+
+/// Keeps the masked bits of a register, then turns others over.
+fn bitwise(out: &mut Attributes<'_>, register: Register, mask: &[u8], turn: &[u8]) {
+    out.number(1, register.0);
+    out.number(2, register.0);
+    out.number(3, 4);
+    out.nest(4, |out| out.bytes(1, mask));
+    out.nest(5, |out| out.bytes(1, turn));
 }
 
 impl Expr {
@@ -135,13 +158,15 @@ impl Expr {
             | Expr::LoadInputIndex(_)
             | Expr::LoadOutputIndex(_) => "meta",
             Expr::Constant(..) | Expr::Verdict(_) => "immediate",
-            Expr::Mask(..) => "bitwise",
+            Expr::Mask(..) | Expr::Mark(..) => "bitwise",
             Expr::Compare(..) => "cmp",
             Expr::LoadAddressType(..) | Expr::LoadReverse(_) => "fib",
-            Expr::LoadConnectionStatus(_) | Expr::LoadBegun(..) => "ct",
+            Expr::LoadConnectionState(_) | Expr::LoadConnectionStatus(_) | Expr::LoadBegun(..) => {
+                "ct"
+            }
             Expr::Member { .. } | Expr::Dispatch { .. } | Expr::Find { .. } => "lookup",
             Expr::Random { .. } => "numgen",
-            Expr::Hash { .. } => "hash",
+            Expr::Remember { .. } | Expr::Forget { .. } => "dynset",
             Expr::DestinationNat { .. } => "nat",
             Expr::Masquerade => "masq",
             Expr::RejectTcp | Expr::RejectIcmp => "reject",
@@ -174,13 +199,8 @@ impl Expr {
                 out.number(1, register.0);
                 out.nest(2, |out| out.bytes(1, value));
             }
-            Expr::Mask(register, mask) => {
-                out.number(1, register.0);
-                out.number(2, register.0);
-                out.number(3, 4);
-                out.nest(4, |out| out.bytes(1, mask));
-                out.nest(5, |out| out.bytes(1, &[0; 4]));
-            }
+            Expr::Mask(register, mask) => bitwise(out, *register, mask, &[0; 4]),
+            Expr::Mark(register, bits) => bitwise(out, *register, &[0xff; 4], bits),
             Expr::Compare(register, test, value) => {
                 out.number(1, register.0);
                 out.number(2, u32::from(*test == Test::Differs));
@@ -196,6 +216,10 @@ impl Expr {
                 out.number(2, 1);
                 // Of the source, by the incoming link, whether there is one.
                 out.number(3, 1 | 8 | 32);
+            }
+            Expr::LoadConnectionState(register) => {
+                out.number(1, register.0);
+                out.number(2, 0);
             }
             Expr::LoadConnectionStatus(register) => {
                 out.number(1, register.0);
@@ -233,14 +257,20 @@ impl Expr {
                 out.number(2, *modulus);
                 out.number(3, 1);
             }
-            Expr::Hash { of, value, modulus } => {
-                out.number(1, of.0);
-                out.number(2, value.0);
-                out.number(3, 4);
-                out.number(4, *modulus);
-                // A fixed seed: a client must meet the same backend through every rule.
-                out.number(5, 0x636f_7261);
-                out.number(7, 0);
+            Expr::Remember { map, key, value, seconds } => {
+                out.string(1, map);
+                // Renews what is there.
+                out.number(3, 1);
+                out.number(4, key.0);
+                out.number(5, value.0);
+                out.bytes(6, &(u64::from(*seconds) * 1000).to_be_bytes());
+            }
+            Expr::Forget { map, key, value } => {
+                out.string(1, map);
+                out.number(3, 2);
+                out.number(4, key.0);
+                // Not looked at, but asked for.
+                out.number(5, value.0);
             }
             Expr::DestinationNat { address, port } => {
                 out.number(1, 1);

@@ -8,8 +8,10 @@
 //! clusters use the same one, it is undefined which gets its calls. Allocators pick at random.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use super::conntrack;
 use super::elements::{self, State};
 use super::ruleset;
 use super::wire::{Batch, NftError, NftSocket, Verb};
@@ -151,13 +153,20 @@ impl Rules {
         let delta = self.state.update(self.config.scope, changes);
         let mut batch = Batch::new();
         delta.write(&mut batch, &self.config);
-        match self.socket.commit(batch) {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                tracing::warn!(table = self.config.table, %error, "writing the whole Service table afresh");
-                self.write_all()
-            }
+        if let Err(error) = self.socket.commit(batch) {
+            tracing::warn!(table = self.config.table, %error, "writing the whole Service table afresh");
+            self.write_all()?;
         }
+        if let Err(error) = conntrack::clean(&self.socket, &self.state.stale(&delta)) {
+            tracing::warn!(%error, "datagrams may be led to endpoints that are gone");
+        }
+        Ok(())
+    }
+
+    /// Load balancers' addresses that these routes have.
+    #[must_use]
+    pub fn balanced(&self) -> BTreeSet<Ipv4Addr> {
+        self.state.balanced().collect()
     }
 
     /// Writes the table afresh if somebody removed it, as a firewall's restart does. Meant to be called now and then.

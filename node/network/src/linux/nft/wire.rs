@@ -26,6 +26,9 @@ const NLA_F_NESTED: u16 = 0x8000;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 const SUBSYSTEM: u16 = 10;
+/// `NFNL_SUBSYS_CTNETLINK`, with what is asked of it (`enum cntl_msg_types`).
+pub(super) const GET_CONNECTIONS: u16 = 1 << 8 | 1;
+pub(super) const DELETE_CONNECTION: u16 = 1 << 8 | 2;
 const NFPROTO_IPV4: u8 = 2;
 const HEADER: usize = 16;
 /// Longer than what any nested attribute but an element list holds; lists are cut below it.
@@ -153,7 +156,7 @@ fn finish(buffer: &mut [u8], start: usize) {
 
 /// Writes netlink attributes, each padded to four bytes.
 pub(super) struct Attributes<'a> {
-    buffer: &'a mut Vec<u8>,
+    pub(super) buffer: &'a mut Vec<u8>,
 }
 
 impl Attributes<'_> {
@@ -231,13 +234,9 @@ impl NftSocket {
 
     /// Whether a table of this name exists.
     pub(super) fn has_table(&self, name: &str) -> Result<bool, NftError> {
-        let mut buffer = Vec::new();
-        let kind = SUBSYSTEM << 8 | Verb::GetTable as u16;
-        let start = header(&mut buffer, kind, NLM_F_REQUEST | NLM_F_ACK, 1, NFPROTO_IPV4, 0);
-        Attributes { buffer: &mut buffer }.string(1, name);
-        finish(&mut buffer, start);
-        self.send(&buffer)?;
-        match self.answers(&buffer, 1) {
+        let mut attributes = Vec::new();
+        Attributes { buffer: &mut attributes }.string(1, name);
+        match self.ask(SUBSYSTEM << 8 | Verb::GetTable as u16, &attributes) {
             Ok(()) => Ok(true),
             Err(NftError::Refused { source, .. })
                 if source.raw_os_error() == Some(libc::ENOENT) =>
@@ -250,12 +249,19 @@ impl NftSocket {
 
     /// The names of all tables.
     pub(super) fn tables(&self) -> Result<Vec<String>, NftError> {
-        let mut request = Vec::new();
+        let mut tables = Vec::new();
         let kind = SUBSYSTEM << 8 | Verb::GetTable as u16;
+        self.list(kind, |body| tables.extend(table_name(body)))?;
+        Ok(tables)
+    }
+
+    /// Asks for all of a kind; `each` is given what follows each message's headers.
+    pub(super) fn list(&self, kind: u16, mut each: impl FnMut(&[u8])) -> Result<(), NftError> {
+        let mut request = Vec::new();
         let start = header(&mut request, kind, NLM_F_REQUEST | NLM_F_DUMP, 1, NFPROTO_IPV4, 0);
         finish(&mut request, start);
         self.send(&request)?;
-        let (mut tables, mut buffer) = (Vec::new(), vec![0; 1 << 16]);
+        let mut buffer = vec![0; 1 << 16];
         loop {
             // Each part of a list is there once the one before it is read.
             let length = match recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
@@ -268,12 +274,22 @@ impl NftSocket {
             };
             for (kind, _, body) in messages(&buffer[..length]) {
                 match kind {
-                    NLMSG_DONE => return Ok(tables),
+                    NLMSG_DONE => return Ok(()),
                     NLMSG_ERROR => return Err(NftError::Unacknowledged),
-                    _ => tables.extend(table_name(body)),
+                    _ => each(body.get(4..).unwrap_or_default()),
                 }
             }
         }
+    }
+
+    /// Asks one thing, with these attributes.
+    pub(super) fn ask(&self, kind: u16, attributes: &[u8]) -> Result<(), NftError> {
+        let mut request = Vec::new();
+        let start = header(&mut request, kind, NLM_F_REQUEST | NLM_F_ACK, 1, NFPROTO_IPV4, 0);
+        request.extend_from_slice(attributes);
+        finish(&mut request, start);
+        self.send(&request)?;
+        self.answers(&request, 1)
     }
 
     fn send(&self, bytes: &[u8]) -> Result<(), NftError> {
@@ -323,12 +339,22 @@ impl NftSocket {
     }
 }
 
-/// The name in a message about a table: its first attribute, behind the family's header.
+/// The name in a message about a table: its first attribute.
 fn table_name(body: &[u8]) -> Option<String> {
-    let attribute = body.get(4..)?;
-    let length = usize::from(u16::from_ne_bytes(*attribute.first_chunk::<2>()?));
-    let name = attribute.get(4..length)?;
+    let (_, name) = attributes(body).next()?;
     String::from_utf8(name.strip_suffix(&[0])?.to_vec()).ok()
+}
+
+/// The attributes in a buffer: kind and value.
+pub(super) fn attributes(mut buffer: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let head = buffer.first_chunk::<4>()?;
+        let length = usize::from(u16::from_ne_bytes([head[0], head[1]]));
+        let kind = u16::from_ne_bytes([head[2], head[3]]) & !NLA_F_NESTED;
+        let value = buffer.get(4..length)?;
+        buffer = buffer.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
+    })
 }
 
 /// The netlink messages in a buffer: kind, sequence number and what follows the header.

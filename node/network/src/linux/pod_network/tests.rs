@@ -2,6 +2,7 @@
 
 mod attached;
 mod peers;
+mod policies;
 
 use super::*;
 use crate::linux::may_administer_network;
@@ -132,17 +133,15 @@ fn route(
     Arc::new(ServiceRoute {
         key: ServiceKey { namespace: "default".to_owned(), name: name.to_owned() },
         cluster_ip: Some(vip.parse().unwrap()),
-        external_ips: Vec::new(),
-        affinity: None,
-        endpoints: Vec::new(),
-        external_name: None,
         ports: vec![PortRoute {
             name: String::new(),
             port,
             node_port,
             protocol: Protocol::Tcp,
             backends: backends.iter().map(|backend| backend.parse().unwrap()).collect(),
+            ..PortRoute::default()
         }],
+        ..ServiceRoute::default()
     })
 }
 

@@ -11,17 +11,15 @@ fn route(name: &str, vip: [u8; 4], node_port: Option<u16>, numbers: &[u8]) -> Ro
     RouteChange::Set(Arc::new(ServiceRoute {
         key: ServiceKey { namespace: "default".to_owned(), name: name.to_owned() },
         cluster_ip: Some(vip.into()),
-        external_ips: Vec::new(),
-        affinity: None,
-        endpoints: Vec::new(),
-        external_name: None,
         ports: vec![PortRoute {
             name: String::new(),
             port: 80,
             node_port,
             protocol: Protocol::Tcp,
             backends: backends(numbers).into_iter().map(SocketAddr::V4).collect(),
+            ..PortRoute::default()
         }],
+        ..ServiceRoute::default()
     }))
 }
 
@@ -168,6 +166,7 @@ fn stickiness_changes_the_chain_only() {
     let mut sticky = ServiceRoute::clone(&sticky);
     sticky.affinity = Some(Duration::from_secs(5));
     let delta = state.update(Scope::Host, &[RouteChange::Set(Arc::new(sticky))]);
-    assert_eq!(delta.add_services[0].1.chain(), "pick-sticky-2");
+    assert_eq!(delta.add_services[0].1.chain(), "pick-sticky-5-2");
     assert!(delta.add_backends.is_empty() && delta.remove_backends.is_empty());
+    assert_eq!(delta.add_stuck.len(), 2);
 }
