@@ -133,12 +133,22 @@ impl Connection {
         path: &str,
         body: impl Into<Bytes>,
     ) -> anyhow::Result<Response<Incoming>> {
+        self.send_as(method, path, "application/json", body).await
+    }
+
+    async fn send_as(
+        &mut self,
+        method: Method,
+        path: &str,
+        kind: &str,
+        body: impl Into<Bytes>,
+    ) -> anyhow::Result<Response<Incoming>> {
         let request = Request::builder()
             .method(method)
             .uri(path)
             .header("host", &self.host)
             .header("accept", "application/json")
-            .header("content-type", "application/json")
+            .header("content-type", kind)
             .body(Full::new(body.into()))?;
         self.sender.ready().await?;
         Ok(self.sender.send_request(request).await?)
@@ -177,6 +187,19 @@ impl Connection {
         let status = response.status();
         let body = response.into_body().collect().await?.to_bytes();
         if status == StatusCode::CONFLICT { Ok(()) } else { expect(status, &body, path) }
+    }
+
+    /// Changes an object; `kind` is the patch's media type.
+    pub(crate) async fn patch(
+        &mut self,
+        path: &str,
+        kind: &str,
+        patch: impl Into<Bytes>,
+    ) -> anyhow::Result<()> {
+        let response = self.send_as(Method::PATCH, path, kind, patch).await?;
+        let status = response.status();
+        let body = response.into_body().collect().await?.to_bytes();
+        expect(status, &body, path)
     }
 
     /// Deletes an object at once.

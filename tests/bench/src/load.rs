@@ -88,17 +88,37 @@ fn whole(answer: &[u8]) -> anyhow::Result<Option<u16>> {
     Ok(complete.then_some(status))
 }
 
+/// How clients use connections.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Connections {
+    /// Each keeps one.
+    Kept,
+    /// One for each request.
+    New,
+}
+
 /// Requests a second over `connections` keep-alive connections; any answer but 200 is an error.
 pub(crate) async fn rate(
     address: SocketAddr,
     connections: usize,
     time: Duration,
 ) -> anyhow::Result<f64> {
+    rate_of(address, connections, time, Connections::Kept).await
+}
+
+/// The same, of clients that may make a connection for each request.
+pub(crate) async fn rate_of(
+    address: SocketAddr,
+    connections: usize,
+    time: Duration,
+    way: Connections,
+) -> anyhow::Result<f64> {
+    const PATIENCE: Duration = Duration::from_secs(5);
     let done = Arc::new(AtomicU64::new(0));
     let stop = Arc::new(AtomicBool::new(false));
     let mut clients = Vec::new();
     for _ in 0..connections {
-        clients.push(Client::connect(address, Duration::from_secs(5)).await?);
+        clients.push(Client::connect(address, PATIENCE).await?);
     }
     let begun = Instant::now();
     let tasks: Vec<_> = clients
@@ -107,6 +127,9 @@ pub(crate) async fn rate(
             let (done, stop) = (done.clone(), stop.clone());
             tokio::spawn(async move {
                 while !stop.load(Ordering::Relaxed) {
+                    if way == Connections::New {
+                        client = Client::connect(address, PATIENCE).await?;
+                    }
                     let status = client.get().await?;
                     if status != 200 {
                         bail!("{address} answered {status}");

@@ -8,6 +8,7 @@ mod density;
 mod fleet;
 mod killed;
 mod list;
+mod machines;
 mod memory;
 mod neighbours;
 mod oci_cycle;
@@ -17,6 +18,7 @@ mod push;
 mod requests;
 mod rival;
 mod schedule;
+mod services;
 mod start;
 
 use std::future::Future;
@@ -150,6 +152,34 @@ pub(crate) const ROWS: &[Row] = &[
         goal: "≥ 1.0 ×",
         compare: "—",
         measure: |bench| Box::pin(requests::reused(bench)),
+    },
+    Row {
+        name: "clusterip",
+        what: "ClusterIP against the Pod's address: requests/s on new connections; on kept ones",
+        goal: "≥ 0.7; ≥ 0.98",
+        compare: "—",
+        measure: |bench| Box::pin(services::cluster_ip(bench)),
+    },
+    Row {
+        name: "endpoints",
+        what: "an endpoint's change → the kernel's table, 5,000 Services × 10 endpoints",
+        goal: "p99 ≤ 100 ms",
+        compare: "—",
+        measure: |bench| Box::pin(services::endpoints(bench)),
+    },
+    Row {
+        name: "join",
+        what: "a machine joins → first Wasm Pod on it answers",
+        goal: "≤ 1 s",
+        compare: "—",
+        measure: |bench| Box::pin(machines::join(bench)),
+    },
+    Row {
+        name: "node-lost",
+        what: "a machine is lost → replacement Wasm Pods Ready, once that is detected; detection",
+        goal: "≤ 1 s; ≤ 10 s",
+        compare: "Kubernetes: detection 40 s",
+        measure: |bench| Box::pin(machines::lost(bench)),
     },
     Row {
         name: "neighbours",

@@ -14,9 +14,9 @@ use crate::cluster::Cluster;
 use crate::load::rate;
 use crate::report::{Measured, quantile};
 
-const CONNECTIONS: usize = 64;
-const ROUNDS: usize = 7;
-const ROUND: Duration = Duration::from_secs(3);
+pub(super) const CONNECTIONS: usize = 64;
+pub(super) const ROUNDS: usize = 7;
+pub(super) const ROUND: Duration = Duration::from_secs(3);
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A fresh instance for every request, against hyper alone and `wasmtime serve` as it comes.
@@ -62,7 +62,7 @@ fn how() -> String {
 }
 
 /// A Pod of the example component with annotations: where it answers.
-async fn serve(cluster: &Cluster, annotations: Value) -> anyhow::Result<SocketAddr> {
+pub(super) async fn serve(cluster: &Cluster, annotations: Value) -> anyhow::Result<SocketAddr> {
     let mut connection = pod::prepare(cluster).await?;
     let mut pod: Value = serde_json::from_str(&pod::pod("requests"))?;
     pod["metadata"]["annotations"] = annotations;
