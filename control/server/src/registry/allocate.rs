@@ -4,9 +4,11 @@
 //! not exist and deleted in the batch that lets go of it. So uniqueness holds across crashes and across servers, and
 //! nothing leaks. The watch cache only tells which ones are worth trying.
 
-use std::collections::BTreeSet;
+use std::cell::LazyCell;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use coracle_api::{ApiError, FieldError, Kind, Object, kinds};
@@ -25,6 +27,53 @@ pub(crate) struct ServiceRanges {
     pub(crate) network: Ipv4Addr,
     pub(crate) prefix: u8,
     pub(crate) node_ports: RangeInclusive<u16>,
+}
+
+/// What Services hold, as the watch cache has it: read anew only of those that changed, for there may be thousands.
+#[derive(Default)]
+pub(super) struct Taken {
+    /// By UIDs: the revision that was read, and what it held.
+    services: HashMap<String, (u64, BTreeSet<Bytes>)>,
+    /// How many Services hold a key; for a moment it may be two.
+    keys: HashMap<Bytes, usize>,
+}
+
+impl Taken {
+    fn has(&self, key: &Bytes) -> bool {
+        self.keys.contains_key(key)
+    }
+
+    fn follow(&mut self, services: &[Arc<Object>]) {
+        for service in services {
+            let revision = service.meta.resource_version;
+            if self.services.get(&service.meta.uid).is_some_and(|(read, _)| *read == revision) {
+                continue;
+            }
+            let keys = held(&service.value());
+            for key in &keys {
+                *self.keys.entry(key.clone()).or_default() += 1;
+            }
+            let before = self.services.insert(service.meta.uid.clone(), (revision, keys));
+            self.give_back(before.map(|(_, keys)| keys).unwrap_or_default());
+        }
+        if self.services.len() > services.len() {
+            let there: HashSet<&str> = services.iter().map(|s| s.meta.uid.as_str()).collect();
+            let gone = self.services.extract_if(|uid, _| !there.contains(uid.as_str()));
+            let gone: Vec<BTreeSet<Bytes>> = gone.map(|(_, (_, keys))| keys).collect();
+            gone.into_iter().for_each(|keys| self.give_back(keys));
+        }
+    }
+
+    fn give_back(&mut self, keys: BTreeSet<Bytes>) {
+        for key in keys {
+            if let Some(count) = self.keys.get_mut(&key) {
+                *count -= 1;
+                if *count == 0 {
+                    self.keys.remove(&key);
+                }
+            }
+        }
+    }
 }
 
 /// What one write of a Service takes and gives back.
@@ -101,7 +150,8 @@ impl Registry {
         let invalid = |error| ApiError::invalid(kind, &name, &[error]);
         let before: BTreeSet<Bytes> = old.map(held).unwrap_or_default();
         let mut take = Vec::new();
-        let in_use = self.in_use();
+        // Most writes ask for nothing new.
+        let in_use = LazyCell::new(|| self.in_use());
 
         match wanted_address(&tree["spec"]) {
             Wanted::None => {}
@@ -139,7 +189,7 @@ impl Registry {
                 tree["spec"]["clusterIPs"] = list;
             }
             Wanted::Any => {
-                let ip = self.free_address(&in_use).ok_or_else(|| {
+                let ip = self.free_address(|key| in_use.has(key)).ok_or_else(|| {
                     ApiError::internal("failed to allocate a serviceIP: range is full")
                 })?;
                 tree["spec"]["clusterIP"] = ip.to_string().into();
@@ -156,7 +206,7 @@ impl Registry {
                 spec["ipFamilyPolicy"] = "SingleStack".into();
             }
         }
-        self.allocate_ports(tree, &before, &in_use, &mut take).map_err(invalid)?;
+        self.allocate_ports(tree, &before, &|key| in_use.has(key), &mut take).map_err(invalid)?;
         let after = held(tree);
         let give_back = before.into_iter().filter(|key| !after.contains(key)).collect();
         Ok(Claims { take, give_back })
@@ -166,7 +216,7 @@ impl Registry {
         &self,
         tree: &mut Value,
         before: &BTreeSet<Bytes>,
-        in_use: &BTreeSet<Bytes>,
+        in_use: &dyn Fn(&Bytes) -> bool,
         take: &mut Vec<Claim>,
     ) -> Result<(), FieldError> {
         let (ports, check) = (wants_node_ports(&tree["spec"]), wants_health_check(&tree["spec"]));
@@ -192,14 +242,14 @@ impl Registry {
         &self,
         wanting: Vec<(&mut Value, &str, String)>,
         before: &BTreeSet<Bytes>,
-        in_use: &BTreeSet<Bytes>,
+        in_use: &dyn Fn(&Bytes) -> bool,
         take: &mut Vec<Claim>,
         mine: &mut BTreeSet<Bytes>,
     ) -> Result<(), FieldError> {
         for (port, field, path) in wanting {
             let given = port[field].as_u64().unwrap_or_default();
             if given == 0 {
-                let taken = |key: &Bytes| in_use.contains(key) || mine.contains(key);
+                let taken = |key: &Bytes| in_use(key) || mine.contains(key);
                 let free = self.free_port(taken).ok_or_else(|| {
                     FieldError::invalid(path, 0, "failed to allocate a nodePort: range is full")
                 })?;
@@ -231,18 +281,20 @@ impl Registry {
         Ok(())
     }
 
-    fn in_use(&self) -> BTreeSet<Bytes> {
+    fn in_use(&self) -> MutexGuard<'_, Taken> {
         let services: Vec<_> = self.cache.read().list(&kinds::SERVICE).cloned().collect();
-        services.iter().flat_map(|service| held(&service.value())).collect()
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.follow(&services);
+        taken
     }
 
-    fn free_address(&self, in_use: &BTreeSet<Bytes>) -> Option<Ipv4Addr> {
+    fn free_address(&self, taken: impl Fn(&Bytes) -> bool) -> Option<Ipv4Addr> {
         let (first, count) = self.ranges.addresses();
         let skip = if count > 2 * STATIC_ADDRESSES { STATIC_ADDRESSES } else { 0 };
         let start = rand::rng().random_range(0..count - skip);
         (0..count - skip)
             .map(|i| Ipv4Addr::from(first + skip + (start + i) % (count - skip)))
-            .find(|ip| !in_use.contains(&address_key(*ip)))
+            .find(|ip| !taken(&address_key(*ip)))
     }
 
     fn free_port(&self, taken: impl Fn(&Bytes) -> bool) -> Option<u16> {

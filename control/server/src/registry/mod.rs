@@ -16,7 +16,7 @@ mod scale;
 mod update;
 mod validate;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use coracle_api::pod::tolerate_lost_nodes;
@@ -43,6 +43,7 @@ pub(crate) struct Registry {
     pub(crate) store: Store,
     pub(crate) cache: Cache,
     ranges: Arc<ServiceRanges>,
+    taken: Arc<Mutex<allocate::Taken>>,
     toleration_seconds: [i64; 2],
 }
 
@@ -63,7 +64,8 @@ impl Registry {
         ranges: ServiceRanges,
         toleration_seconds: [i64; 2],
     ) -> Self {
-        Self { store, cache, ranges: Arc::new(ranges), toleration_seconds }
+        let taken = Arc::default();
+        Self { store, cache, ranges: Arc::new(ranges), taken, toleration_seconds }
     }
 
     /// Fills in what the kind fills in, as this cluster has it.
