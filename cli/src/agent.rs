@@ -43,6 +43,8 @@ pub(crate) struct NodeArgs {
     pub taints: Vec<Taint>,
     #[command(flatten)]
     pub images: ImageArgs,
+    #[command(flatten)]
+    pub ingress: IngressArgs,
     /// Folder of this machine that Pods may mount by hostPath, with all in it; may be given several times. Without it,
     /// all that this user may
     #[arg(long = "allow-host-path", value_name = "FOLDER")]
@@ -50,6 +52,32 @@ pub(crate) struct NodeArgs {
     /// No Pod may mount anything by hostPath
     #[arg(long, conflicts_with = "allow_host_paths")]
     pub no_host_path: bool,
+}
+
+/// Arguments about Ingresses.
+#[derive(clap::Args, Debug, Clone)]
+#[group(skip)]
+pub(crate) struct IngressArgs {
+    /// Port of this machine on which Ingresses are served; 0 picks a free one [default: 80, 10080 for an ordinary user]
+    #[arg(long = "ingress-http-port", value_name = "PORT")]
+    pub http_port: Option<u16>,
+    /// The same with TLS [default: 443, 10443 for an ordinary user]
+    #[arg(long = "ingress-https-port", value_name = "PORT")]
+    pub https_port: Option<u16>,
+    /// Proxy whose X-Forwarded headers are believed; may be given several times
+    #[arg(long = "ingress-trusted-proxy", value_name = "ADDR[/BITS]", value_parser = parse_network)]
+    pub trusted: Vec<(IpAddr, u8)>,
+    /// This machine serves no Ingresses
+    #[arg(long = "no-ingress")]
+    pub disabled: bool,
+}
+
+fn parse_network(text: &str) -> Result<(IpAddr, u8), String> {
+    let (address, bits) = text.split_once('/').map_or((text, None), |(a, bits)| (a, Some(bits)));
+    let address: IpAddr = address.parse().map_err(|_| format!("{address} is no address"))?;
+    let most = if address.is_ipv4() { 32 } else { 128 };
+    let bits = bits.map_or(Ok(most), str::parse).ok().filter(|bits| *bits <= most);
+    Ok((address, bits.ok_or_else(|| format!("the bits of {text} are 0 to {most}"))?))
 }
 
 /// Arguments about the node's images.
@@ -225,6 +253,7 @@ pub(crate) async fn start(
         data,
         hosts: host::config(folder, id)?,
         compile_command: host::compile_command(folder),
+        ingress: host::ingress_settings(folder, &node.ingress, &network)?,
         network: network.clone(),
         images: images_config,
         host_paths: node.host_paths(),

@@ -1,6 +1,7 @@
 //! `coracle host`: a sandbox host, as the agent starts it.
 
 use std::io::IsTerminal as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ pub(crate) enum Command {
     Compile(CompileArgs),
     /// Unpack one layer of a container image, which comes on standard input
     Unpack(UnpackArgs),
+    /// Proxy of Ingresses
+    Ingress(IngressArgs),
     /// Host of Pods with containers: makes a process for each
     Oci(OciArgs),
 }
@@ -81,6 +84,26 @@ pub(crate) struct OciArgs {
     /// Whose Pods it holds, for those who look at processes
     #[arg(long)]
     group: Option<String>,
+}
+
+/// The arguments of the proxy.
+#[derive(clap::Args)]
+pub(crate) struct IngressArgs {
+    /// Socket on which the agent tells it what to serve
+    #[arg(long)]
+    socket: PathBuf,
+    /// Where to serve HTTP
+    #[arg(long, value_name = "ADDR:PORT")]
+    http: SocketAddr,
+    /// Where to serve HTTPS
+    #[arg(long, value_name = "ADDR:PORT")]
+    https: SocketAddr,
+    /// Folder of the access log
+    #[arg(long)]
+    logs: PathBuf,
+    /// Number of the user, and of its group, to become
+    #[arg(long)]
+    user: Option<u32>,
 }
 
 /// What to compile.
@@ -148,6 +171,7 @@ pub(crate) fn main(command: Command) -> anyhow::Result<()> {
         Command::Compile(args) => compile(args),
         Command::Unpack(args) => unpack(args),
         Command::Oci(args) => oci(args),
+        Command::Ingress(args) => ingress(args),
     }
 }
 
@@ -181,6 +205,48 @@ fn oci(args: OciArgs) -> anyhow::Result<()> {
         }
         _ => anyhow::bail!("give --socket and --data, or --cleanup and --cgroup"),
     }
+}
+
+/// What it may do is what the Wasm host may: it, too, reads what strangers send.
+fn ingress(args: IngressArgs) -> anyhow::Result<()> {
+    let confinement = coracle_wasm::Confinement {
+        read: Vec::new(),
+        write: vec![args.logs.clone()],
+        user: args.user,
+    };
+    let options = coracle_ingress::Options {
+        socket: args.socket,
+        http: args.http,
+        https: args.https,
+        logs: args.logs,
+        limits: coracle_ingress::Limits::default(),
+    };
+    coracle_ingress::run(&options, || confinement.apply())
+}
+
+/// How the agent serves Ingresses.
+pub(crate) fn ingress_settings(
+    folder: &Folder,
+    node: &crate::agent::IngressArgs,
+    network: &coracle_network::Network,
+) -> anyhow::Result<coracle_agent::ingress::Settings> {
+    // Where Pods are reached on this machine alone, so is what leads to them.
+    let address: IpAddr = match network.mode() {
+        coracle_network::Mode::Root => Ipv4Addr::UNSPECIFIED.into(),
+        coracle_network::Mode::Rootless => Ipv4Addr::LOCALHOST.into(),
+    };
+    let port = |given: Option<u16>, usual| given.unwrap_or_else(|| network.listen_port(usual));
+    Ok(coracle_agent::ingress::Settings {
+        program: std::env::current_exe()?,
+        socket: folder.host_sockets()?.join("ingress.sock"),
+        http: SocketAddr::new(address, port(node.http_port, 80)),
+        https: SocketAddr::new(address, port(node.https_port, 443)),
+        logs: folder.sub("agent")?.join("ingress"),
+        log: folder.sub("host")?.join("ingress.log"),
+        user: first_user(folder).map(|first| first + u32::from(coracle_agent::hosts::PROXY)),
+        trusted: node.trusted.iter().copied().collect(),
+        enabled: !node.disabled,
+    })
 }
 
 /// The answer is one line of JSON: what was made, or, with exit code 1, the problem.

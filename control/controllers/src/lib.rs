@@ -31,6 +31,7 @@ mod disruption;
 mod endpoint_slice;
 mod endpoint_slice_mirroring;
 mod endpoints;
+mod ingress;
 mod load_balancer;
 
 mod garbage_collector;
@@ -63,6 +64,7 @@ pub use endpoint_slice::EndpointSliceController;
 pub use endpoint_slice_mirroring::EndpointSliceMirroring;
 pub use endpoints::EndpointsController;
 pub use garbage_collector::GarbageCollector;
+pub use ingress::IngressController;
 pub use job::JobController;
 pub use load_balancer::LoadBalancerController;
 pub use namespace::NamespaceController;
@@ -95,6 +97,7 @@ pub fn with(nodes: NodeLifecycle) -> Vec<Box<dyn Controller>> {
         Box::new(EndpointSliceController),
         Box::new(EndpointSliceMirroring),
         Box::new(EndpointsController),
+        Box::new(IngressController),
         Box::new(NamespaceController),
         Box::new(ServiceAccountController),
         Box::new(GarbageCollector),

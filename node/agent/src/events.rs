@@ -77,6 +77,25 @@ impl Recorder {
 }
 
 impl Recorder {
+    /// Records that an Ingress (its namespace, name and UID) does not get something.
+    pub fn ingress(
+        &self,
+        (namespace, name, uid): (String, String, String),
+        reason: &'static str,
+        message: String,
+    ) {
+        let about = ObjectReference {
+            api_version: Some("networking.k8s.io/v1".to_owned()),
+            kind: Some("Ingress".to_owned()),
+            namespace: Some(namespace),
+            name: Some(name),
+            uid: Some(uid),
+            ..ObjectReference::default()
+        };
+        let at = Timestamp::now();
+        let _ = self.queue.try_send(Entry { about, warning: true, reason, message, at });
+    }
+
     /// Records something about the node itself.
     pub fn node(&self, name: &str, warning: bool, reason: &'static str, message: String) {
         // Nodes are in no namespace; their events are in `default`, with the name for a UID, as the kubelet has it.

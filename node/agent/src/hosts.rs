@@ -10,7 +10,7 @@
 //! Hosts of an older program, found after an upgrade, keep their Pods and get no others: see [`upgrade`].
 
 mod containers;
-mod folders;
+pub(crate) mod folders;
 mod member;
 mod upgrade;
 mod users;
@@ -46,6 +46,10 @@ const TASKS: u32 = 2048;
 
 /// The number that no group gets: that of the user who compiles.
 pub const COMPILER: u16 = linux::MAX_GROUPS - 1;
+/// Nor this one, which is of the user who serves Ingresses.
+pub const PROXY: u16 = linux::MAX_GROUPS - 2;
+/// Name of that process's cgroup.
+const INGRESS: &str = "ingress";
 
 /// Where hosts have their things, and how they are started.
 #[derive(Debug, Clone)]
@@ -273,7 +277,9 @@ impl Hosts {
     /// Removes what is left of hosts that are gone.
     async fn settle(&self) {
         let (mut addresses, mut attached) = (BTreeSet::new(), BTreeMap::new());
-        let mut running = HashSet::from([self.inner.shared.name(), containers::ZYGOTE.to_owned()]);
+        let mut running = HashSet::from(
+            [&self.inner.shared.name(), containers::ZYGOTE, INGRESS].map(str::to_owned),
+        );
         for host in self.all().into_iter().filter(|host| !host.is_shared()) {
             let state = host.state.lock().await;
             if let Some(shim) = &host.shim
@@ -476,6 +482,21 @@ impl Hosts {
         }
     }
 
+    /// Where a process enters the group of who serves Ingresses; nowhere, if there can be none.
+    pub(crate) fn doors_of_ingress(&self) -> Vec<std::fs::File> {
+        let Some(cgroups) = &self.inner.cgroups else { return Vec::new() };
+        let (cpu, memory) = self.inner.allocatable;
+        let cpu = u32::try_from(cpu).unwrap_or(u32::MAX);
+        let opened = cgroups.ensure(INGRESS).and_then(|mut group| {
+            group.limit(Limits { memory, cpu, tasks: TASKS })?;
+            group.doors()
+        });
+        opened.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the proxy of Ingresses has no cgroup");
+            Vec::new()
+        })
+    }
+
     /// The host of a group, which may have to be started.
     fn group(
         &self,
@@ -493,7 +514,7 @@ impl Hosts {
         let older = self.older();
         let taken: HashSet<u16> = groups.values().chain(&*older).map(|host| host.number).collect();
         drop(older);
-        let number = (1..COMPILER).find(|number| !taken.contains(number));
+        let number = (1..PROXY).find(|number| !taken.contains(number));
         let number = number.ok_or(PlaceError::TooMany(taken.len()))?;
         let (group, host_paths) = (group.clone(), host_paths.to_vec());
         let record = Record { group: group.clone(), number, host_paths, containers };

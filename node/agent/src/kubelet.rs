@@ -2,6 +2,7 @@
 //! belongs to the API server or an administrator.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ use crate::streaming;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// The API of this node, to be merged into a server.
-pub fn router(workers: Workers, node: String) -> Router {
+pub fn router(workers: Workers, node: String, ingress: PathBuf) -> Router {
     let summary =
         async move |State(workers): State<Workers>| metrics::summary(&workers, &node).await;
     Router::new()
@@ -41,6 +42,7 @@ pub fn router(workers: Workers, node: String) -> Router {
             get(async |State(it): State<Workers>| metrics::resource(&it).await),
         )
         .route("/metrics/host", get(async |State(it): State<Workers>| metrics::of_hosts(&it).await))
+        .route("/metrics/ingress", get(move || metrics::of_ingress(ingress.clone())))
         .route("/stats/summary", get(summary))
         .route("/pods", get(async |State(it): State<Workers>| metrics::pods(&it)))
         .merge(streaming::router())

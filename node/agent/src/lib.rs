@@ -11,6 +11,7 @@ pub mod events;
 pub mod host;
 pub mod hosts;
 pub mod images;
+pub mod ingress;
 pub mod isolation;
 pub mod join;
 pub mod kubelet;
@@ -57,6 +58,8 @@ pub struct Config {
     pub hosts: HostsConfig,
     /// How to compile images.
     pub compile_command: CompileCommand,
+    /// How Ingresses are served.
+    pub ingress: ingress::Settings,
     /// The node's network.
     pub network: Network,
     /// Where images come from and when they go.
@@ -108,6 +111,7 @@ pub struct Agent {
     tasks: JoinSet<()>,
     hosts: Hosts,
     volumes: pod::volumes::Volumes,
+    ingress: ingress::Settings,
     network: Network,
 }
 
@@ -165,6 +169,7 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
     for message in hosts.older_hosts().await {
         recorder.node(&node_name, false, "OlderHost", message);
     }
+    let of_ingress = recorder.clone();
     let objects = objects::Objects::new(client.clone());
     let settings = pod::volumes::Settings {
         data: config.data.clone(),
@@ -228,11 +233,26 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
         move |reason, message| recorder.node(&node, true, reason, message),
         move |program| compiler.forget(program),
     ));
+    let socket = config.ingress.socket.clone();
     tasks.spawn(kubelet::serve(
         listener,
         config.identity.serving,
-        kubelet::router(workers.clone(), node_name.clone()),
+        kubelet::router(workers.clone(), node_name.clone(), socket),
     ));
+    if config.ingress.enabled {
+        let hosts = hosts.clone();
+        let parts = ingress::Parts {
+            client: client.clone(),
+            node: node_name.clone(),
+            services: services.clone(),
+            recorder: of_ingress,
+            doors: Box::new(move || hosts.doors_of_ingress()),
+        };
+        tasks.spawn(ingress::follow(config.ingress.clone(), parts));
+    } else {
+        // One that an agent with other arguments started.
+        ingress::end(&config.ingress).await;
+    }
     let notice = {
         let workers = workers.clone();
         move || workers.services_changed()
@@ -257,7 +277,7 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
     tasks.spawn(metrics::tell(client.clone(), workers.clone()));
     tasks.spawn(sync::hosts(started, hosts.clone(), workers.clone(), config.network.clone()));
     tasks.spawn(sync::pods(client, node_name, workers, hosts.clone(), sandboxes));
-    Ok(Agent { tasks, hosts, volumes, network: config.network })
+    Ok(Agent { tasks, hosts, volumes, ingress: config.ingress, network: config.network })
 }
 
 impl Agent {
@@ -265,6 +285,7 @@ impl Agent {
     pub async fn end_workloads(mut self) {
         // First nobody may start what is being ended.
         self.tasks.shutdown().await;
+        ingress::end(&self.ingress).await;
         self.hosts.end().await;
         self.volumes.unmount_all();
         if let Err(error) = self.network.teardown().await {

@@ -6,10 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
+use coracle_ingress::config::Backend;
+use coracle_ingress::table::{BackendRef, Port};
 use coracle_network::{Network, Place, Protocol, RouteChange, RouteTable};
 use coracle_sandbox as sandbox;
 use futures::{StreamExt, TryStreamExt};
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Pod, Service, ServicePort};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::watcher;
 use kube::{Api, ResourceExt};
@@ -38,6 +40,8 @@ struct Inner {
     enforced: Notify,
     /// Services were listed once.
     listed: watch::Sender<bool>,
+    /// For those who follow Services beside the network.
+    news: watch::Sender<()>,
 }
 
 #[derive(Default)]
@@ -118,7 +122,26 @@ impl Services {
                 Item::Slice(event) => self.slice(*event, &mut seen_slices),
             }
             self.inner.changed.notify_one();
+            self.inner.news.send_replace(());
         }
+    }
+
+    /// Tells of every change.
+    pub fn news(&self) -> watch::Receiver<()> {
+        self.inner.news.subscribe()
+    }
+
+    /// What an Ingress's backend is at present; none until that is known.
+    pub fn backend(&self, wanted: &BackendRef) -> Option<Backend> {
+        let state = self.inner.state.read().unwrap_or_else(|e| e.into_inner());
+        if !state.services_listed || !state.slices_listed {
+            return None;
+        }
+        let found = state.backend(wanted);
+        Some(
+            found
+                .unwrap_or_else(|problem| Backend { problem: Some(problem), ..Backend::default() }),
+        )
     }
 
     fn service(&self, event: watcher::Event<Service>, seen: &mut Vec<Service>) {
@@ -273,6 +296,49 @@ enum Item {
 }
 
 impl State {
+    fn backend(&self, wanted: &BackendRef) -> Result<Backend, String> {
+        let BackendRef { namespace, service: name, port, protocol } = wanted;
+        let service = self.by_namespace.get(namespace).and_then(|all| all.get(name));
+        let service =
+            service.ok_or_else(|| format!("Service \"{namespace}/{name}\" does not exist"))?;
+        let spec = service.spec.as_ref();
+        if spec.and_then(|spec| spec.type_.as_deref()) == Some("ExternalName") {
+            return Err(format!(
+                "Service \"{namespace}/{name}\" is an ExternalName, which Ingresses cannot lead to"
+            ));
+        }
+        let is_it = |p: &&ServicePort| match port {
+            Port::Number(number) => p.port == i32::from(*number),
+            Port::Name(name) => p.name.as_ref() == Some(name),
+        };
+        let tcp = |p: &&ServicePort| p.protocol.as_deref().is_none_or(|protocol| protocol == "TCP");
+        let ports = spec.into_iter().flat_map(|spec| spec.ports.iter().flatten());
+        let found = ports.filter(tcp).find(is_it).ok_or_else(|| {
+            format!("Service \"{namespace}/{name}\" has no such port as {}", wanted.name())
+        })?;
+        let said = found.app_protocol.as_deref().unwrap_or_default();
+        let protocol = match (protocol, said) {
+            (Some(protocol), _) => *protocol,
+            (None, "kubernetes.io/h2c" | "h2c" | "grpc") => coracle_ingress::config::Protocol::H2c,
+            (None, "https" | "kubernetes.io/wss") => {
+                return Err(format!(
+                    "appProtocol {said} of Service \"{namespace}/{name}\" is not supported: Pods are spoken to without TLS"
+                ));
+            }
+            (None, _) => coracle_ingress::config::Protocol::Http1,
+        };
+        let route = self.table.get(namespace, name);
+        let mut ports = route.into_iter().flat_map(|route| &route.ports);
+        let port = ports.find(|p| p.protocol == Protocol::Tcp && i32::from(p.port) == found.port);
+        // The proxy of an Ingress is no client on this node: who may answer those alone does not bound it.
+        let endpoints = port.map(|p| p.external.as_ref().unwrap_or(&p.backends).clone());
+        let endpoints = endpoints.unwrap_or_default();
+        let problem = endpoints
+            .is_empty()
+            .then(|| format!("Service \"{namespace}/{name}\" has no ready endpoints"));
+        Ok(Backend { protocol, endpoints, problem })
+    }
+
     fn put(&mut self, service: Service) {
         let change = self.table.update_service(&service);
         self.pending.extend(change);

@@ -153,6 +153,15 @@ impl Client {
         }
     }
 
+    /// Puts something to a host that serves more than this protocol.
+    pub async fn put<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        self.call(Method::PUT, path, body).await
+    }
+
     /// See [`crate::Runtime::prepare_image`].
     pub async fn prepare_image(&self, image: &Image) -> Result<ImageInfo, ClientError> {
         self.call(Method::POST, "/v1/images", image).await

@@ -11,12 +11,15 @@
 //! - [`server`]: puts a `Runtime` on a socket;
 //! - [`client`]: the agent's handle, which outlives restarts of the host;
 //! - [`stream`]: streams of processes, on connections that were upgraded;
+//! - [`framing`]: refusing HTTP requests on whose end two servers could disagree;
 //! - [`rights`]: giving up capabilities; [`users`]: making user namespaces;
 //! - [`events`] and [`logs`]: what every host does in the same way.
 
 pub mod types;
 
 pub mod beneath;
+
+pub mod framing;
 
 pub mod rights;
 pub mod users;

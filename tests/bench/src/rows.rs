@@ -6,6 +6,7 @@ mod create;
 mod crowd;
 mod density;
 mod fleet;
+mod ingress;
 mod killed;
 mod list;
 mod machines;
@@ -180,6 +181,13 @@ pub(crate) const ROWS: &[Row] = &[
         goal: "≤ 1 s; ≤ 10 s",
         compare: "Kubernetes: detection 40 s",
         measure: |bench| Box::pin(machines::lost(bench)),
+    },
+    Row {
+        name: "ingress",
+        what: "requests/s through an Ingress to a Wasm Pod, to those through Debian's nginx to the same, 64 connections",
+        goal: "≥ 1.0 ×",
+        compare: "—",
+        measure: |bench| Box::pin(ingress::measure(bench)),
     },
     Row {
         name: "neighbours",

@@ -287,9 +287,13 @@ impl Cluster {
         }
         if matches!(part, Part::Up | Part::Agent) {
             // How full this machine's disk is must not decide what tests see.
-            for (flag, value) in
-                [("--disk-pressure-threshold", "0"), ("--image-gc-high-threshold", "100")]
-            {
+            // Nor may clusters that run side by side want the same ports.
+            for (flag, value) in [
+                ("--disk-pressure-threshold", "0"),
+                ("--image-gc-high-threshold", "100"),
+                ("--ingress-http-port", "0"),
+                ("--ingress-https-port", "0"),
+            ] {
                 if !self.args.iter().any(|arg| arg == flag) {
                     command.args([flag, value]);
                 }

@@ -12,11 +12,12 @@ const OURS: &[(&str, &[&str])] = &[
     ("coracle-controllers", &["coracle-api"]),
     ("coracle-scheduler", &["coracle-api"]),
     ("coracle-network", &["coracle-api"]),
+    ("coracle-ingress", &["coracle-api", "coracle-sandbox"]),
     (
         "coracle-server",
         &["coracle-api", "coracle-store", "coracle-controllers", "coracle-scheduler"],
     ),
-    ("coracle-agent", &["coracle-api", "coracle-network", "coracle-sandbox"]),
+    ("coracle-agent", &["coracle-api", "coracle-ingress", "coracle-network", "coracle-sandbox"]),
     ("coracle-wasm", &["coracle-sandbox"]),
     ("coracle-oci", &["coracle-sandbox"]),
     // The one place that names concrete parts and wires them.

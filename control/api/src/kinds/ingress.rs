@@ -11,6 +11,9 @@ use crate::path::Path;
 /// The annotation that named a class before `spec.ingressClassName` did.
 pub const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 
+/// The annotation with which a Node tells on which ports it serves Ingresses: those of HTTP and HTTPS, `80,443`.
+pub const PORTS_ANNOTATION: &str = "coracle.dev/ingress-ports";
+
 /// `ingresses.networking.k8s.io`.
 pub static KIND: Kind = Kind {
     group: "networking.k8s.io",

@@ -109,7 +109,7 @@ impl Folders {
 }
 
 /// A folder that others cannot enter.
-pub(super) fn closed(path: &Path, user: Option<u32>, group: Option<u32>) -> io::Result<()> {
+pub(crate) fn closed(path: &Path, user: Option<u32>, group: Option<u32>) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)?;
     fs::set_permissions(path, Permissions::from_mode(0o700))?;
     if user.is_some() { chown(path, user, group) } else { Ok(()) }

@@ -5,6 +5,7 @@
 //! | `/metrics` | the agent itself: Pods, what it did for them and how long it took, probes | OpenMetrics |
 //! | `/metrics/resource` | CPU and memory of the node, Pods and containers | as the kubelet's, for metrics-server |
 //! | `/metrics/host` | what the Wasm hosts tell: requests, latency, instances, traps | OpenMetrics |
+//! | `/metrics/ingress` | what the proxy of Ingresses tells: requests by Ingress, connections | OpenMetrics |
 //! | `/stats/summary` | CPU and memory again | as the kubelet's, JSON |
 //!
 //! Counters are added to where things happen; everything else is read when asked for. What autoscalers need is not asked for
@@ -19,6 +20,7 @@ mod tell;
 mod usage;
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -117,6 +119,12 @@ impl Drop for Timed {
     fn drop(&mut self) {
         self.histogram.observe(self.begun.elapsed().as_secs_f64());
     }
+}
+
+/// `/metrics/ingress`, of the process with that socket.
+pub async fn of_ingress(socket: PathBuf) -> Response {
+    let text = crate::ingress::metrics(socket).await;
+    ([(CONTENT_TYPE, HeaderValue::from_static(OPEN_METRICS))], text).into_response()
 }
 
 /// `/metrics`.

@@ -39,6 +39,17 @@ pub struct Confinement {
     pub user: Option<u32>,
 }
 
+impl Confinement {
+    /// Denies this process everything else, for good. While it has one thread.
+    ///
+    /// # Errors
+    /// Says which part this kernel, or this user, does not allow.
+    pub fn apply(&self) -> anyhow::Result<()> {
+        enclose(self)?;
+        disarm(self)
+    }
+}
+
 /// What a resolver and TLS read.
 const SYSTEM: &[&str] = &[
     "/etc/resolv.conf",

@@ -12,6 +12,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use coracle_sandbox::framing;
 use tokio::time::{Instant, Sleep};
 
 use crate::memory::{Account, Lent};
@@ -83,15 +84,6 @@ impl Client {
         self.refused.store(true, Relaxed);
     }
 
-    pub(super) fn is_refused(&self) -> bool {
-        self.refused.load(Relaxed)
-    }
-
-    /// Request number `request`, from 1, is to be refused.
-    pub(super) fn ambiguous(&self, request: u32) {
-        self.ambiguous.store(request, Relaxed);
-    }
-
     /// Whether that is the one that began last.
     pub(super) fn is_ambiguous(&self) -> bool {
         let request = self.ambiguous.load(Relaxed);
@@ -104,6 +96,16 @@ impl Client {
 
     pub(super) fn finish(&self) {
         self.open.fetch_sub(1, Relaxed);
+    }
+}
+
+impl framing::Watch for Client {
+    fn ambiguous(&self, request: u32) {
+        self.ambiguous.store(request, Relaxed);
+    }
+
+    fn is_refused(&self) -> bool {
+        self.refused.load(Relaxed)
     }
 }
 

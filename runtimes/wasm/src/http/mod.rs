@@ -20,7 +20,6 @@
 mod answer;
 mod client;
 mod drain;
-mod framing;
 mod p2;
 mod p3;
 mod place;

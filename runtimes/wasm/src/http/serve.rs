@@ -1,20 +1,20 @@
 //! One connection, HTTP/1.1 or HTTP/2, from its first byte to its last.
 //!
 //! hyper refuses what is no HTTP (400, 414, 431) and closes the connection. Requests on whose length
-//! two servers could disagree are refused as well: see `framing`, and `check` in the module.
+//! two servers could disagree are refused as well: see [`coracle_sandbox::framing`], and `check` in the module.
 
 use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use coracle_sandbox::framing::Framed;
 use http::{HeaderValue, Request, Version, header};
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto;
 use tokio::net::TcpStream;
 
 use super::client::{Client, GRACE, Verdict, Watch};
-use super::framing::Framed;
 use super::handle_from;
 use super::traffic::Count;
 use crate::container::{Container, Phase};

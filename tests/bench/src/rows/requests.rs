@@ -84,7 +84,7 @@ pub(super) async fn serve(cluster: &Cluster, annotations: Value) -> anyhow::Resu
 }
 
 /// Requests a second of each, per round.
-async fn alternate(addresses: &[SocketAddr]) -> anyhow::Result<Vec<Vec<f64>>> {
+pub(super) async fn alternate(addresses: &[SocketAddr]) -> anyhow::Result<Vec<Vec<f64>>> {
     for address in addresses {
         rate(*address, CONNECTIONS, Duration::from_secs(1)).await?;
     }
@@ -97,7 +97,7 @@ async fn alternate(addresses: &[SocketAddr]) -> anyhow::Result<Vec<Vec<f64>>> {
     Ok(rates)
 }
 
-fn ratio(rates: &[Vec<f64>], other: usize) -> f64 {
+pub(super) fn ratio(rates: &[Vec<f64>], other: usize) -> f64 {
     let mut ratios: Vec<f64> = rates[0].iter().zip(&rates[other]).map(|(a, b)| a / b).collect();
     quantile(&mut ratios, 0.5)
 }

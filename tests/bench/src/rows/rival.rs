@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -44,6 +44,23 @@ impl Rival {
             command
         })
         .await
+    }
+
+    /// nginx as it is packaged, with this configuration of its server on an address; the folder is for its own files.
+    pub(super) async fn nginx(
+        folder: &Path,
+        configuration: impl Fn(SocketAddr) -> String,
+    ) -> anyhow::Result<Self> {
+        let file = folder.join("nginx.conf");
+        Self::start(|address| {
+            // What cannot be written, nginx says is missing.
+            let _ = std::fs::write(&file, configuration(address));
+            let mut command = Command::new("nginx");
+            command.arg("-p").arg(folder).arg("-c").arg(&file);
+            command
+        })
+        .await
+        .context("comparing needs nginx: install Debian's package of that name")
     }
 
     async fn start(command: impl Fn(SocketAddr) -> Command) -> anyhow::Result<Self> {

@@ -25,6 +25,7 @@ mod image_faults;
 mod images;
 mod images_bad;
 mod in_cluster;
+mod ingress;
 mod isolation;
 mod jobs;
 mod joining;
@@ -94,6 +95,15 @@ suite! {
         both [new_code_is_compiled_before_the_old_pod_stops, an_update_without_surge_drops_nothing]
         // An upgrade that has to compile anew: containers do not (`containers` has what happens to theirs).
         wasm [the_program_is_upgraded_under_load]
+    }
+    ingress {
+        both [
+            the_manifest_leads_to_its_services,
+            certificates_change_under_load,
+            a_rolling_update_behind_an_ingress_drops_nothing,
+            ingresses_outlive_the_agent,
+            grpc_passes_through,
+        ]
     }
     jobs {
         both [

@@ -1,0 +1,156 @@
+//! Connections are taken by one thread and given to the worker that has the fewest. A worker is a thread with a runtime of
+//! its own: what serves a request shares nothing with other requests, and a request never changes threads.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio::task::LocalSet;
+
+use crate::control::Limits;
+use crate::log::AccessLog;
+use crate::metrics::Counters;
+use crate::serve;
+use crate::state::State;
+use crate::upstream::Upstreams;
+
+/// How often workers look for connections that nobody needs.
+const SWEEP: Duration = Duration::from_secs(10);
+/// Connections that wait for their worker.
+const QUEUE: usize = 1024;
+
+/// What all workers share.
+pub(crate) struct Shared {
+    pub(crate) state: Arc<State>,
+    pub(crate) tls: Arc<rustls::ServerConfig>,
+    pub(crate) counters: Counters,
+    pub(crate) log: Option<AccessLog>,
+    pub(crate) http_port: u16,
+    pub(crate) https_port: u16,
+    pub(crate) limits: Limits,
+    /// Connections end with the request that they are at.
+    pub(crate) draining: watch::Sender<bool>,
+    /// Most connections at once.
+    pub(crate) most: u64,
+}
+
+impl Shared {
+    pub(crate) fn port(&self, tls: bool) -> u16 {
+        if tls { self.https_port } else { self.http_port }
+    }
+}
+
+/// One worker, as its connections see it.
+pub(crate) struct Worker {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) upstreams: Rc<Upstreams>,
+}
+
+/// A connection on its way to its worker.
+struct Accepted {
+    stream: std::net::TcpStream,
+    peer: SocketAddr,
+    tls: bool,
+    counted: Counted,
+}
+
+/// A connection that counts, until it is dropped.
+struct Counted {
+    shared: Arc<Shared>,
+    own: Arc<AtomicUsize>,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.shared.counters.open.fetch_sub(1, Relaxed);
+        self.own.fetch_sub(1, Relaxed);
+    }
+}
+
+/// The workers, for those who take connections.
+#[derive(Clone)]
+pub(crate) struct Workers {
+    shared: Arc<Shared>,
+    all: Arc<[(mpsc::Sender<Accepted>, Arc<AtomicUsize>)]>,
+}
+
+impl Workers {
+    /// Starts so many.
+    pub(crate) fn start(shared: &Arc<Shared>, count: usize) -> std::io::Result<Self> {
+        let all = (0..count).map(|number| {
+            let (sender, receiver) = mpsc::channel(QUEUE);
+            let shared = shared.clone();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            std::thread::Builder::new().name(format!("ingress-{number}")).spawn(move || {
+                LocalSet::new().block_on(&runtime, work(shared, receiver));
+            })?;
+            Ok((sender, Arc::default()))
+        });
+        Ok(Self { shared: shared.clone(), all: all.collect::<std::io::Result<_>>()? })
+    }
+
+    /// Takes connections until told to drain.
+    pub(crate) async fn accept(self, listener: TcpListener, tls: bool) {
+        let mut draining = self.shared.draining.subscribe();
+        loop {
+            let taken = tokio::select! {
+                taken = listener.accept() => taken,
+                _ = draining.wait_for(|draining| *draining) => return,
+            };
+            match taken {
+                Ok((stream, peer)) => self.give(stream, peer, tls),
+                // Out of descriptors, most likely: others have to end first.
+                Err(error) => {
+                    tracing::warn!(%error, "no connection taken");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+    }
+
+    fn give(&self, stream: TcpStream, peer: SocketAddr, tls: bool) {
+        let counters = &self.shared.counters;
+        add(&counters.accepted);
+        if counters.open.load(Relaxed) >= self.shared.most {
+            add(&counters.turned_away);
+            return;
+        }
+        let least = self.all.iter().min_by_key(|(_, open)| open.load(Relaxed));
+        let Some((worker, open)) = least else { return };
+        let Ok(stream) = stream.into_std() else { return };
+        add(&counters.open);
+        open.fetch_add(1, Relaxed);
+        let counted = Counted { shared: self.shared.clone(), own: open.clone() };
+        if worker.try_send(Accepted { stream, peer, tls, counted }).is_err() {
+            add(&counters.turned_away);
+        }
+    }
+}
+
+fn add(counter: &AtomicU64) {
+    counter.fetch_add(1, Relaxed);
+}
+
+async fn work(shared: Arc<Shared>, mut connections: mpsc::Receiver<Accepted>) {
+    let worker = Rc::new(Worker { shared, upstreams: Rc::default() });
+    let sweeper = worker.upstreams.clone();
+    tokio::task::spawn_local(async move {
+        loop {
+            sweeper.used().await;
+            tokio::time::sleep(SWEEP).await;
+            sweeper.sweep();
+        }
+    });
+    while let Some(Accepted { stream, peer, tls, counted }) = connections.recv().await {
+        let Ok(stream) = TcpStream::from_std(stream) else { continue };
+        let worker = worker.clone();
+        tokio::task::spawn_local(async move {
+            serve::connection(worker, stream, peer, tls).await;
+            drop(counted);
+        });
+    }
+}
