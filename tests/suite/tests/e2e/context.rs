@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use coracle_test_cluster::{Cluster, Options, Runtime, User, containers, eventually, http, tools};
+use coracle_test_cluster::{
+    Cluster, Options, Part, Runtime, User, containers, eventually, http, tools,
+};
 use futures::FutureExt as _;
 use serde_json::Value;
 
@@ -24,11 +26,13 @@ pub(crate) type Outcome = anyhow::Result<()>;
 pub(crate) struct Context {
     pub(crate) user: User,
     pub(crate) runtime: Runtime,
+    /// Clusters have three machines.
+    is_fleet: bool,
     clusters: Mutex<Vec<Arc<Cluster>>>,
 }
 
 impl Context {
-    /// A cluster in one process.
+    /// A cluster in one process; in the columns of fleets, one of three machines, this one among them.
     pub(crate) async fn up(&self) -> anyhow::Result<Arc<Cluster>> {
         self.up_with(&[]).await
     }
@@ -36,7 +40,15 @@ impl Context {
     /// A cluster in one process, started with more arguments.
     pub(crate) async fn up_with(&self, args: &[&str]) -> anyhow::Result<Arc<Cluster>> {
         let args = args.iter().map(|&arg| arg.to_owned()).collect();
-        Ok(self.keep(Cluster::up(self.options(args)).await?))
+        if !self.is_fleet {
+            return Ok(self.keep(Cluster::up(self.options(args)).await?));
+        }
+        let cluster = self.keep(Cluster::fleet(self.options(args)).await?);
+        cluster.start(Part::Agent).await?;
+        for node in ["two", "three"] {
+            cluster.join(node, &[]).await?;
+        }
+        Ok(cluster)
     }
 
     /// A cluster that is still to be started.
@@ -75,13 +87,27 @@ impl Context {
 
 /// Runs a body as a test.
 pub(crate) fn run(user: User, runtime: Runtime, body: impl AsyncFnOnce(Arc<Context>) -> Outcome) {
+    run_on(user, runtime, false, body);
+}
+
+/// Runs a body as a test with clusters of three machines.
+pub(crate) fn run_on_fleet(runtime: Runtime, body: impl AsyncFnOnce(Arc<Context>) -> Outcome) {
+    run_on(User::Root, runtime, true, body);
+}
+
+fn run_on(
+    user: User,
+    runtime: Runtime,
+    is_fleet: bool,
+    body: impl AsyncFnOnce(Arc<Context>) -> Outcome,
+) {
     if !user.is_possible() {
         return skip("needs root");
     }
     let executor =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     executor.expect("an executor").block_on(async {
-        let context = Arc::new(Context { user, runtime, clusters: Mutex::default() });
+        let context = Arc::new(Context { user, runtime, is_fleet, clusters: Mutex::default() });
         let body = AssertUnwindSafe(body(context.clone())).catch_unwind();
         let outcome = match tokio::time::timeout(LIMIT, body).await {
             Ok(Ok(outcome)) => outcome,

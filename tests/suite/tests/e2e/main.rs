@@ -2,7 +2,7 @@
 //!
 //! Every body runs twice, `root::…` against a cluster of root's and `user::…` against one of an ordinary user's. What is said
 //! of Pods must hold whatever is in them: bodies for `both` run once more, `oci::…`, with container images that do what the
-//! components do. The table below is the list of them. A body starts the clusters that it needs, so that all may run side by
+//! components do. Some run on clusters of three machines, too. The tables below are the lists of them. A body starts the clusters that it needs, so that all may run side by
 //! side.
 
 mod access;
@@ -72,6 +72,44 @@ macro_rules! suite {
             crate::context::run(User::$user, Runtime::$runtime, crate::$module::$test);
         })*
     };
+}
+
+/// The same bodies on clusters of three machines, a module for each kind of guests.
+macro_rules! on_fleets {
+    ($($module:ident [$($test:ident),* $(,)?])*) => {
+        on_fleets!(@column three_machines, Wasm, $($module [$($test),*])*);
+        on_fleets!(@column three_machines_oci, Oci, $($module [$($test),*])*);
+    };
+    (@column $column:ident, $runtime:ident, $($module:ident [$($test:ident),*])*) => {
+        mod $column {
+            $(mod $module {
+                $(#[test]
+                fn $test() {
+                    use coracle_test_cluster::Runtime;
+                    crate::context::run_on_fleet(Runtime::$runtime, crate::$module::$test);
+                })*
+            })*
+        }
+    };
+}
+
+on_fleets! {
+    manifests [nginx_deployment, my_app_is_updated_under_load]
+    rollout [history_undo_restart_and_pause, a_bad_image_keeps_the_old_pods, recreate]
+    jobs [
+        a_job_completes,
+        failures_are_counted_and_end_it,
+        indexes_are_told_and_done_once,
+        jobs_are_suspended_and_resumed,
+        cron_jobs_make_jobs,
+    ]
+    workloads [stateful_pods_keep_their_names]
+    network [services_balance, guests_call_services, readiness_decides]
+    autoscaling [replicas_follow_the_load]
+    volumes [every_kind_is_mounted, a_token_calls_the_api_while_its_pod_lives]
+    logs [tail_since_and_follow, previous_and_selectors]
+    streams [exec_and_attach]
+    writing [deletes_cascade, namespaces_go_with_their_content]
 }
 
 suite! {

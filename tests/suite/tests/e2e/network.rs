@@ -17,7 +17,7 @@ pub(crate) async fn services_balance(context: Arc<Context>) -> Outcome {
     cluster.kubectl(&[&expose[..], &["--target-port=http"]].concat()).await?;
     let service = cluster.get(&["service", "outside"]).await?;
     let port = service["spec"]["ports"][0]["nodePort"].as_u64().context("no nodePort")?;
-    let outside = SocketAddr::from(([127, 0, 0, 1], u16::try_from(port)?));
+    let outside = SocketAddr::from((cluster.api().ip(), u16::try_from(port)?));
     for address in [cluster.service("default", "web").await?, outside] {
         let answered = eventually(SOON, "all three Pods answer", async || {
             let mut answered = BTreeSet::new();
