@@ -21,6 +21,8 @@ use crate::balancers::{self, HealthChecks, Standing};
 use crate::hosts::Hosts;
 use crate::pod::{env, spec};
 
+/// How soon what the kernel refused is tried again.
+const AGAIN: Duration = Duration::from_secs(5);
 /// The longest rest between two tables that hosts are told.
 const REST: Duration = Duration::from_secs(1);
 
@@ -226,8 +228,13 @@ impl Services {
         let mut first = true;
         let mut checks = HealthChecks::default();
         let mut announced = None;
+        let mut failed = false;
         loop {
-            self.inner.changed.notified().await;
+            tokio::select! {
+                () = self.inner.changed.notified() => {}
+                () = tokio::time::sleep(AGAIN), if failed => {}
+            }
+            failed = false;
             let (changes, all, announces) = {
                 let mut state = self.inner.state.write().unwrap_or_else(|e| e.into_inner());
                 if !state.services_listed || !state.slices_listed {
@@ -262,7 +269,8 @@ impl Services {
                 match network.announce(announces.clone()).await {
                     Ok(()) => announced = Some(announces),
                     Err(error) => {
-                        tracing::error!(%error, "load balancers' addresses are not answered for");
+                        tracing::error!(%error, "load balancers' addresses are not answered for; trying again");
+                        failed = true;
                     }
                 }
             }
