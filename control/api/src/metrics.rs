@@ -165,6 +165,8 @@ struct Node {
     agent: String,
     number: u64,
     at: Timestamp,
+    /// By this machine's clock: the node's may be another.
+    heard: Timestamp,
     used: Used,
     window: u32,
     pods: HashMap<Box<str>, PodUsage>,
@@ -186,6 +188,7 @@ impl Metrics {
         name: &str,
         report: Report,
         most: usize,
+        now: Timestamp,
     ) -> Result<BTreeSet<String>, OutOfStep> {
         let known = self.nodes.remove(name);
         let mut pods = match known {
@@ -211,6 +214,7 @@ impl Metrics {
             agent: report.agent,
             number: report.number,
             at: report.at,
+            heard: now,
             used: report.node,
             window: report.window,
             pods,
@@ -251,7 +255,7 @@ impl Metrics {
     }
 
     fn fresh(&self, name: &str, now: Timestamp) -> Option<&Node> {
-        self.nodes.get(name).filter(|node| now.duration_since(node.at) < STALE)
+        self.nodes.get(name).filter(|node| now.duration_since(node.heard) < STALE)
     }
 }
 
@@ -335,6 +339,15 @@ mod tests {
         Report { agent: "a".into(), number, all, at, window: 1000, pods, ..Report::default() }
     }
 
+    fn apply(
+        metrics: &mut Metrics,
+        report: Report,
+        most: usize,
+    ) -> Result<BTreeSet<String>, OutOfStep> {
+        let heard = report.at;
+        metrics.apply("n", report, most, heard)
+    }
+
     #[test]
     fn only_what_changes_is_told_and_what_is_not_told_uses_nothing() {
         let mut metrics = Metrics::default();
@@ -342,17 +355,17 @@ mod tests {
             let sample = metrics.pod(&pod(uid, 50), at(110))?;
             Some((sample.containers[0].used.cpu, sample.window.as_millis()))
         };
-        assert_eq!(metrics.apply("n", report(7, false, vec![]), 9), Err(OutOfStep));
+        assert_eq!(apply(&mut metrics, report(7, false, vec![]), 9), Err(OutOfStep));
         assert_eq!(cpu(&metrics, "a"), None);
-        let changed = metrics.apply("n", report(7, true, vec![told("a", 5)]), 9).expect("told");
+        let changed = apply(&mut metrics, report(7, true, vec![told("a", 5)]), 9).expect("told");
         assert_eq!(changed.into_iter().collect::<Vec<_>>(), ["ns"]);
         assert_eq!((cpu(&metrics, "a"), cpu(&metrics, "b")), (Some((5, 2000)), Some((0, 1000))));
-        metrics.apply("n", report(8, false, vec![told("b", 3)]), 9).expect("told");
+        apply(&mut metrics, report(8, false, vec![told("b", 3)]), 9).expect("told");
         assert_eq!((cpu(&metrics, "a"), cpu(&metrics, "b")), (Some((5, 2000)), Some((3, 2000))));
         // One was lost.
-        assert_eq!(metrics.apply("n", report(10, false, vec![]), 9), Err(OutOfStep));
+        assert_eq!(apply(&mut metrics, report(10, false, vec![]), 9), Err(OutOfStep));
         assert_eq!(cpu(&metrics, "a"), None);
-        metrics.apply("n", report(11, true, vec![told("a", 0), told("b", 4)]), 9).expect("told");
+        apply(&mut metrics, report(11, true, vec![told("a", 0), told("b", 4)]), 9).expect("told");
         assert_eq!((cpu(&metrics, "a"), cpu(&metrics, "b")), (Some((0, 1000)), Some((4, 2000))));
         assert_eq!(metrics.nodes["n"].pods.len(), 1, "nothing is kept of what does nothing");
         let last = Report {
@@ -360,7 +373,7 @@ mod tests {
             unknown: vec!["a".into()],
             ..report(12, false, vec![])
         };
-        metrics.apply("n", last, 9).expect("told");
+        apply(&mut metrics, last, 9).expect("told");
         assert_eq!((cpu(&metrics, "a"), cpu(&metrics, "b")), (None, Some((0, 1000))));
         metrics.forget("n");
         assert_eq!(cpu(&metrics, "b"), None);
@@ -369,7 +382,7 @@ mod tests {
     #[test]
     fn what_is_not_known_is_not_told() {
         let mut metrics = Metrics::default();
-        metrics.apply("n", report(1, true, vec![]), 9).expect("told");
+        apply(&mut metrics, report(1, true, vec![]), 9).expect("told");
         let known = |started: i64, now: i64| metrics.pod(&pod("a", started), at(now)).is_some();
         assert!(known(90, 102));
         assert!(!known(101, 102), "it may have begun to run after the node looked");
@@ -381,7 +394,7 @@ mod tests {
     fn no_more_is_kept_than_a_node_can_have() {
         let mut metrics = Metrics::default();
         let many = (0..100).map(|n| told(&n.to_string(), 1)).collect();
-        metrics.apply("n", report(1, true, many), 10).expect("told");
+        apply(&mut metrics, report(1, true, many), 10).expect("told");
         assert_eq!(metrics.nodes["n"].pods.len(), 10);
     }
 }

@@ -239,6 +239,8 @@ impl Container {
             container: self.spec.name.clone(),
             attempt: self.spec.attempt,
             started_at: self.started_at,
+            connections: self.traffic.accepted(),
+            open_connections: self.traffic.connections(),
             usage: self.used(),
         }
     }

@@ -99,7 +99,7 @@ fn tell(cluster: &mut Cluster, uses: &[Use]) {
         unknown: unknown.collect(),
         ..Report::default()
     };
-    cluster.metrics.apply("node", report, 100).expect("told");
+    cluster.metrics.apply("node", report, 100, cluster.now).expect("told");
 }
 
 fn look(cluster: &Cluster, memory: Option<&Memory>) -> Plan {

@@ -209,7 +209,7 @@ impl Cache {
         let changed = {
             let mut cluster = self.shared.cluster.write().unwrap_or_else(PoisonError::into_inner);
             let most = cluster.pods_on(node).count() + METRICS_SLACK;
-            cluster.metrics.apply(node, report, most)?
+            cluster.metrics.apply(node, report, most, Timestamp::now())?
         };
         if !changed.is_empty() {
             // Nobody listening is fine.

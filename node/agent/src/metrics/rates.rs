@@ -15,16 +15,18 @@ use jiff::Timestamp;
 const LONGEST: Duration = Duration::from_secs(10);
 /// A point that comes sooner after the last one replaces it.
 const SHORTEST: Duration = Duration::from_millis(500);
-/// What differs by no more than this is no jump, in billionths of a core and thousandths of a request a second.
-const FLOORS: [u64; 2] = [20_000_000, 5_000];
+/// What differs by no more than this is no jump: billionths of a core, thousandths of a request and of a connection a second.
+const FLOORS: [u64; 3] = [20_000_000, 5_000, 5_000];
 
 /// Counters that only grow, as they were at a time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Counters {
     /// Nanoseconds of CPU.
     pub(super) cpu: u64,
-    /// HTTP requests, or connections.
+    /// HTTP requests.
     pub(super) requests: u64,
+    /// Connections that were accepted.
+    pub(super) connections: u64,
     /// Microseconds that requests were served for, those of all added up.
     pub(super) busy: u64,
 }
@@ -38,6 +40,8 @@ pub(super) struct Rates {
     pub(super) cpu: u64,
     /// Thousandths of a request a second.
     pub(super) requests: u64,
+    /// Thousandths of a connection a second.
+    pub(super) connections: u64,
     /// Thousandths of a request at a time.
     pub(super) busy: u64,
 }
@@ -92,7 +96,7 @@ impl Track {
         };
         let before = self.between(0, last - 2);
         let [one, two] = [self.between(last - 2, last - 1), self.between(last - 1, last)];
-        let of = |rates: Rates| [rates.cpu, rates.requests];
+        let of = |rates: Rates| [rates.cpu, rates.requests, rates.connections];
         FLOORS.into_iter().enumerate().any(|(n, floor)| {
             let [before, one, two] = [before, one, two].map(|rates| of(rates)[n]);
             let far = (before / 2).max(floor);
@@ -112,6 +116,7 @@ impl Track {
             // Nanoseconds in so many milliseconds.
             cpu: rate(first.cpu, last.cpu, 1000),
             requests: rate(first.requests, last.requests, 1_000_000),
+            connections: rate(first.connections, last.connections, 1_000_000),
             // Microseconds in so many milliseconds are thousandths.
             busy: rate(first.busy, last.busy, 1),
         }
@@ -172,12 +177,21 @@ mod tests {
     #[test]
     fn requests_are_counted_a_second_and_at_a_time() {
         let mut track = Track::new(0, None);
-        track.add(at(0), Counters { cpu: 9, requests: 50, busy: 7_000_000 }, None);
+        track.add(at(0), Counters { cpu: 9, requests: 50, busy: 7_000_000, connections: 0 }, None);
         assert_eq!(track.rates(), None);
         // Too soon to tell.
-        track.add(at(2000), Counters { cpu: 9, requests: 60, busy: 7_100_000 }, None);
-        track.add(at(2100), Counters { cpu: 9, requests: 71, busy: 10_150_000 }, None);
+        track.add(
+            at(2000),
+            Counters { cpu: 9, requests: 60, busy: 7_100_000, connections: 1 },
+            None,
+        );
+        track.add(
+            at(2100),
+            Counters { cpu: 9, requests: 71, busy: 10_150_000, connections: 42 },
+            None,
+        );
         let rates = track.rates().expect("two points");
         assert_eq!((rates.requests, rates.busy, rates.window), (10_000, 1_500, 2100));
+        assert_eq!(rates.connections, 20_000);
     }
 }

@@ -115,7 +115,9 @@ struct Counts {
     containers: BTreeMap<String, Counted>,
     /// All of its containers are Wasm's, whose requests are counted.
     http: bool,
-    /// Connections that were accepted, and that are open.
+    /// Connections that their hosts have open.
+    open: u64,
+    /// Of a network of its own: connections that were accepted, and that are open.
     connections: Option<(u64, u64)>,
 }
 
@@ -206,7 +208,9 @@ impl Teller {
                             cpu: it.usage.cpu_nanoseconds,
                             requests: it.usage.requests,
                             busy: it.usage.busy_microseconds,
+                            connections: it.connections,
                         };
+                        pod.open += it.open_connections;
                         let counted = Counted {
                             attempt: it.attempt,
                             since: Some(it.started_at),
@@ -265,7 +269,7 @@ impl Teller {
         counts.containers.retain(|name, _| seen.runs(name));
         active.containers.retain(|name, _| counts.containers.contains_key(name));
         let mut usage = PodUsage::default();
-        let (mut requests, mut busy, mut moved) = (0, 0, !was_active);
+        let (mut requests, mut busy, mut accepted, mut moved) = (0, 0, 0, !was_active);
         let mut containers = Vec::with_capacity(counts.containers.len());
         let mut whole = true;
         for (name, counted) in counts.containers {
@@ -284,18 +288,23 @@ impl Teller {
             usage.window = usage.window.max(rates.window);
             requests += rates.requests;
             busy += rates.busy;
+            accepted += rates.connections;
             let used = Used { cpu: rates.cpu, memory: counted.memory };
             containers.push(ContainerUsage { name: name.into(), used });
         }
         if let Some((accepted, open)) = counts.connections {
-            let counters = Counters { requests: accepted, ..Counters::default() };
+            let counters = Counters { connections: accepted, ..Counters::default() };
             active.connections.add(at, counters, seen.ready_since);
-            usage.traffic.connections = active.connections.rates().map(|rates| rates.requests);
+            usage.traffic.connections = active.connections.rates().map(|rates| rates.connections);
             usage.traffic.open = Some(open * 1000);
         }
         if counts.http {
-            let (requests, in_flight) = (Some(requests), Some(busy));
-            usage.traffic = Traffic { requests, in_flight, ..usage.traffic };
+            usage.traffic = Traffic {
+                requests: Some(requests),
+                in_flight: Some(busy),
+                connections: Some(accepted),
+                open: Some(counts.open * 1000),
+            };
         }
         if moved {
             active.moved = at;

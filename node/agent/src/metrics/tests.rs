@@ -21,6 +21,8 @@ fn sample(second: i64, cpu_seconds: u64) -> Sample {
         container: "app".into(),
         attempt: 2,
         started_at: at(0),
+        connections: 0,
+        open_connections: 0,
         usage,
     };
     let pod = Seen {

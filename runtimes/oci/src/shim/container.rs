@@ -149,6 +149,8 @@ impl Container {
             container: self.spec.name.clone(),
             attempt: self.spec.attempt,
             started_at: self.started_at,
+            connections: 0,
+            open_connections: 0,
             usage: self.used(),
         }
     }

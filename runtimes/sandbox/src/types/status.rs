@@ -123,6 +123,12 @@ pub struct ContainerUsage {
     pub attempt: u32,
     /// When the attempt began.
     pub started_at: Timestamp,
+    /// Connections that were accepted for HTTP since.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub connections: u64,
+    /// Those that are open now.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub open_connections: u64,
     /// What it used since.
     pub usage: Usage,
 }

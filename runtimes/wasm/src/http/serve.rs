@@ -36,6 +36,7 @@ const MOST_RESET: usize = 32;
 /// Serves one connection to its end.
 pub(crate) async fn serve_connection(container: Arc<Container>, stream: TcpStream) {
     let _count = Count::one(&container.traffic.connections);
+    container.traffic.counts().accepted.fetch_add(1, Relaxed);
     if container.traffic.connections.load(Relaxed) > MOST_CONNECTIONS {
         return;
     }

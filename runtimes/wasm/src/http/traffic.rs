@@ -52,6 +52,7 @@ pub(crate) struct Traffic {
 #[derive(Default)]
 pub(crate) struct Counts {
     pub(super) requests: AtomicU64,
+    pub(super) accepted: AtomicU64,
     pub(super) failed: AtomicU64,
     pub(super) refused: AtomicU64,
     refusals: Bucket,
@@ -97,6 +98,11 @@ impl Traffic {
     /// Requests that wait for a place now.
     pub(crate) fn waiting(&self) -> u64 {
         self.waiting.load(Relaxed) as u64
+    }
+
+    /// Connections that were accepted since the start.
+    pub(crate) fn accepted(&self) -> u64 {
+        self.counted().map_or(0, |counts| counts.accepted.load(Relaxed))
     }
 
     /// Connections that are open now.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_test_cluster::load::Load;
-use coracle_test_cluster::{Cluster, eventually};
+use coracle_test_cluster::{Cluster, Runtime, eventually};
 use serde_json::Value;
 
 use crate::context::{ClusterExt as _, Context, Outcome, SOON, expect, hello, manifest};
@@ -23,15 +23,16 @@ pub(crate) async fn replicas_follow_the_load(context: Arc<Context>) -> Outcome {
     let cluster = context.up().await?;
     cluster.push_all(&[("probe-http", "my-app:v1.0")]).await?;
     cluster.apply(&manifest("tests/suite/manifests/my-app.yaml")?).await?;
+    cluster.kubectl(&["scale", "deployment", "my-app", "--replicas=2"]).await?;
     cluster.apply(&manifest("tests/suite/manifests/hpa.yaml")?).await?;
     cluster.rolled_out("my-app").await?;
     let address = cluster.service("default", "my-app-service").await?;
-    let load = Load::start(address, "/busy?ms=5", 1);
-    // Each may use 175m; these clients make the Pods use a core, if there is one.
+    // Each is to use 175m, and may use 500m: these clients would have more than that.
+    let load = Load::start(address, "/busy?ms=5", 4);
     eventually(LATE, "more replicas are ready", async || {
         let deployment = json(&cluster, &["deployment", "my-app"]).await?;
         let ready = deployment["status"]["readyReplicas"].as_i64();
-        anyhow::ensure!(ready > Some(3), "{}", deployment["status"]);
+        anyhow::ensure!(ready > Some(2), "{}", deployment["status"]);
         Ok(())
     })
     .await?;
@@ -55,6 +56,71 @@ pub(crate) async fn replicas_follow_the_load(context: Arc<Context>) -> Outcome {
         let pods = cluster.kubectl(&["get", "pods", "-l", "app=my-app", "-o", "name"]).await?;
         anyhow::ensure!(pods.lines().count() == 2, "{pods}");
         Ok(())
+    })
+    .await?;
+    load.stop().await.nothing_dropped()
+}
+
+/// An autoscaler of what Pods serve. What nobody counts is told as such.
+fn by_traffic(metric: &str, average: &str) -> String {
+    format!(
+        r#"
+apiVersion: autoscaling/v2
+kind: HorizontalPodAutoscaler
+metadata: {{name: web}}
+spec:
+  scaleTargetRef: {{apiVersion: apps/v1, kind: Deployment, name: web}}
+  minReplicas: 1
+  maxReplicas: 3
+  metrics:
+  - type: Pods
+    pods:
+      metric: {{name: {metric}}}
+      target: {{type: AverageValue, averageValue: "{average}"}}
+"#
+    )
+}
+
+pub(crate) async fn replicas_follow_what_pods_serve(context: Arc<Context>) -> Outcome {
+    let cluster = context.up().await?;
+    cluster.push_all(&[("hello-v1", "hello:v1")]).await?;
+    cluster.apply(&hello("web", "hello:v1", 1)).await?;
+    cluster.rolled_out("web").await?;
+    let address = cluster.service("default", "web").await?;
+    let load = Load::start(address, "/health", 1);
+    // More than each replica is to serve, with probes and with other tests beside this one.
+    cluster.apply(&by_traffic("connections_per_second", "5")).await?;
+    eventually(LATE, "as many replicas as may be are ready", async || {
+        let deployment = json(&cluster, &["deployment", "web"]).await?;
+        anyhow::ensure!(deployment["status"]["readyReplicas"] == 3, "{}", deployment["status"]);
+        Ok(())
+    })
+    .await?;
+    let value = async |metric: &str, average: &str| {
+        cluster.apply(&by_traffic(metric, average)).await?;
+        eventually(SOON, "the metric has a value", async || {
+            let scaled = json(&cluster, &["hpa", "web"]).await?;
+            let told = &scaled["status"]["currentMetrics"][0]["pods"];
+            anyhow::ensure!(told["metric"]["name"] == metric, "{scaled}");
+            Ok(told["current"]["averageValue"].as_str().unwrap_or_default().to_owned())
+        })
+        .await
+    };
+    anyhow::ensure!(
+        value("open_connections", "10").await? != "0",
+        "there is a connection at least"
+    );
+    if context.runtime == Runtime::Wasm {
+        anyhow::ensure!(
+            value("http_requests_per_second", "1k").await? != "0",
+            "there are requests"
+        );
+        value("http_requests_in_flight", "100").await?;
+    }
+    cluster.apply(&by_traffic("cats", "1")).await?;
+    eventually(SOON, "nobody counts cats", async || {
+        let told = cluster.kubectl(&["describe", "hpa", "web"]).await?;
+        expect(&told, &["FailedGetPodsMetric", "could not find the metric cats for pods"])
     })
     .await?;
     load.stop().await.nothing_dropped()

@@ -156,7 +156,7 @@ suite! {
         both [daemons_are_on_every_node, stateful_pods_keep_their_names, budgets_hold_up_a_drain]
     }
     autoscaling {
-        both [replicas_follow_the_load]
+        both [replicas_follow_the_load, replicas_follow_what_pods_serve]
         // About the API alone.
         wasm [kubectl_makes_and_shows_them]
     }
