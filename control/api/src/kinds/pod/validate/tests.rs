@@ -331,6 +331,39 @@ fn ephemeral_containers() {
 }
 
 #[test]
+fn gated_pods_may_be_opened_and_narrowed() {
+    let gates = |names: &[&str]| names.iter().map(|name| json!({"name": name})).collect::<Vec<_>>();
+    let pod = |gated: &[&str], spec: Value| {
+        let mut pod = json!({"spec": {"containers": [{"name": "c", "image": "a:1"}], "schedulingGates": gates(gated)}});
+        for (key, value) in spec.as_object().into_iter().flatten() {
+            pod["spec"][key] = value.clone();
+        }
+        (KIND.default)(&mut pod);
+        pod
+    };
+    let selecting = |labels: Value| json!({"nodeSelector": labels});
+    let near = |kind: &str| json!({"affinity": {kind: {}}});
+    for (old, new, expected) in [
+        (pod(&["a", "b"], json!({})), pod(&["b"], json!({})), ""),
+        (pod(&["a"], json!({})), pod(&[], json!({})), ""),
+        (
+            pod(&["a"], json!({})),
+            pod(&["a", "b"], json!({})),
+            "spec.schedulingGates[1].name: Forbidden: only deletion is allowed, but found new scheduling gate 'b'",
+        ),
+        (pod(&["a"], selecting(json!({"x": "1"}))), pod(&["a"], selecting(json!({"x": "1", "y": "2"}))), ""),
+        (pod(&["a"], selecting(json!({"x": "1"}))), pod(&["a"], selecting(json!({"y": "2"}))), "spec: Forbidden"),
+        (pod(&[], json!({})), pod(&[], selecting(json!({"y": "2"}))), "spec: Forbidden"),
+        (pod(&["a"], json!({})), pod(&["a"], near("nodeAffinity")), ""),
+        (pod(&["a"], json!({})), pod(&["a"], json!({"affinity": {"podAffinity": {"x": 1}}})), "spec: Forbidden"),
+    ] {
+        let errors = super::pod_update(&new, &old);
+        let told = errors.first().map(ToString::to_string).unwrap_or_default();
+        assert!(told.starts_with(expected) && (expected.is_empty() == told.is_empty()), "{told}");
+    }
+}
+
+#[test]
 fn updates() {
     let mut old = json!({"spec": {"containers": [{"name": "c", "image": "a:1"}], "activeDeadlineSeconds": 10}});
     (KIND.default)(&mut old);

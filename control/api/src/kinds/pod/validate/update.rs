@@ -28,6 +28,7 @@ pub(in crate::kinds) fn pod(new: &Value, old: &Value) -> Errors {
     }
     deadline(new, old, &at, &mut errors);
     tolerations(new, old, &at, &mut errors);
+    gates(new, old, &at, &mut errors);
 
     let mut changed = Vec::new();
     differences(new, old, &at, &mut changed);
@@ -40,8 +41,25 @@ pub(in crate::kinds) fn pod(new: &Value, old: &Value) -> Errors {
 
 fn is_allowed(path: &str, new: &Value, old: &Value) -> bool {
     // Checked on their own.
-    if path == "spec.activeDeadlineSeconds" || path.starts_with("spec.tolerations") {
+    let apart = ["spec.tolerations", "spec.schedulingGates"];
+    if path == "spec.activeDeadlineSeconds" || apart.iter().any(|start| path.starts_with(start)) {
         return true;
+    }
+    // Where it may run can be narrowed as long as nobody has looked for a node.
+    if !old.list(&["schedulingGates"]).is_empty() {
+        let selector = |spec: &Value| spec.map(&["nodeSelector"]).cloned().unwrap_or_default();
+        let now = selector(new);
+        if path.starts_with("spec.nodeSelector")
+            && selector(old).iter().all(|(key, value)| now.get(key) == Some(value))
+        {
+            return true;
+        }
+        if path.starts_with("spec.affinity")
+            && is_empty(old.at(&["affinity"]))
+            && new.map(&["affinity"]).is_some_and(|new| new.keys().all(|key| key == "nodeAffinity"))
+        {
+            return true;
+        }
     }
     if path == "spec.terminationGracePeriodSeconds" {
         let seconds = |spec: &Value| spec.int(&["terminationGracePeriodSeconds"]);
@@ -82,6 +100,21 @@ fn tolerations(new: &Value, old: &Value, at: &Path<'_>, errors: &mut Errors) {
             at.child("tolerations"),
             "existing toleration can not be modified except its tolerationSeconds",
         ));
+    }
+}
+
+/// Gates may be taken away.
+fn gates(new: &Value, old: &Value, at: &Path<'_>, errors: &mut Errors) {
+    let list = at.child("schedulingGates");
+    let known = old.list(&["schedulingGates"]);
+    for (i, gate) in new.list(&["schedulingGates"]).iter().enumerate() {
+        let name = gate.text(&["name"]);
+        if !known.iter().any(|gate| gate.text(&["name"]) == name) {
+            errors.push(FieldError::forbidden(
+                list.index(i).child("name"),
+                format!("only deletion is allowed, but found new scheduling gate '{name}'"),
+            ));
+        }
     }
 }
 
