@@ -16,7 +16,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use self::zones::Turn;
-use crate::nodes::{LEASES, LeaseView, Taint, View};
+use crate::nodes::{LEASE_SECONDS, LEASES, LeaseView, Taint, View};
 use crate::{BURST, patch, pods};
 
 /// Plans conditions and taints of Nodes.
@@ -67,6 +67,8 @@ const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 const EVICTING: [&str; 2] = [NOT_READY, UNREACHABLE];
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 
+/// No node is believed that it will be silent for longer than this, in seconds.
+const MOST_LEASE_SECONDS: u64 = 600;
 /// How often a node that is not ready is looked at, because what becomes of it depends on the others.
 const UNREADY_PERIOD: Duration = Duration::from_secs(10);
 
@@ -89,9 +91,16 @@ impl Controller for NodeLifecycle {
         let Some(node) = cluster.get(&kinds::NODE, "", &key.name) else { return plan };
         let Ok(view) = node.decode::<View>() else { return plan };
 
-        let heard = last_heard(cluster, node, &view);
+        let lease = cluster.get(&kinds::LEASE, LEASES, &node.meta.name);
+        let lease = lease.and_then(|lease| lease.decode::<LeaseView>().ok());
+        let heard = last_heard(lease.as_deref(), &view);
         let grace = match heard {
-            Some(_) => self.grace,
+            Some(_) => {
+                // Where there are very many, they speak less often, and say so.
+                let lasts = lease.map_or(0, |lease| lease.spec.lease_duration_seconds);
+                let longer = u64::try_from(lasts - LEASE_SECONDS).unwrap_or(0);
+                self.grace + Duration::from_secs(longer.min(MOST_LEASE_SECONDS))
+            }
             None => self.startup_grace,
         };
         let from = [heard, node.meta.creation_timestamp, Some(cluster.since())];
@@ -152,12 +161,9 @@ impl NodeLifecycle {
 }
 
 /// The last sign of life, if there ever was one.
-fn last_heard(cluster: &Cluster, node: &Object, view: &View) -> Option<Timestamp> {
-    let lease = cluster
-        .get(&kinds::LEASE, LEASES, &node.meta.name)
-        .and_then(|lease| lease.decode::<LeaseView>().ok()?.spec.renew_time);
+fn last_heard(lease: Option<&LeaseView>, view: &View) -> Option<Timestamp> {
     let told = view.condition("Ready").and_then(|c| c.last_heartbeat_time);
-    lease.max(told)
+    lease.and_then(|lease| lease.spec.renew_time).max(told)
 }
 
 /// All conditions, those that the node used to tell now Unknown.

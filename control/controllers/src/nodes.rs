@@ -3,6 +3,8 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+/// How long a node's Lease lasts, in seconds, unless there are very many nodes: these renew theirs less often.
+pub(crate) const LEASE_SECONDS: i64 = 10;
 /// The namespace of the Leases that nodes renew.
 pub(crate) const LEASES: &str = "kube-node-lease";
 
@@ -54,6 +56,7 @@ pub(crate) struct LeaseView {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct LeaseSpec {
+    pub(crate) lease_duration_seconds: i64,
     pub(crate) renew_time: Option<Timestamp>,
 }
 

@@ -211,13 +211,19 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
     };
 
     let mut tasks = JoinSet::new();
+    let (count, machines) = tokio::sync::watch::channel(1);
     if let Ok(address) = machine.ip.parse() {
         let own = (node_name.clone(), address);
         let seen = services.clone();
-        let tell = move |nodes: &BTreeMap<String, Standing>| seen.set_nodes(nodes);
+        let tell = move |nodes: &BTreeMap<String, Standing>| {
+            count.send_replace(nodes.len());
+            seen.set_nodes(nodes);
+        };
         tasks.spawn(peers::follow(client.clone(), config.network.clone(), own, tell));
     }
-    tasks.spawn(node::heartbeat(client.clone(), machine, images.clone(), is_registered));
+    let heartbeat =
+        node::heartbeat(client.clone(), machine, images.clone(), is_registered, machines);
+    tasks.spawn(heartbeat);
     let users = workers.clone();
     let node = node_name.clone();
     let running = sandboxes.iter().filter(|s| s.spec.oci.is_none()).flat_map(|s| &s.containers);

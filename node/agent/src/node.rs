@@ -14,13 +14,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Time
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
+use tokio::sync::watch;
 
 use crate::images::Images;
 
-/// How often the Lease is renewed (`nodeLeaseDurationSeconds` / 4, as the kubelet does).
+/// How often the Lease is renewed (`nodeLeaseDurationSeconds` / 4, as the kubelet does)…
 const RENEW: Duration = Duration::from_millis(2500);
-/// How long the Lease lasts: so long after a machine was lost, the control plane knows.
-const LEASE_SECONDS: i32 = 10;
+/// …unless there are so many machines that they would renew more than 400 Leases a second together.
+const RENEW_PER_MACHINE: Duration = Duration::from_micros(2500);
 /// How long the server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How often the whole status is refreshed.
@@ -228,6 +229,15 @@ pub async fn register(
     machine: &Machine,
     images: &Images,
 ) -> Result<(), kube::Error> {
+    tell(client, machine, images, RENEW).await
+}
+
+async fn tell(
+    client: &kube::Client,
+    machine: &Machine,
+    images: &Images,
+    next: Duration,
+) -> Result<(), kube::Error> {
     let nodes: Api<Node> = Api::all(client.clone());
     match nodes.create(&PostParams::default(), &machine.node()).await {
         Ok(_) => {}
@@ -238,7 +248,7 @@ pub async fn register(
         Err(error) => return Err(error),
     }
     report(&nodes, machine, images).await?;
-    renew(client, &machine.name).await
+    renew(client, &machine.name, next).await
 }
 
 /// Conditions are merged by type (strategic), so that what others set (`NetworkUnavailable`) stays; a condition that
@@ -257,12 +267,14 @@ async fn report(nodes: &Api<Node>, machine: &Machine, images: &Images) -> Result
     Ok(())
 }
 
-async fn renew(client: &kube::Client, name: &str) -> Result<(), kube::Error> {
+/// Renews the Lease, which lasts four times as long as it takes until the `next` time: so long after a machine was lost, the
+/// control plane knows.
+async fn renew(client: &kube::Client, name: &str, next: Duration) -> Result<(), kube::Error> {
     let leases: Api<Lease> = Api::namespaced(client.clone(), "kube-node-lease");
     let now = MicroTime(Timestamp::now());
     let spec = LeaseSpec {
         holder_identity: Some(name.to_owned()),
-        lease_duration_seconds: Some(LEASE_SECONDS),
+        lease_duration_seconds: i32::try_from((4 * next).as_secs()).ok(),
         renew_time: Some(now),
         ..LeaseSpec::default()
     };
@@ -278,26 +290,31 @@ async fn renew(client: &kube::Client, name: &str) -> Result<(), kube::Error> {
     }
 }
 
-/// Keeps the Lease fresh, and the Node object there, for ever. `is_registered`: whether the server has been told already.
+/// Keeps the Lease fresh, and the Node object there, for ever. `is_registered`: whether the server has been told already;
+/// `machines`: how many the cluster has.
 pub async fn heartbeat(
     client: kube::Client,
     machine: Machine,
     images: Images,
     is_registered: bool,
+    machines: watch::Receiver<usize>,
 ) {
     let mut told = images.status_version();
     let mut refreshed = tokio::time::Instant::now();
     let mut failing = !is_registered;
+    // What the Lease was last said to be renewed after.
+    let mut next = RENEW;
     loop {
-        tokio::time::sleep(if failing { RENEW / 5 } else { RENEW }).await;
+        tokio::time::sleep(if failing { RENEW / 5 } else { next }).await;
+        next = RENEW.max(RENEW_PER_MACHINE * u32::try_from(*machines.borrow()).unwrap_or(0));
         let now = images.status_version();
         let telling = async {
             if failing || refreshed.elapsed() >= REFRESH || told != now {
                 refreshed = tokio::time::Instant::now();
                 told = now;
-                register(&client, &machine, &images).await.map_err(|error| error.to_string())
+                tell(&client, &machine, &images, next).await.map_err(|error| error.to_string())
             } else {
-                renew(&client, &machine.name).await.map_err(|error| error.to_string())
+                renew(&client, &machine.name, next).await.map_err(|error| error.to_string())
             }
         };
         // A connection of before the network was cut may wait longer for an answer than a new one takes.

@@ -43,6 +43,15 @@ fn silence() {
     assert!(conditions.iter().all(|c| c["status"] == "Unknown"));
     assert_eq!(conditions[0]["reason"], "NodeStatusUnknown");
     assert_eq!(late.events[0].reason, "NodeNotReady");
+
+    // Among very many nodes, each speaks less often and says how long that will do.
+    let mut patient = lease("n", "2030-01-01T00:00:10Z");
+    patient.1["spec"]["leaseDurationSeconds"] = json!(50);
+    for (seconds, lost) in [(59, false), (60, true)] {
+        let world = later(cluster([node("n", "True", json!([])), patient.clone()]), seconds);
+        let plan = NodeLifecycle::default().reconcile(&world, &Key::new("", "n"));
+        assert_eq!(!plan.writes.is_empty(), lost, "after {seconds} s");
+    }
 }
 
 #[test]

@@ -20,8 +20,11 @@ use tokio::time::{Instant, sleep_until};
 use super::{Counts, Options};
 use crate::api::{Shared, expect};
 
-/// How often agents renew their Leases.
+/// How often agents renew their Leases, or less often where there are many.
 const RENEW: Duration = Duration::from_millis(2500);
+const RENEW_PER_MACHINE: Duration = Duration::from_micros(2500);
+/// How long the server may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How long it waits after what went wrong.
 const PAUSE: Duration = Duration::from_millis(500);
 const MERGE: &str = "application/merge-patch+json";
@@ -37,7 +40,6 @@ pub(super) struct FakeNode {
     pods: HashMap<String, Pod>,
     /// What is to be done when, to the Pod of that UID.
     due: BinaryHeap<Reverse<(Instant, String)>>,
-    renew: Instant,
 }
 
 /// What it keeps of a Pod.
@@ -108,7 +110,6 @@ impl FakeNode {
             counts,
             pods: HashMap::new(),
             due: BinaryHeap::new(),
-            renew: Instant::now(),
         }
     }
 
@@ -124,14 +125,34 @@ impl FakeNode {
             }
         }
         self.counts.registered.fetch_add(1, Ordering::Relaxed);
-        // Agents do not all start at one moment.
-        let offset = RENEW.mul_f64((self.number * 37 % 100) as f64 / 100.0);
-        self.renew = Instant::now() + offset;
-        loop {
-            if let Err(error) = self.follow().await {
-                self.failed("follow", &error).await;
+        // As agents do: the Lease is renewed beside all else, however much that is.
+        let mut heart = Self::new(self.number, self.options, self.api.clone(), self.counts.clone());
+        let beat = async {
+            // They do not all start at one moment.
+            let offset = heart.every().mul_f64((heart.number * 37 % 100) as f64 / 100.0);
+            tokio::time::sleep(offset).await;
+            let mut failing = false;
+            loop {
+                // Who was not heard in time says everything again.
+                let told =
+                    async { if failing { heart.register().await } else { heart.renew().await } };
+                let told = tokio::time::timeout(PATIENCE, told).await;
+                failing = !matches!(told, Ok(Ok(())));
+                match told {
+                    Ok(Ok(())) => tokio::time::sleep(heart.every()).await,
+                    Ok(Err(error)) => heart.failed("renew its Lease", &error).await,
+                    Err(late) => heart.failed("renew its Lease", &late.into()).await,
+                }
             }
-        }
+        };
+        let follow = async {
+            loop {
+                if let Err(error) = self.follow().await {
+                    self.failed("follow", &error).await;
+                }
+            }
+        };
+        tokio::join!(beat, follow);
     }
 
     async fn failed(&self, what: &str, error: &anyhow::Error) {
@@ -199,10 +220,14 @@ impl FakeNode {
         status.to_string()
     }
 
+    fn every(&self) -> Duration {
+        RENEW.max(RENEW_PER_MACHINE * self.options.nodes as u32)
+    }
+
     async fn renew(&mut self) -> anyhow::Result<()> {
+        let lasts = (4 * self.every()).as_secs();
         let renewed = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string();
-        let spec =
-            json!({"holderIdentity": self.name, "leaseDurationSeconds": 10, "renewTime": renewed});
+        let spec = json!({"holderIdentity": self.name, "leaseDurationSeconds": lasts, "renewTime": renewed});
         let all = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
         let path = format!("{all}/{}", self.name);
         let patch = json!({"spec": spec}).to_string();
@@ -235,7 +260,7 @@ impl FakeNode {
         let mut frames: BoxStream<'_, _> = BodyStream::new(response.into_body()).boxed();
         let mut rest = Vec::new();
         loop {
-            let next = self.due.peek().map_or(self.renew, |Reverse((at, _))| (*at).min(self.renew));
+            let next = self.due.peek().map(|Reverse((at, _))| *at);
             tokio::select! {
                 frame = frames.next() => {
                     let Some(frame) = frame else { return Ok(()) };
@@ -252,7 +277,7 @@ impl FakeNode {
                         }
                     }
                 }
-                () = sleep_until(next) => self.work().await?,
+                () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => self.work().await?,
             }
         }
     }
@@ -282,10 +307,6 @@ impl FakeNode {
     /// Does what is due.
     async fn work(&mut self) -> anyhow::Result<()> {
         let now = Instant::now();
-        if self.renew <= now {
-            self.renew = now + RENEW;
-            self.renew().await?;
-        }
         while let Some(Reverse((at, _))) = self.due.peek()
             && *at <= now
             && let Some(Reverse((_, uid))) = self.due.pop()
