@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use coracle_api::kinds;
 use coracle_api::plan::EventRecord;
@@ -9,6 +10,7 @@ use futures::stream::{self, StreamExt};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::registry::{Part, Registry, WriteOptions, now};
 
@@ -18,6 +20,10 @@ const REMEMBERED: usize = 4096;
 const WAITING: usize = 4096;
 /// Events written at a time.
 const AT_ONCE: usize = 32;
+/// Events written at once at most, after a while of quiet, and then a second: they are for people, and must not keep a thousand
+/// Pods waiting that each have one.
+const BURST: u32 = 200;
+const A_SECOND: u32 = 500;
 /// Different messages for one reason before they are combined…
 const SIMILAR: usize = 10;
 /// …when they come within this time.
@@ -43,8 +49,14 @@ pub(crate) fn new(registry: Registry) -> (Recorder, impl Future<Output = ()>) {
     let (events, mut waiting) = mpsc::channel::<(String, EventRecord)>(WAITING);
     let task = async move {
         let writer = Writer { registry, memory: Mutex::default() };
+        let mut pace = Pace { next: Instant::now() };
         let stream = stream::poll_fn(move |cx| waiting.poll_recv(cx));
         stream
+            .map(|event| (pace.next_turn(), event))
+            .then(|(turn, event)| async move {
+                tokio::time::sleep_until(turn).await;
+                event
+            })
             .for_each_concurrent(AT_ONCE, |(source, event)| {
                 let writer = &writer;
                 async move { writer.write(&source, &event).await }
@@ -52,6 +64,21 @@ pub(crate) fn new(registry: Registry) -> (Recorder, impl Future<Output = ()>) {
             .await;
     };
     (Recorder { events }, task)
+}
+
+/// Turns at even distances, but for the first of a crowd.
+struct Pace {
+    next: Instant,
+}
+
+impl Pace {
+    fn next_turn(&mut self) -> Instant {
+        let apart = Duration::from_secs(1) / A_SECOND;
+        let now = Instant::now();
+        let turn = self.next.max(now.checked_sub(apart * BURST).unwrap_or(now));
+        self.next = turn + apart;
+        turn
+    }
 }
 
 struct Writer {
