@@ -125,8 +125,14 @@ impl Node {
     fn set(&mut self, object: &Arc<Object>) {
         let view: View = serde_json::from_slice(object.json()).unwrap_or_default();
         let status = view.status;
-        let offers =
-            if status.allocatable.is_empty() { status.capacity } else { status.allocatable };
+        let mut offers = status.allocatable;
+        let is_bare = offers.is_empty();
+        for (name, amount) in status.capacity {
+            // Nobody keeps back a part of an extended resource: one that was added to the capacity by hand is there.
+            if is_bare || name.contains('/') && !name.starts_with("kubernetes.io/") {
+                offers.entry(name).or_insert(amount);
+            }
+        }
         self.object = Some(object.clone());
         self.unschedulable = view.spec.unschedulable;
         self.taints = view.spec.taints;

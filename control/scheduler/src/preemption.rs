@@ -87,7 +87,11 @@ impl Scheduler {
         let mut found: Vec<Victims> = Vec::new();
         if self.shapes.any_below(shape.priority) {
             let wanted = (hopeful.len() / 10).max(CANDIDATES);
-            let start = hopeful.len().checked_sub(1).map_or(0, |last| uid.len() * 31 % (last + 1));
+            // From a place of the Pod's own, so that not all look at the same nodes.
+            let place = uid
+                .bytes()
+                .fold(0, |sum: usize, b| sum.wrapping_mul(31).wrapping_add(usize::from(b)));
+            let start = place % hopeful.len().max(1);
             for at in hopeful[start..].iter().chain(&hopeful[..start]) {
                 match self.victims_on(*at, id, shape.priority) {
                     Ok(Some(victims)) => found.push(victims),

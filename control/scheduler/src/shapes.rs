@@ -18,7 +18,7 @@ use crate::pod::Shape;
 pub(crate) struct ShapeId(usize);
 
 /// How many shapes keep what they are placed with; beyond, all begin anew.
-const MAX_PLACED: usize = 64;
+const MAX_PLACED: usize = 256;
 
 #[derive(Debug, Default)]
 pub(crate) struct Shapes {

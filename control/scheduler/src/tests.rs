@@ -192,6 +192,15 @@ fn filters() {
             asking(json!({"example.com/gpu": "2"})),
             "p → b",
         ),
+        // Added to the capacity by hand, as upstream's conformance tests do it.
+        (
+            vec![
+                plain("a"),
+                node("b", json!({"status": {"capacity": {"example.com/fake": "2", "cpu": "64"}}})),
+            ],
+            asking(json!({"example.com/fake": "2"})),
+            "p → b",
+        ),
         (
             vec![node("a", json!({"status": {"allocatable": {"pods": "1"}}}))],
             json!({}),
