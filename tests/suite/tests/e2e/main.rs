@@ -40,6 +40,7 @@ mod probes;
 mod quick_start;
 mod reading;
 mod rollout;
+mod scheduling;
 mod services;
 mod sockets;
 mod starts;
@@ -403,6 +404,9 @@ suite! {
     joining {
         // About machines, whatever their Pods are.
         wasm [tokens_let_machines_join, up_leaves_no_token]
+    }
+    scheduling {
+        both [pods_keep_their_distance, the_urgent_preempt, machines_are_drained]
     }
     fleet {
         both [
