@@ -174,7 +174,7 @@ mod tests {
                 .collect::<Vec<_>>()
         };
         put(&mut cluster, &INGRESS, ingress("coracle", json!({})));
-        assert_eq!(planned(&cluster), [expected.clone()]);
+        assert_eq!(planned(&cluster), std::slice::from_ref(&expected));
         put(
             &mut cluster,
             &INGRESS,
