@@ -236,7 +236,7 @@ pub(crate) async fn start(
     let mut machine = Machine::here(name, node.max_pods.unwrap_or(MAX_PODS));
     machine.labels = node.labels.iter().cloned().collect();
     machine.taints = node.taints.clone();
-    let client = kube::Client::try_from(identity.kube.clone())?;
+    let client = identity.client();
     let range = coracle_agent::range::of_node(&client, &machine, &facts, &data).await?;
     machine.pod_range = range.clone();
     let (pods, id) = (range.parse()?, folder.id()?);

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
+use jiff::SignedDuration;
 
 use crate::folder::Folder;
-use crate::{agent, println};
+use crate::{agent, println, token};
 
 /// Arguments of everything that starts a control plane.
 #[derive(clap::Args, Debug, Clone)]
@@ -57,6 +58,10 @@ pub(crate) struct ServerArgs {
     /// Seconds that Pods stay on a node that is not heard of, unless they say otherwise
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(i64).range(0..))]
     pub default_unreachable_toleration_seconds: i64,
+    /// How long certificates last that the cluster gives nodes and others, and its own; nodes and the server renew theirs in
+    /// time
+    #[arg(long, value_name = "DURATION", default_value = "8760h", value_parser = token::parse_duration)]
+    pub cluster_signing_duration: SignedDuration,
     /// Where the cluster is stored
     #[arg(long, value_name = "redb|etcd://…", default_value = "redb", value_parser = ["redb"])]
     pub store: String,
@@ -108,6 +113,7 @@ pub(crate) async fn start(
     config.nodes.large_zone = args.large_cluster_size_threshold;
     config.toleration_seconds =
         [args.default_not_ready_toleration_seconds, args.default_unreachable_toleration_seconds];
+    config.signing_duration = args.cluster_signing_duration.unsigned_abs();
     for name in &args.tls_sans {
         match name.parse() {
             Ok(address) => config.addresses.push(address),

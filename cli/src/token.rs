@@ -20,7 +20,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         connection: Connection,
         /// How long it can be used, such as 24h, 90m or 30s; machines that have joined stay
-        #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = parse_ttl)]
+        #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = parse_duration)]
         ttl: SignedDuration,
         /// What it is for, as `coracle token list` shows it
         #[arg(long, value_name = "TEXT", default_value = "")]
@@ -41,13 +41,12 @@ pub(crate) enum Command {
     },
 }
 
-fn parse_ttl(text: &str) -> Result<SignedDuration, String> {
-    let ttl: SignedDuration =
-        text.parse().map_err(|_| "a duration is such as 24h, 90m or 30s".to_owned())?;
-    match ttl.is_positive() {
-        true => Ok(ttl),
-        false => Err("a token has to last for some time, and to end".to_owned()),
-    }
+/// A time that passes, such as `24h`.
+pub(crate) fn parse_duration(text: &str) -> Result<SignedDuration, String> {
+    let duration: Option<SignedDuration> = text.parse().ok();
+    duration
+        .filter(SignedDuration::is_positive)
+        .ok_or_else(|| "a duration is such as 24h, 90m or 30s".to_owned())
 }
 
 fn parse_id(text: &str) -> Result<String, String> {

@@ -5,12 +5,13 @@
 //!
 //! What a kind's file is written with: [`json`] (fields of trees), [`path`] (where an error is), [`names`] (syntax),
 //! [`quantity`], [`selector`]; [`meta`] checks what all kinds have in common, [`metrics`] is what nodes tell of their Pods' use,
-//! [`pod`] answers what readers of Pods ask. With [`bootstrap_token`] machines join.
+//! [`pod`] answers what readers of Pods ask. With [`bootstrap_token`] machines join, and by [`csr`] they get certificates.
 
 pub mod age;
 pub mod bootstrap_token;
 pub mod cluster;
 pub mod cron;
+pub mod csr;
 pub mod fields;
 pub mod indexes;
 pub mod json;

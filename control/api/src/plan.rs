@@ -101,7 +101,7 @@ pub enum Write {
         name: String,
         /// The object must still be at this revision.
         revision: u64,
-        /// `None`: the object itself; `Some("status")`: its status only.
+        /// `None`: the object itself; `Some("status")`: its status only, and so on.
         subresource: Option<&'static str>,
         /// The merge patch.
         patch: Value,
@@ -182,6 +182,11 @@ impl Plan {
     /// Adds a merge patch on the status of what was seen.
     pub fn patch_status(&mut self, seen: &Object, patch: Value) {
         self.push_patch(seen, Some("status"), patch);
+    }
+
+    /// Adds a merge patch on what was decided of a certificate request.
+    pub fn patch_approval(&mut self, seen: &Object, patch: Value) {
+        self.push_patch(seen, Some("approval"), patch);
     }
 
     fn push_patch(&mut self, seen: &Object, subresource: Option<&'static str>, patch: Value) {

@@ -44,6 +44,7 @@ mod node_lifecycle;
 mod pod_gc;
 mod taint_eviction;
 
+mod certificates;
 mod token_cleaner;
 
 mod names;
@@ -56,6 +57,7 @@ mod services;
 use coracle_api::plan::Controller;
 
 pub use autoscaler::HorizontalPodAutoscalerController;
+pub use certificates::{CertificateApprover, CertificateCleaner, Requester};
 pub use cron_job::CronJobController;
 pub use daemon_set::DaemonSetController;
 pub use deployment::DeploymentController;
@@ -105,6 +107,7 @@ pub fn with(nodes: NodeLifecycle) -> Vec<Box<dyn Controller>> {
         Box::new(TaintEviction),
         Box::new(PodCollector::default()),
         Box::new(TokenCleaner),
+        Box::new(CertificateCleaner),
     ]
 }
 

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::auth::PkiError;
 
@@ -36,6 +37,8 @@ pub struct Config {
     pub toleration_seconds: [i64; 2],
     /// Addresses of LoadBalancer Services: first and last of each range.
     pub load_balancer_pool: Vec<(Ipv4Addr, Ipv4Addr)>,
+    /// How long certificates last that are signed, and the server's own.
+    pub signing_duration: Duration,
     /// Run the controllers in this process.
     pub controllers: bool,
     /// Run the scheduler in this process.
@@ -61,6 +64,7 @@ impl Config {
             nodes: coracle_controllers::NodeLifecycle::default(),
             toleration_seconds: coracle_api::pod::TOLERATION_SECONDS,
             load_balancer_pool: Vec::new(),
+            signing_duration: Duration::from_secs(365 * 24 * 3600),
             controllers: true,
             scheduler: true,
             store: coracle_store::Options::default(),

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,6 +13,7 @@ use coracle_store::Store;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use jiff::Timestamp;
 use rustls_pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -20,7 +22,8 @@ use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 
 use crate::auth::pki::{self, ServingNames};
-use crate::auth::{Auth, NetworkFacts};
+use crate::auth::signer::Signer;
+use crate::auth::{self, Auth, NetworkFacts};
 use crate::cache::Cache;
 use crate::config::{Config, StartError};
 use crate::distribution;
@@ -33,6 +36,10 @@ use crate::{bootstrap, driver, events, recorder, scheduling, tls};
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long requests may still take once the server is stopping.
 const DRAIN: Duration = Duration::from_secs(3);
+/// How soon certificates are tried again that could not be made.
+const RETRY: Duration = Duration::from_secs(60);
+/// How often certificates are looked at, at least.
+const LOOK: Duration = Duration::from_secs(3600);
 /// Ports that are tried at most, where any will do.
 const TRIES: u32 = 16;
 /// Streams that one HTTP/2 connection may have open.
@@ -91,7 +98,8 @@ pub async fn start(config: Config) -> Result<Server, StartError> {
         pod_range: format!("{pod_network}/{pod_prefix}"),
         service_range: format!("{network}/{prefix}"),
     };
-    let auth = Auth::open(&config.data, &names(addr, &config, ranges.first()), facts)?;
+    let lifetime = config.signing_duration.as_secs();
+    let auth = Auth::open(&config.data, &names(addr, &config, ranges.first()), facts, lifetime)?;
     let cache = Cache::load(&store).await?;
     let (stop, stopping) = watch::channel(false);
     let mut tasks = JoinSet::new();
@@ -107,21 +115,27 @@ pub async fn start(config: Config) -> Result<Server, StartError> {
         ready: Arc::new(AtomicBool::new(false)),
         shutdown: stopping.clone(),
     };
-    let acceptor = TlsAcceptor::from(tls::server(auth.pki())?);
+    let (shown, tls) = watch::channel(tls::server(auth.pki())?);
     let router = router(app.clone());
-    let accepting = tokio::spawn(accept(listener, pods, acceptor, router, stopping.clone()));
+    let accepting = tokio::spawn(accept(listener, pods, tls, router, stopping.clone()));
 
     let advertised = pods::advertised(addr, config.advertise.or(config.gateway));
     bootstrap::bootstrap(&registry, advertised).await.map_err(StartError::Bootstrap)?;
     tasks.spawn(events::expire(registry.clone()));
-    let kubeconfig = auth.pki().kubeconfig(&format!("https://{}", reachable(addr)))?;
-    pki::write(&config.data.join("admin.kubeconfig"), &kubeconfig)?;
+    let kubeconfig = (config.data.join("admin.kubeconfig"), format!("https://{}", reachable(addr)));
+    pki::write(&kubeconfig.0, &auth.pki().kubeconfig(&kubeconfig.1)?)?;
+    tasks.spawn(renew(app.clone(), shown, kubeconfig));
     let (recorder, recording) = recorder::new(registry.clone());
     tasks.spawn(recording);
     if config.controllers {
         let mut controllers = coracle_controllers::with(config.nodes);
         let pem = auth.pki().ca_pem().to_owned();
         controllers.push(Box::new(coracle_controllers::RootCaPublisher { pem }));
+        controllers.push(Box::new(coracle_controllers::CertificateApprover {
+            may: auth::may_request,
+            ca: auth.pki().ca().to_vec(),
+        }));
+        controllers.push(Box::new(Signer { auth: auth.clone(), seconds: lifetime }));
         controllers.push(Box::new(coracle_controllers::NodeIpam { range: config.pod_network }));
         let pool = config.load_balancer_pool.clone();
         controllers.push(Box::new(coracle_controllers::LoadBalancerController { pool }));
@@ -208,10 +222,43 @@ fn names(addr: SocketAddr, config: &Config, service: Ipv4Addr) -> ServingNames {
     ServingNames { dns, ips }
 }
 
+/// Makes the server's own certificates anew in time, for ever: what is accepted and called from then on is shown the new
+/// ones, what is under way goes on.
+async fn renew(
+    app: App,
+    shown: watch::Sender<Arc<rustls::ServerConfig>>,
+    (path, url): (PathBuf, String),
+) {
+    let pki = app.auth.pki();
+    let apply = || {
+        shown.send_replace(tls::server(pki)?);
+        app.kubelets.renew(tls::kubelet_client(pki)?);
+        pki::write(&path, &pki.kubeconfig(&url)?)?;
+        Ok::<_, StartError>(())
+    };
+    let mut due = None;
+    loop {
+        let renewed = pki.renew().map_err(StartError::from).and_then(|now_due| {
+            // At first all is as it was started with.
+            if due.is_some_and(|due| due != now_due) {
+                apply()?;
+            }
+            due = Some(now_due);
+            Ok(Duration::try_from(now_due.duration_since(Timestamp::now())).unwrap_or_default())
+        });
+        let left = renewed.unwrap_or_else(|error| {
+            tracing::error!(%error, "the server's certificates cannot be made anew; trying again");
+            RETRY
+        });
+        // The clock may be set meanwhile.
+        tokio::time::sleep(left.clamp(Duration::from_secs(1), LOOK)).await;
+    }
+}
+
 async fn accept(
     listener: TcpListener,
     pods: Option<Pods>,
-    acceptor: TlsAcceptor,
+    tls: watch::Receiver<Arc<rustls::ServerConfig>>,
     router: Router,
     mut stopping: watch::Receiver<bool>,
 ) {
@@ -229,7 +276,7 @@ async fn accept(
                 Ok((stream, _)) => {
                     connections.spawn(connection(
                         stream,
-                        acceptor.clone(),
+                        TlsAcceptor::from(tls.borrow().clone()),
                         router.clone(),
                         closing.clone(),
                     ));

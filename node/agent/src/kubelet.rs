@@ -74,10 +74,13 @@ async fn container_logs(
     Response::new(Body::from_stream(lines.boxed()))
 }
 
-/// Serves for ever.
-pub async fn serve(listener: TcpListener, tls: Arc<rustls::ServerConfig>, router: Router) {
+/// Serves for ever, each connection as `tls` is then.
+pub async fn serve(
+    listener: TcpListener,
+    tls: impl Fn() -> Arc<rustls::ServerConfig>,
+    router: Router,
+) {
     let router = router.layer(axum::middleware::from_fn(allowed));
-    let acceptor = TlsAcceptor::from(tls);
     loop {
         let Ok((stream, peer)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -85,7 +88,7 @@ pub async fn serve(listener: TcpListener, tls: Arc<rustls::ServerConfig>, router
         };
         // Streams have small pieces, each of which would wait until the last has been acknowledged.
         let _ = stream.set_nodelay(true);
-        let (acceptor, router) = (acceptor.clone(), router.clone());
+        let (acceptor, router) = (TlsAcceptor::from(tls()), router.clone());
         tokio::spawn(async move {
             let handshake = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await;
             let Ok(Ok(stream)) = handshake else { return };

@@ -10,6 +10,7 @@ pub mod cgroup;
 pub mod events;
 pub mod host;
 pub mod hosts;
+pub mod identity;
 pub mod images;
 pub mod ingress;
 pub mod isolation;
@@ -23,6 +24,7 @@ pub mod objects;
 pub mod peers;
 pub mod pod;
 pub mod range;
+mod request;
 pub mod services;
 mod streaming;
 pub mod sync;
@@ -38,9 +40,9 @@ use tokio::task::JoinSet;
 
 use crate::balancers::Standing;
 use crate::hosts::{Hosts, HostsConfig};
+use crate::identity::Identity;
 use crate::images::Images;
 use crate::images::compile::{CompileCommand, Compiler};
-use crate::join::Identity;
 use crate::node::Machine;
 use crate::pod::worker::{Parts, Workers};
 
@@ -71,9 +73,6 @@ pub struct Config {
 /// Why an agent could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The client could not be made.
-    #[error("the node's credentials are not usable: {0}")]
-    Client(#[source] kube::Error),
     /// The API server refused or is away.
     #[error("cannot register node {name}: {source}")]
     Register {
@@ -117,7 +116,7 @@ pub struct Agent {
 
 /// Starts the agent; it is registered, and its host answers, when this returns.
 pub async fn start(config: Config) -> Result<Agent, StartError> {
-    let client = kube::Client::try_from(config.identity.kube).map_err(StartError::Client)?;
+    let client = config.identity.client();
     let folder = |name: &str| {
         let path = config.data.join(name);
         std::fs::create_dir_all(&path)
@@ -240,9 +239,10 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
         move |program| compiler.forget(program),
     ));
     let socket = config.ingress.socket.clone();
+    tasks.spawn(config.identity.clone().keep_fresh());
     tasks.spawn(kubelet::serve(
         listener,
-        config.identity.serving,
+        config.identity.serving(),
         kubelet::router(workers.clone(), node_name.clone(), socket),
     ));
     if config.ingress.enabled {

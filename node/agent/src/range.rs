@@ -10,7 +10,8 @@ use k8s_openapi::api::core::v1::Node;
 use kube::Api;
 use kube::api::{ListParams, PostParams, WatchEvent, WatchParams};
 
-use crate::join::{JoinError, NetworkFacts, write};
+use crate::identity::write;
+use crate::join::{JoinError, NetworkFacts};
 use crate::node::Machine;
 
 /// File in which the range is kept.

@@ -87,6 +87,8 @@ pub enum Subresource {
     EphemeralContainers,
     /// `/finalize` of a Namespace.
     Finalize,
+    /// `/approval` of a CertificateSigningRequest.
+    Approval,
     /// `/token` of a ServiceAccount.
     Token,
 }
@@ -232,6 +234,7 @@ table! {
     cron_job CRON_JOB;
     pod_disruption_budget POD_DISRUPTION_BUDGET;
     horizontal_pod_autoscaler HORIZONTAL_POD_AUTOSCALER;
+    certificate_signing_request CERTIFICATE_SIGNING_REQUEST;
     lease LEASE;
     endpoint_slice ENDPOINT_SLICE;
     ingress INGRESS;
@@ -259,6 +262,11 @@ pub fn validate_ephemeral_update(new: &Value, old: &Value) -> Vec<FieldError> {
 /// Autoscalers in their older version, `autoscaling/v1`.
 pub mod autoscaling_v1 {
     pub use super::horizontal_pod_autoscaler::v1::{VERSION, show, store};
+}
+
+/// Checks a change (`new`, `old`) through `/approval` of a CertificateSigningRequest, after `validate(new)`.
+pub fn validate_approval_update(new: &Value, old: &Value) -> Vec<FieldError> {
+    certificate_signing_request::approval_update(new, old)
 }
 
 /// The kind of that group and plural.

@@ -622,3 +622,102 @@ fn ingress_classes() {
     named["metadata"] = json!({"name": "c", "creationTimestamp": "2024-05-06T11:59:00Z"});
     check_cells(&INGRESS_CLASS, named, json!(["c", "a.b/c", "K.g/n", "60s"]));
 }
+
+#[test]
+fn certificate_requests_are_decided_once() {
+    let kind = &CERTIFICATE_SIGNING_REQUEST;
+    let asks = |spec: Value| {
+        let mut asks = json!({"spec": {"signerName": "example.com/x", "usages": ["client auth"]}});
+        for (field, value) in spec.as_object().expect("fields") {
+            asks["spec"][field] = value.clone();
+        }
+        asks
+    };
+    check(kind, asks(json!({})), &[]);
+    check(kind, asks(json!({"signerName": ""})), &["spec.signerName: Required value"]);
+    check(
+        kind,
+        asks(json!({"signerName": "x/y"})),
+        &[
+            "spec.signerName: Invalid value: \"x/y\": must be a fully qualified domain and path of the form 'example.com/signer-name'",
+        ],
+    );
+    check(kind, asks(json!({"usages": []})), &["spec.usages: Required value"]);
+    check(
+        kind,
+        asks(json!({"usages": ["any", "any"]})),
+        &["spec.usages[1]: Duplicate value: \"any\""],
+    );
+    check(
+        kind,
+        asks(json!({"expirationSeconds": 599})),
+        &[
+            "spec.expirationSeconds: Invalid value: 599: may not specify a duration less than 600 seconds (10 minutes)",
+        ],
+    );
+    let with = |conditions: &[&str]| {
+        let conditions: Vec<Value> =
+            conditions.iter().map(|kind| json!({"type": kind, "status": "True"})).collect();
+        let mut asks = asks(json!({}));
+        asks["status"] = json!({"conditions": conditions});
+        asks
+    };
+    check(
+        kind,
+        with(&["Approved", "Denied"]),
+        &[
+            "status.conditions: Invalid value: \"Denied\": Approved and Denied conditions are mutually exclusive",
+        ],
+    );
+    // By `/status`, nobody decides; what is decided stays.
+    check_update(kind, with(&["Failed"]), with(&[]), &[]);
+    for (new, old, expected) in [
+        (
+            with(&["Approved"]),
+            with(&[]),
+            "status.conditions: Forbidden: updates may not add a condition of type \"Approved\"",
+        ),
+        (
+            with(&[]),
+            with(&["Denied"]),
+            "status.conditions: Forbidden: updates may not remove a condition of type \"Denied\"",
+        ),
+    ] {
+        check_update(kind, new, old, &[expected]);
+    }
+    let approved = validate_approval_update(&with(&["Approved"]), &with(&[]));
+    assert!(approved.is_empty(), "{approved:?}");
+    let taken_back = validate_approval_update(&with(&[]), &with(&["Approved"]));
+    assert_eq!(taken_back.len(), 1, "{taken_back:?}");
+    let issued = |certificate: &str| {
+        let mut asks = with(&["Approved"]);
+        asks["status"]["certificate"] = certificate.into();
+        asks
+    };
+    check_update(kind, issued("eA=="), with(&["Approved"]), &[]);
+    check_update(
+        kind,
+        issued("eQ=="),
+        issued("eA=="),
+        &["status.certificate: Forbidden: updates may not modify existing certificate content"],
+    );
+    // Who writes a status need not know what was decided, and changes nothing that was asked for.
+    let mut new = json!({"spec": {"usages": []}, "status": {"conditions": [{"type": "Failed"}]}});
+    let old = with(&["Approved"]);
+    (kind.prepare)(Prepare::Status { new: &mut new, old: &old });
+    assert_eq!(new["spec"], old["spec"]);
+    let kinds: Vec<&str> = new["status"]["conditions"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|c| c["type"].as_str())
+        .collect();
+    assert_eq!(kinds, ["Approved", "Failed"]);
+    check_cells(
+        kind,
+        json!({"metadata": {"name": "c", "creationTimestamp": "2024-05-06T11:59:00Z"},
+               "spec": {"signerName": "example.com/x", "username": "jane", "expirationSeconds": 3600},
+               "status": {"conditions": [{"type": "Approved"}], "certificate": "eA=="}}),
+        json!(["c", "60s", "example.com/x", "jane", "60m", "Approved,Issued"]),
+    );
+}

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::*;
 
+mod certificates;
 mod nodes;
 mod ownership;
 mod tokens;

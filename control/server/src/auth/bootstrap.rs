@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use super::BOOTSTRAPPERS;
+
 /// ClusterRoles, complete but for server-set metadata.
 pub fn cluster_roles() -> Vec<Value> {
     let all = rule(&["*"], &["*"], &["*"]);
@@ -152,6 +154,26 @@ pub fn cluster_roles() -> Vec<Value> {
         role("system:discovery", vec![discovery]),
         role("system:public-info-viewer", vec![public]),
         role("system:monitoring", vec![monitoring]),
+        role(
+            "system:node-bootstrapper",
+            vec![rule(CERTIFICATES, &[REQUESTS], &["create", "get", "list", "watch"])],
+        ),
+        role(
+            "system:certificates.k8s.io:certificatesigningrequests:nodeclient",
+            vec![rule(CERTIFICATES, &["certificatesigningrequests/nodeclient"], &["create"])],
+        ),
+        role(
+            "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient",
+            vec![rule(CERTIFICATES, &["certificatesigningrequests/selfnodeclient"], &["create"])],
+        ),
+        approver("kube-apiserver-client"),
+        approver("kube-apiserver-client-kubelet"),
+        approver("kubelet-serving"),
+        // What machines that join ask beside their certificate.
+        role(
+            "coracle:node-joiner",
+            vec![json!({"nonResourceURLs": ["/coracle/v1/join"], "verbs": ["get"]})],
+        ),
         // For people and tools of the cluster's own: who may push to and pull from the built-in registry.
         role(
             "coracle:registry-reader",
@@ -172,9 +194,19 @@ pub fn cluster_role_bindings() -> Vec<Value> {
         binding("system:discovery", "system:discovery", "system:authenticated"),
         binding("system:public-info-viewer", "system:public-info-viewer", "system:authenticated"),
         binding("system:monitoring", "system:monitoring", "system:monitoring"),
+        // As kubeadm binds its own; nodes' rights to renew are the Node authorizer's.
+        binding("coracle:node-bootstrapper", "system:node-bootstrapper", BOOTSTRAPPERS),
+        binding(
+            "coracle:node-autoapprove-bootstrap",
+            "system:certificates.k8s.io:certificatesigningrequests:nodeclient",
+            BOOTSTRAPPERS,
+        ),
+        binding("coracle:node-joiner", "coracle:node-joiner", BOOTSTRAPPERS),
     ]
 }
 
+const CERTIFICATES: &[&str] = &["certificates.k8s.io"];
+const REQUESTS: &str = "certificatesigningrequests";
 const READ: &[&str] = &["get", "list", "watch"];
 const WRITE: &[&str] = &["create", "delete", "deletecollection", "patch", "update"];
 const APPS: &[&str] = &[
@@ -191,6 +223,16 @@ const APPS: &[&str] = &[
     "statefulsets/scale",
     "statefulsets/status",
 ];
+
+/// Who has it may approve what that signer of `kubernetes.io/` signs.
+fn approver(signer: &str) -> Value {
+    let name = format!("system:certificates.k8s.io:{signer}-approver");
+    let signer = format!("kubernetes.io/{signer}");
+    let rule = json!({
+        "apiGroups": CERTIFICATES, "resources": ["signers"], "resourceNames": [signer], "verbs": ["approve"],
+    });
+    role(&name, vec![rule])
+}
 
 fn rule(groups: &[&str], resources: &[&str], verbs: &[&str]) -> Value {
     json!({"apiGroups": groups, "resources": resources, "verbs": verbs})

@@ -5,11 +5,11 @@
 //! authorizer, then RBAC. There is no anonymous access: health endpoints are served before this is asked.
 
 pub mod bootstrap;
-pub mod join;
 mod join_tokens;
 pub mod node;
 pub mod pki;
 pub mod rbac;
+pub(crate) mod signer;
 pub mod tokens;
 
 use std::collections::BTreeMap;
@@ -17,11 +17,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use base64::Engine;
+use coracle_api::kinds::CERTIFICATE_SIGNING_REQUEST;
 use coracle_api::{ApiError, Cluster};
+use coracle_controllers::Requester;
 use http::HeaderMap;
 use rustls_pki_types::CertificateDer;
+use serde::{Deserialize, Serialize};
 
-pub use self::join::{JoinRequest, JoinResponse, NetworkFacts};
 pub use self::join_tokens::{hash as join_token_hash, new as new_join_token};
 pub use self::pki::{Pki, PkiError};
 use self::tokens::ServiceAccountTokens;
@@ -34,6 +36,17 @@ pub const MASTERS: &str = "system:masters";
 pub const BOOTSTRAPPERS: &str = "system:bootstrappers";
 /// The group of all nodes.
 pub const NODES: &str = "system:nodes";
+
+/// What a node must know of the cluster's network.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct NetworkFacts {
+    /// Tells clusters on one machine apart.
+    pub cluster_id: String,
+    /// The cluster's Pod range, of which that of every node is a part.
+    pub pod_range: String,
+    /// The cluster's Service range.
+    pub service_range: String,
+}
 
 /// An authenticated caller (`authentication/v1 UserInfo`).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -83,13 +96,15 @@ struct Inner {
 }
 
 impl Auth {
-    /// Keys from `data/pki`, made on the first start; `network` is told to joining nodes.
+    /// Keys from `data/pki`, made on the first start; `network` is told to joining nodes. The server's own certificates last
+    /// `lifetime` seconds.
     pub fn open(
         data: &Path,
         names: &pki::ServingNames,
         network: NetworkFacts,
+        lifetime: u64,
     ) -> Result<Self, PkiError> {
-        let pki = Pki::open(&data.join("pki"), names)?;
+        let pki = Pki::open(&data.join("pki"), names, lifetime)?;
         let tokens = ServiceAccountTokens::new(&pki)?;
         join_tokens::remove_lasting(data);
         let local_token = join_tokens::LocalToken::default();
@@ -139,18 +154,7 @@ impl Auth {
         identity: &Identity,
         attributes: &Attributes,
     ) -> Result<(), ApiError> {
-        if identity.groups.iter().any(|g| g == MASTERS) {
-            return Ok(());
-        }
-        let refused = match node::authorize(cluster, identity, attributes) {
-            node::Decision::Allow => return Ok(()),
-            node::Decision::Deny(why) => Some(why),
-            node::Decision::NoOpinion => None,
-        };
-        if refused.is_none() && rbac::allows(cluster, identity, attributes) {
-            return Ok(());
-        }
-        Err(forbidden(identity, attributes, refused))
+        authorize(cluster, identity, attributes).map_err(|why| forbidden(identity, attributes, why))
     }
 
     /// A token for a ServiceAccount (`TokenRequest`), with its expiry.
@@ -168,22 +172,43 @@ impl Auth {
         self.inner.tokens.verify(cluster, token, audiences)
     }
 
-    /// Answers `POST /coracle/v1/join`.
-    ///
-    /// # Errors
-    /// 401 for a wrong token, 400 or 422 for a request that cannot be signed.
-    pub fn join(
-        &self,
-        cluster: &Cluster,
-        headers: &HeaderMap,
-        body: &[u8],
-    ) -> Result<JoinResponse, ApiError> {
-        let identity = self.authenticate(cluster, headers, None)?;
-        if !identity.groups.iter().any(|group| group == BOOTSTRAPPERS) {
-            return Err(ApiError::unauthorized());
-        }
-        join::answer(&self.inner.pki, &self.inner.network, body)
+    /// What joining nodes are told of the network.
+    pub fn network(&self) -> &NetworkFacts {
+        &self.inner.network
     }
+}
+
+/// Whether that caller may do that; if not, what stands against it beyond that nothing grants it.
+fn authorize(
+    cluster: &Cluster,
+    identity: &Identity,
+    attributes: &Attributes,
+) -> Result<(), Option<String>> {
+    if identity.groups.iter().any(|g| g == MASTERS) {
+        return Ok(());
+    }
+    match node::authorize(cluster, identity, attributes) {
+        node::Decision::Allow => Ok(()),
+        node::Decision::Deny(why) => Err(Some(why)),
+        node::Decision::NoOpinion if rbac::allows(cluster, identity, attributes) => Ok(()),
+        node::Decision::NoOpinion => Err(None),
+    }
+}
+
+/// Whether who asked for a certificate may create that subresource of certificatesigningrequests: what a
+/// SubjectAccessReview would say.
+pub(crate) fn may_request(cluster: &Cluster, who: &Requester, subresource: &str) -> bool {
+    let Requester { username, uid, groups, extra } = who.clone();
+    let identity = Identity { user: username, uid, groups, extra };
+    let attributes = Attributes {
+        verb: "create".to_owned(),
+        group: CERTIFICATE_SIGNING_REQUEST.group.to_owned(),
+        version: CERTIFICATE_SIGNING_REQUEST.version.to_owned(),
+        resource: CERTIFICATE_SIGNING_REQUEST.plural.to_owned(),
+        subresource: subresource.to_owned(),
+        ..Attributes::default()
+    };
+    authorize(cluster, &identity, &attributes).is_ok()
 }
 
 /// A bearer token, or the password of Basic authentication.

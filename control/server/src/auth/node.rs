@@ -30,10 +30,12 @@ pub fn authorize(cluster: &Cluster, identity: &Identity, wanted: &Attributes) ->
                 || (wanted.verb == "head" && wanted.path.starts_with("/v2/"))
                 || (wanted.verb == "post" && wanted.path == metrics::PATH)
         }
-        ("", "nodes") => match wanted.verb.as_str() {
-            "get" | "list" | "watch" => true,
-            "create" => wanted.name.is_empty() || wanted.name == node,
-            "update" | "patch" => wanted.name == node,
+        // Its kubelet API, `nodes/proxy`, is everybody's but nodes': the server calls there as an administrator.
+        ("", "nodes") => match (wanted.verb.as_str(), wanted.subresource.as_str()) {
+            ("get" | "list" | "watch", "") | ("get", "status") => true,
+            // What a new object is called, its path does not say: see `http::node_restriction`.
+            ("create", "") => true,
+            ("update" | "patch", "" | "status") => wanted.name == node,
             _ => false,
         },
         ("coordination.k8s.io", "leases") => {
@@ -42,10 +44,12 @@ pub fn authorize(cluster: &Cluster, identity: &Identity, wanted: &Attributes) ->
                 && (wanted.name.is_empty() || wanted.name == node)
         }
         ("", "pods") => match (wanted.verb.as_str(), wanted.subresource.as_str()) {
-            ("get", "") => is_on(cluster, node, wanted),
+            ("get", "" | "status") => is_on(cluster, node, wanted),
             // Only those bound to it: the gate insists on the field selector.
             ("list" | "watch", "") => true,
-            ("patch" | "update", "status") | ("delete", "") => is_on(cluster, node, wanted),
+            ("patch" | "update", "status") | ("delete", "") | ("create", "eviction") => {
+                is_on(cluster, node, wanted)
+            }
             _ => false,
         },
         // Their annotations are defaults of their Pods.
@@ -80,7 +84,12 @@ pub fn authorize(cluster: &Cluster, identity: &Identity, wanted: &Attributes) ->
                 && wanted.subresource == "token"
                 && cluster.is_referred_to(node, "serviceaccounts", &wanted.namespace, &wanted.name)
         }
-        ("authorization.k8s.io", _) => wanted.verb == "create",
+        ("authorization.k8s.io" | "authentication.k8s.io", _) => wanted.verb == "create",
+        // Which ones, `http::node_restriction` says; what is approved without anybody, the others of these subresources.
+        ("certificates.k8s.io", "certificatesigningrequests") => matches!(
+            (wanted.verb.as_str(), wanted.subresource.as_str()),
+            ("create", "" | "selfnodeclient" | "selfnodeserver") | ("get" | "list" | "watch", "")
+        ),
         _ => false,
     };
     match allowed {

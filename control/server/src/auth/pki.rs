@@ -2,13 +2,13 @@
 //!
 //! ```text
 //! pki/ca.{crt,key}           ten years
-//! pki/apiserver.{crt,key}    the API server, one year, made anew when names or time ask for it
+//! pki/apiserver.{crt,key}    the API server, made anew when names or time ask for it
 //! pki/admin.{crt,key}        CN=kubernetes-admin O=system:masters, one year
 //! pki/kubelet-client.{crt,key}  the API server when it calls agents
 //! pki/sa.key                 signs ServiceAccount tokens (ES256)
 //! ```
 //!
-//! Keys are ECDSA P-256, files 0600.
+//! Keys are ECDSA P-256, files 0600. What the CA signs for others, it signs for [`super::signer`].
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -16,6 +16,8 @@ use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use coracle_api::csr::Request;
+use jiff::Timestamp;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose, SanType,
@@ -29,11 +31,9 @@ use super::{AUTHENTICATED, Identity, MASTERS};
 
 /// Lifetime of the CA.
 const CA_LIFETIME: Duration = Duration::days(3650);
-/// Lifetime of what it signs.
-const LIFETIME: Duration = Duration::days(365);
-/// A certificate with less left is made anew at start.
-const RENEW: Duration = Duration::days(60);
-/// Clocks of joining machines may be behind.
+/// Lifetime of the administrator's certificate, which people carry elsewhere.
+const ADMIN_LIFETIME: Duration = Duration::days(365);
+/// Clocks of joining machines may be so far behind, or a tenth of a certificate's lifetime.
 const SKEW: Duration = Duration::hours(1);
 
 /// Under which names and addresses the API server is reached.
@@ -51,6 +51,21 @@ pub struct Pki {
     ca_pem: String,
     ca_der: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
+    names: ServingNames,
+    lifetime: Duration,
+}
+
+/// A request cannot be signed.
+#[derive(Debug, thiserror::Error)]
+pub enum SignError {
+    /// The subject has something more than once, which would be lost.
+    #[error(
+        "the subject of the request names an attribute more than once: only one organization can be signed"
+    )]
+    Subject,
+    /// The request or the key.
+    #[error("the request cannot be signed: {0}")]
+    Request(#[from] rcgen::Error),
 }
 
 /// A certificate chain and its key, PEM.
@@ -86,8 +101,8 @@ pub enum PkiError {
 }
 
 impl Pki {
-    /// Reads the keys in `dir`, making what is missing or running out.
-    pub fn open(dir: &Path, names: &ServingNames) -> Result<Self, PkiError> {
+    /// Reads the keys in `dir`, making what is missing or running out; what the server shows of itself lasts `lifetime` seconds.
+    pub fn open(dir: &Path, names: &ServingNames, lifetime: u64) -> Result<Self, PkiError> {
         std::fs::create_dir_all(dir)
             .map_err(|source| PkiError::File { path: dir.into(), source })?;
         let path = dir.join("ca.crt");
@@ -112,15 +127,24 @@ impl Pki {
         let key_path = dir.join("ca.key");
         let key = KeyPair::from_pem(&read(&key_path)?).map_err(|e| content(&key_path, e))?;
         let issuer = Issuer::from_ca_cert_der(&ca_der, key).map_err(|e| content(&path, e))?;
-        let pki = Self { dir: dir.into(), ca_pem, ca_der, issuer };
-        pki.serving(names)?;
-        pki.client("admin", "kubernetes-admin", &[MASTERS])?;
-        pki.client("kubelet-client", "kube-apiserver-kubelet-client", &[MASTERS])?;
+        let lifetime = seconds(lifetime);
+        let pki = Self { dir: dir.into(), ca_pem, ca_der, issuer, names: names.clone(), lifetime };
+        pki.renew()?;
         let path = dir.join("sa.key");
         if !path.exists() {
             write(&path, &generate(&path)?.serialize_pem())?;
         }
         Ok(pki)
+    }
+
+    /// Makes anew what has less than a fifth of its time left; returns when the next one is due.
+    pub fn renew(&self) -> Result<Timestamp, PkiError> {
+        let due = [
+            self.serving()?,
+            self.client("admin", "kubernetes-admin", ADMIN_LIFETIME)?,
+            self.client("kubelet-client", "kube-apiserver-kubelet-client", self.lifetime)?,
+        ];
+        Ok(due.into_iter().min().unwrap_or(Timestamp::MAX))
     }
 
     /// The CA's certificate, PEM.
@@ -181,38 +205,52 @@ impl Pki {
         ))
     }
 
-    /// Signs a request for `name` in `groups`, and for `host` where it is to serve, whatever the request asks for.
+    /// Signs a request as it is, for those usages and so many seconds; whether it may be signed is not looked at here.
+    ///
+    /// # Errors
+    /// When the request has what cannot be signed.
     pub fn sign(
         &self,
-        csr_pem: &str,
-        name: &str,
-        groups: &[&str],
-        host: Option<&str>,
-    ) -> Result<String, rcgen::Error> {
-        let mut csr = rcgen::CertificateSigningRequestParams::from_pem(csr_pem)?;
+        request: &Request,
+        usages: &[&str],
+        lifetime: u64,
+    ) -> Result<String, SignError> {
+        let der = request.der.as_slice().into();
+        let mut csr = rcgen::CertificateSigningRequestParams::from_der(&der)?;
         let params = &mut csr.params;
-        params.distinguished_name = subject(name, groups);
+        if params.distinguished_name.iter().count() != request.attributes {
+            return Err(SignError::Subject);
+        }
         params.is_ca = IsCa::NoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.subject_alt_names.clear();
-        params.extended_key_usages = match host {
-            Some(host) => {
-                params.subject_alt_names.push(SanType::DnsName(host.try_into()?));
-                vec![ExtendedKeyUsagePurpose::ServerAuth]
-            }
-            None => vec![ExtendedKeyUsagePurpose::ClientAuth],
-        };
-        valid_for(params, LIFETIME);
+        let has = |usage: &str| usages.contains(&usage);
+        params.key_usages = [
+            ("digital signature", KeyUsagePurpose::DigitalSignature),
+            ("key encipherment", KeyUsagePurpose::KeyEncipherment),
+        ]
+        .into_iter()
+        .filter_map(|(usage, purpose)| has(usage).then_some(purpose))
+        .collect();
+        params.extended_key_usages = [
+            ("client auth", ExtendedKeyUsagePurpose::ClientAuth),
+            ("server auth", ExtendedKeyUsagePurpose::ServerAuth),
+        ]
+        .into_iter()
+        .filter_map(|(usage, purpose)| has(usage).then_some(purpose))
+        .collect();
+        valid_for(params, seconds(lifetime));
         Ok(csr.signed_by(&self.issuer)?.pem())
     }
 
-    fn serving(&self, names: &ServingNames) -> Result<(), PkiError> {
+    fn serving(&self) -> Result<Timestamp, PkiError> {
+        let names = &self.names;
         let path = self.dir.join("apiserver.crt");
         // What the certificate was made for, to see when it has to be made anew.
         let made_for = self.dir.join("apiserver.names");
         let wanted = format!("{:?}\n", names);
-        if is_fresh(&path) && std::fs::read_to_string(&made_for).is_ok_and(|n| n == wanted) {
-            return Ok(());
+        if let Some(due) = renewal(&path)
+            && std::fs::read_to_string(&made_for).is_ok_and(|n| n == wanted)
+        {
+            return Ok(due);
         }
         let mut params = CertificateParams::default();
         params.distinguished_name = subject("kube-apiserver", &[]);
@@ -222,34 +260,46 @@ impl Pki {
             params.subject_alt_names.push(SanType::DnsName(name));
         }
         params.subject_alt_names.extend(names.ips.iter().map(|ip| SanType::IpAddress(*ip)));
-        self.make("apiserver", params)?;
-        write(&made_for, &wanted)
+        self.make("apiserver", params, self.lifetime)?;
+        write(&made_for, &wanted)?;
+        Ok(renewal(&path).unwrap_or_else(Timestamp::now))
     }
 
-    fn client(&self, file: &str, name: &str, groups: &[&str]) -> Result<(), PkiError> {
-        if is_fresh(&self.dir.join(format!("{file}.crt"))) {
-            return Ok(());
+    fn client(&self, file: &str, name: &str, lifetime: Duration) -> Result<Timestamp, PkiError> {
+        let path = self.dir.join(format!("{file}.crt"));
+        if let Some(due) = renewal(&path) {
+            return Ok(due);
         }
         let mut params = CertificateParams::default();
-        params.distinguished_name = subject(name, groups);
+        params.distinguished_name = subject(name, &[MASTERS]);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        self.make(file, params)
+        self.make(file, params, lifetime)?;
+        Ok(renewal(&path).unwrap_or_else(Timestamp::now))
     }
 
-    fn make(&self, file: &str, mut params: CertificateParams) -> Result<(), PkiError> {
+    fn make(
+        &self,
+        file: &str,
+        mut params: CertificateParams,
+        lifetime: Duration,
+    ) -> Result<(), PkiError> {
         let path = self.dir.join(format!("{file}.crt"));
         let key = generate(&path)?;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        valid_for(&mut params, LIFETIME);
+        valid_for(&mut params, lifetime);
         let cert = params.signed_by(&key, &self.issuer).map_err(|e| content(&path, e))?;
         write(&self.dir.join(format!("{file}.key")), &key.serialize_pem())?;
         write(&path, &cert.pem())
     }
 }
 
-/// User and groups of a client certificate: its common name and organizations.
+/// User and groups of a client certificate: its common name and organizations. Connections may outlive the certificate that
+/// they began with; who shows one that has expired is nobody.
 pub(super) fn identity(certificate: &CertificateDer<'_>) -> Option<Identity> {
     let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    if !certificate.validity().is_valid() {
+        return None;
+    }
     let subject = certificate.subject();
     let user = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
     let organizations = subject.iter_organization().filter_map(|o| o.as_str().ok());
@@ -303,17 +353,24 @@ fn subject(name: &str, groups: &[&str]) -> DistinguishedName {
 
 fn valid_for(params: &mut CertificateParams, lifetime: Duration) {
     let now = OffsetDateTime::now_utc();
-    params.not_before = now - SKEW;
+    params.not_before = now - SKEW.min(lifetime / 10);
     params.not_after = now + lifetime;
 }
 
-fn is_fresh(path: &Path) -> bool {
-    let Ok(pem) = std::fs::read(path) else { return false };
-    let Ok(der) = CertificateDer::from_pem_slice(&pem) else { return false };
-    let Ok((_, certificate)) = x509_parser::parse_x509_certificate(&der) else { return false };
-    let left =
-        certificate.validity().not_after.timestamp() - OffsetDateTime::now_utc().unix_timestamp();
-    left > RENEW.whole_seconds()
+fn seconds(count: u64) -> Duration {
+    Duration::seconds(i64::try_from(count).unwrap_or(i64::MAX)).min(CA_LIFETIME)
+}
+
+/// When a certificate is to be made anew: after four fifths of its time. None if it is missing, or that is over.
+fn renewal(path: &Path) -> Option<Timestamp> {
+    let pem = std::fs::read(path).ok()?;
+    let der = CertificateDer::from_pem_slice(&pem).ok()?;
+    let (_, certificate) = x509_parser::parse_x509_certificate(&der).ok()?;
+    let validity = certificate.validity();
+    let (from, to) = (validity.not_before.timestamp(), validity.not_after.timestamp());
+    let due = Timestamp::from_second(from + (to - from) / 5 * 4).ok()?;
+    let now = Timestamp::now();
+    (due > now && from <= now.as_second()).then_some(due)
 }
 
 fn content(path: &Path, why: impl std::fmt::Display) -> PkiError {

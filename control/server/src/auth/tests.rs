@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use coracle_api::bootstrap_token::{JoinToken, Stored};
-use coracle_api::{Kind, Object, kinds};
+use coracle_api::{Kind, Object, csr, kinds};
 use http::HeaderValue;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ use super::*;
 fn auth(data: &Path) -> Auth {
     let names =
         pki::ServingNames { dns: vec!["localhost".into()], ips: vec![[127, 0, 0, 1].into()] };
-    Auth::open(data, &names, NetworkFacts::default()).unwrap()
+    Auth::open(data, &names, NetworkFacts::default(), 3600).unwrap()
 }
 
 fn put(cluster: &mut Cluster, kind: &'static Kind, value: Value) {
@@ -178,6 +178,21 @@ fn a_node_touches_its_own_objects_only() {
         ("get apps:deployments/scale shop mine", false),
         ("watch apps:deployments shop mine", false),
         ("get nodes - n2", true),
+        // The server's own way to other nodes' logs.
+        ("get nodes/proxy - n2", false),
+        ("get nodes/proxy - n1", false),
+        ("create certificates.k8s.io:certificatesigningrequests -", true),
+        ("create certificates.k8s.io:certificatesigningrequests/selfnodeclient -", true),
+        ("create certificates.k8s.io:certificatesigningrequests/nodeclient -", false),
+        ("update certificates.k8s.io:certificatesigningrequests/approval - x", false),
+        ("delete certificates.k8s.io:certificatesigningrequests - x", false),
+        ("create pods/eviction shop mine", true),
+        ("create pods/eviction shop theirs", false),
+        ("create pods/binding shop mine", false),
+        ("create pods/exec shop mine", false),
+        ("get pods/log shop mine", false),
+        ("list secrets -", false),
+        ("create serviceaccounts/token shop default", false),
         ("patch nodes/status - n1", true),
         ("patch nodes - n2", false),
         ("delete nodes - n1", false),
@@ -316,31 +331,40 @@ fn join_tokens_hold_until_they_end() {
     assert!(ask(&local).is_err());
 }
 
+fn request(organizations: &[&str], name: &str) -> csr::Request {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    for organization in organizations {
+        params.distinguished_name.push(rcgen::DnType::OrganizationName, *organization);
+    }
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
+    let pem = params.serialize_request(&key).unwrap().pem().unwrap();
+    csr::Request::parse(pem.as_bytes()).unwrap()
+}
+
 #[test]
-fn machines_join_with_the_token_and_get_a_nodes_certificate() {
+fn who_shows_a_certificate_is_its_subject_while_it_lasts() {
+    use rustls_pki_types::pem::PemObject;
     let dir = tempfile::tempdir().unwrap();
     let auth = auth(dir.path());
-    let key = rcgen::KeyPair::generate().unwrap();
-    // What the request asks for beyond its key is not granted.
-    let mut params = rcgen::CertificateParams::default();
-    params.distinguished_name.push(rcgen::DnType::OrganizationName, MASTERS);
-    let csr = params.serialize_request(&key).unwrap().pem().unwrap();
-    let body =
-        |name: &str| json!({"node_name": name, "client_csr": csr, "serving_csr": csr}).to_string();
-    let mut headers = HeaderMap::new();
-    let cluster = Cluster::default();
-    assert_eq!(auth.join(&cluster, &headers, body("n1").as_bytes()).unwrap_err().code, 401);
-    let token = JoinToken::parse(&auth.local_token()).unwrap();
-    let bearer = format!("Bearer {}", token.bearer());
-    headers.insert(http::header::AUTHORIZATION, HeaderValue::from_str(&bearer).unwrap());
-    assert_eq!(auth.join(&cluster, &headers, body("N 1").as_bytes()).unwrap_err().code, 422);
-    assert_eq!(auth.join(&cluster, &headers, b"{}").unwrap_err().code, 400);
-    let answer = auth.join(&cluster, &headers, body("n1").as_bytes()).unwrap();
-    use rustls_pki_types::pem::PemObject;
-    let der = CertificateDer::from_pem_slice(answer.client_cert.as_bytes()).unwrap();
-    let identity = auth.authenticate(&Cluster::default(), &HeaderMap::new(), Some(&der)).unwrap();
-    assert_eq!(identity.user, "system:node:n1");
-    assert_eq!(identity.groups, [NODES, AUTHENTICATED]);
+    let request = request(&[NODES], "system:node:n1");
+    for (seconds, usages, holds) in
+        [(3600, &["client auth"][..], true), (0, &["client auth"], false)]
+    {
+        let pem = auth.pki().sign(&request, usages, seconds).unwrap();
+        let der = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+        // Longer than none.
+        std::thread::sleep(std::time::Duration::from_millis(1100 * u64::from(!holds)));
+        match auth.authenticate(&Cluster::default(), &HeaderMap::new(), Some(&der)) {
+            Ok(identity) => {
+                assert!(holds);
+                assert_eq!(identity.user, "system:node:n1");
+                assert_eq!(identity.groups, [NODES, AUTHENTICATED]);
+            }
+            Err(error) => assert!(!holds && error.code == 401),
+        }
+    }
 }
 
 #[test]

@@ -134,6 +134,7 @@ async fn one(
                 None => Part::Main,
                 Some("status") => Part::Status,
                 Some("finalize") => Part::Finalize,
+                Some("approval") => Part::Approval,
                 Some(other) => {
                     return Err(ApiError::internal(format!("no subresource {other} to patch")));
                 }

@@ -1,19 +1,22 @@
 //! Server-side apply: PATCH of `application/apply-patch+yaml`, and on whose account other writes are.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use coracle_api::fields::{ApplyError, Managers, Writer};
 use coracle_api::schema::Schema;
 use coracle_api::status::Details;
-use coracle_api::{ApiError, Kind};
+use coracle_api::{ApiError, Kind, Object};
 use http::header::USER_AGENT;
 use http::request::Parts;
 use serde_json::Value;
 
+use super::App;
 use super::answer::Answer;
 use super::body::{self, FieldValidation};
 use super::render::Render;
 use super::request::{Query, RequestInfo};
-use super::{App, escalation};
+use super::restrictions::Written;
 use crate::auth::{Identity, node};
 use crate::registry::{FieldWriter, Part, WriteOptions, ignored_fields, now};
 
@@ -123,18 +126,23 @@ pub(crate) async fn apply(
         if let Some(other) = other {
             (other.store)(&mut tree);
         }
-        escalation::check(registry, kind, namespace, parts, &tree)?;
         Ok::<_, ApiError>(tree)
     };
+    let restricted = Written { registry, kind, namespace, parts };
     for _ in 0..ATTEMPTS {
         registry.catch_up().await?;
         let found = registry.cache.get(kind, namespace, name).is_some();
         let (code, written) = if found || part != Part::Main {
-            let edit = |_: &_, live| applied(live);
+            let edit = |old: &Arc<Object>, live| {
+                let tree = applied(live)?;
+                restricted.change(part, old, &tree)?;
+                Ok(tree)
+            };
             (200, registry.update(kind, (namespace, name), part, options.clone(), edit).await)
         } else {
             may_create(app, info, parts)?;
-            let tree = applied(Value::Object(serde_json::Map::new()))?;
+            let mut tree = applied(Value::Object(serde_json::Map::new()))?;
+            restricted.create(&mut tree)?;
             (201, registry.create(kind, namespace, tree, options.clone()).await)
         };
         match written {

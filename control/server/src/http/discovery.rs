@@ -96,6 +96,7 @@ fn of_kind(kind: &'static Kind) -> Served {
                 ("portforward", ("", "v1", "PodPortForwardOptions"), vec!["create", "get"])
             }
             Subresource::Finalize => ("finalize", own, vec!["update"]),
+            Subresource::Approval => ("approval", own, vec!["get", "patch", "update"]),
             Subresource::Token => {
                 ("token", ("authentication.k8s.io", "v1", "TokenRequest"), vec!["create"])
             }

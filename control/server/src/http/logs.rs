@@ -1,6 +1,7 @@
 //! `pods/log`: which container of which node's agent is meant, and its bytes passed on as they come.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -39,8 +40,12 @@ const PASSED_ON: &[&str] = &[
 /// the address that a node reports must be that node.
 #[derive(Clone)]
 pub(crate) struct Kubelets {
-    client: Client<HttpsConnector<HttpConnector<NodeAddresses>>, Body>,
+    registry: Registry,
+    /// Made anew with the certificate that it shows.
+    client: Arc<RwLock<HttpsClient>>,
 }
+
+type HttpsClient = Client<HttpsConnector<HttpConnector<NodeAddresses>>, Body>;
 
 /// Finds a node's address by its name.
 #[derive(Clone)]
@@ -64,6 +69,17 @@ impl tower::Service<Name> for NodeAddresses {
 
 impl Kubelets {
     pub(crate) fn new(tls: rustls::ClientConfig, registry: Registry) -> Self {
+        let client = Arc::new(RwLock::new(Self::client(tls, registry.clone())));
+        Self { registry, client }
+    }
+
+    /// Calls with another certificate from now on; what is under way goes on.
+    pub(crate) fn renew(&self, tls: rustls::ClientConfig) {
+        let client = Self::client(tls, self.registry.clone());
+        *self.client.write().unwrap_or_else(PoisonError::into_inner) = client;
+    }
+
+    fn client(tls: rustls::ClientConfig, registry: Registry) -> HttpsClient {
         let mut tcp = HttpConnector::new_with_resolver(NodeAddresses(registry));
         tcp.enforce_http(false);
         tcp.set_connect_timeout(Some(CONNECT));
@@ -74,7 +90,7 @@ impl Kubelets {
             .https_only()
             .enable_http1()
             .wrap_connector(tcp);
-        Self { client: Client::builder(TokioExecutor::new()).build(https) }
+        Client::builder(TokioExecutor::new()).build(https)
     }
 }
 
@@ -140,7 +156,8 @@ pub(crate) async fn send(
     request: Request<Body>,
 ) -> Result<http::Response<Incoming>, ApiError> {
     let (ip, port) = kubelet_address(registry, node)?;
-    kubelets.client.request(request).await.map_err(|error| {
+    let client = kubelets.client.read().unwrap_or_else(PoisonError::into_inner).clone();
+    client.request(request).await.map_err(|error| {
         ApiError::internal(format!(
             "the agent of node \"{node}\" at {ip}:{port} does not answer: {}",
             causes(&error)

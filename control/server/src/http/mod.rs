@@ -7,6 +7,7 @@ mod accept;
 mod answer;
 mod apply;
 mod body;
+mod certificates;
 mod connect;
 mod delete;
 mod discovery;
@@ -14,14 +15,17 @@ mod escalation;
 mod eviction;
 mod health;
 mod impersonate;
+mod join;
 mod logs;
 mod metrics;
+mod node_restriction;
 mod openapi;
 mod other_versions;
 mod proxy;
 mod read;
 mod render;
 mod request;
+mod restrictions;
 mod reviews;
 mod subresources;
 mod usage;
@@ -77,17 +81,17 @@ pub(crate) fn router(app: App) -> Router {
     let gated = Router::new()
         .route("/version", get(async || health::version()))
         .route("/metrics", get(own_metrics))
+        .route("/coracle/v1/join", get(join::facts))
         .route(PATH, post(usage::tell).layer(DefaultBodyLimit::max(usage::LIMIT)))
         .fallback(api)
         .with_state(app.clone())
         .merge(distribution::router(app.images.clone()))
         .layer(middleware::from_fn_with_state(app.clone(), gate));
-    // Health has no caller to know, and a machine that joins has only its token.
+    // Health has no caller to know.
     Router::new()
         .route("/livez", get(async |uri: Uri| health::live(&query_of(&uri))))
         .route("/readyz", get(async |s, uri| ready(s, uri, "readyz")))
         .route("/healthz", get(async |s, uri| ready(s, uri, "healthz")))
-        .route("/coracle/v1/join", post(join))
         .fallback_service(gated)
         .with_state(app)
 }
@@ -102,19 +106,6 @@ fn ready(State(app): State<App>, uri: Uri, name: &'static str) -> Response {
 
 async fn own_metrics(State(app): State<App>) -> Response {
     metrics::get(&app.metrics, &app.registry).await
-}
-
-async fn join(State(app): State<App>, request: Request) -> Response {
-    let (parts, body) = request.into_parts();
-    let answer = async {
-        let bytes = body::read(&parts.headers, body).await?;
-        app.registry.catch_up().await?;
-        app.auth.join(&app.registry.cache.read(), &parts.headers, &bytes)
-    };
-    match answer.await {
-        Ok(joined) => answer::json_response(200, &serde_json::json!(joined)),
-        Err(error) => Failure(error).into_response(),
-    }
 }
 
 /// Who asks, and may they?

@@ -5,16 +5,17 @@ use axum::response::Response;
 use coracle_api::kinds::Subresource;
 use coracle_api::patch::{self, PatchError, PatchType};
 use coracle_api::schema::Schema;
-use coracle_api::{ApiError, Kind};
+use coracle_api::{ApiError, Kind, Object};
 use http::request::Parts;
 use serde_json::Value;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use super::answer::{Answer, json_response, warn};
+use super::apply;
 use super::body::{self, FieldValidation};
 use super::render::Render;
 use super::request::RequestInfo;
-use super::{apply, escalation};
+use super::restrictions::Written;
 use crate::registry::{Part, Registry, scale_into, scale_of};
 
 /// POST to a collection.
@@ -28,14 +29,14 @@ pub(crate) async fn create(
     let render = Render::of(info, &parts.headers)?;
     let options = apply::options(info, parts)?;
     let bytes = body::read(&parts.headers, body).await?;
-    let (value, warnings) = decode_as(info, kind, &bytes, parts)?;
+    let (mut value, warnings) = decode_as(info, kind, &bytes, parts)?;
     if kind.namespaced && info.namespace.is_empty() {
         return Err(
             ApiError::bad_request("an empty namespace may not be set during creation").into()
         );
     }
     registry.catch_up().await?;
-    escalation::check(registry, kind, info.scope(kind), parts, &value)?;
+    Written { registry, kind, namespace: info.scope(kind), parts }.create(&mut value)?;
     let object = registry.create(kind, info.scope(kind), value, options).await?;
     Ok(warn(render.answer(201, &object), &warnings))
 }
@@ -60,8 +61,9 @@ pub(crate) async fn update(
         .into());
     }
     let place = (info.scope(kind), info.name.as_str());
-    let edit = |_: &_, _| {
-        escalation::check(registry, kind, info.scope(kind), parts, &value)?;
+    let written = Written { registry, kind, namespace: info.scope(kind), parts };
+    let edit = |old: &Arc<Object>, _| {
+        written.change(part, old, &value)?;
         Ok(value.clone())
     };
     let object = registry.update(kind, place, part, options, edit).await?;
@@ -85,9 +87,10 @@ pub(crate) async fn patch(
     let bytes = body::read(&parts.headers, body).await?;
     let schema = schema_for(info, kind)?;
     let complaints = Mutex::new(Vec::new());
+    let written = Written { registry, kind, namespace: info.scope(kind), parts };
     let place = (info.scope(kind), info.name.as_str());
     let object = registry
-        .update(kind, place, part, options, |_, mut tree| {
+        .update(kind, place, part, options, |old, mut tree| {
             let other = info.other_version();
             if let Some(other) = other {
                 (other.show)(&mut tree);
@@ -97,7 +100,7 @@ pub(crate) async fn patch(
             if let Some(other) = other {
                 (other.store)(&mut tree);
             }
-            escalation::check(registry, kind, info.scope(kind), parts, &tree)?;
+            written.change(part, old, &tree)?;
             if let Ok(mut complaints) = complaints.lock() {
                 *complaints = warnings;
             }
@@ -153,6 +156,7 @@ pub(crate) fn part_of(kind: &Kind, subresource: &str) -> Option<Part> {
             Some(Part::EphemeralContainers)
         }
         "finalize" if kind.has(Subresource::Finalize) => Some(Part::Finalize),
+        "approval" if kind.has(Subresource::Approval) => Some(Part::Approval),
         _ => None,
     }
 }

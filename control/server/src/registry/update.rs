@@ -21,6 +21,8 @@ pub(crate) enum Part {
     EphemeralContainers,
     /// `spec.finalizers` of a Namespace.
     Finalize,
+    /// The conditions of a CertificateSigningRequest.
+    Approval,
 }
 
 impl Registry {
@@ -121,6 +123,7 @@ impl Registry {
             }
             Part::EphemeralContainers => only_of_spec(before, &asked, "ephemeralContainers"),
             Part::Finalize => only_of_spec(before, &asked, "finalizers"),
+            Part::Approval => only_conditions(before, &asked),
         };
         allocate::keep_allocated(kind, &mut new, before);
         self.fill_in(kind, &mut new);
@@ -128,7 +131,7 @@ impl Registry {
         match part {
             Part::Main => (kind.prepare)(Prepare::Update { new: new_ref, old: old_ref }),
             Part::Status => (kind.prepare)(Prepare::Status { new: new_ref, old: old_ref }),
-            Part::EphemeralContainers | Part::Finalize => {}
+            Part::EphemeralContainers | Part::Finalize | Part::Approval => {}
         }
         if matches!(part, Part::Main | Part::EphemeralContainers)
             && kind.generation == Generation::Spec
@@ -140,6 +143,9 @@ impl Registry {
             Part::Finalize => {}
             Part::EphemeralContainers => {
                 validate::changed(kind, &new, before, kinds::validate_ephemeral_update)?;
+            }
+            Part::Approval => {
+                validate::changed(kind, &new, before, kinds::validate_approval_update)?;
             }
             Part::Main | Part::Status => {
                 validate::changed(kind, &new, before, kind.validate_update)?;
@@ -163,6 +169,24 @@ fn only_of_spec(before: &Value, asked: &Map<String, Value>, field: &str) -> Valu
             value => spec.insert(field.into(), value),
         };
     }
+    whole
+}
+
+/// The object as it was, but for the conditions of its status; new ones are dated.
+fn only_conditions(before: &Value, asked: &Map<String, Value>) -> Value {
+    let mut whole = before.clone();
+    if let Some(map) = whole["metadata"].as_object_mut() {
+        map.remove("resourceVersion");
+    }
+    let mut conditions = asked.get("status").map(|s| s["conditions"].clone()).unwrap_or_default();
+    for condition in conditions.as_array_mut().into_iter().flatten() {
+        for field in ["lastUpdateTime", "lastTransitionTime"] {
+            if condition.is_object() && condition[field].is_null() {
+                condition[field] = meta::now().into();
+            }
+        }
+    }
+    whole["status"]["conditions"] = conditions;
     whole
 }
 

@@ -86,7 +86,15 @@ impl Cluster {
     /// # Errors
     /// When it is not ready in time; with what it said.
     pub async fn start_node(&self, name: &str) -> anyhow::Result<()> {
-        let command = self.node_command(name, &[])?;
+        self.start_node_with(name, &[]).await
+    }
+
+    /// Starts a node's agent again, with more arguments.
+    ///
+    /// # Errors
+    /// When it is not ready in time; with what it said.
+    pub async fn start_node_with(&self, name: &str, args: &[&str]) -> anyhow::Result<()> {
+        let command = self.node_command(name, args)?;
         let logs = self.folder.path().join("logs");
         let ready = |line: &str| line.starts_with("coracle agent is a node of").then_some(());
         let (process, ()) = Process::start(command, &logs, name, START, ready).await?;
@@ -104,7 +112,10 @@ impl Cluster {
         let node = nodes.get(name).context("no such node")?;
         let mut command = std::process::Command::new("nsenter");
         command.arg(format!("--net={}", node.machine.namespace().display()));
-        command.arg(self.binary()).args(["agent", "--name", name]);
+        command.arg(self.binary()).arg("agent");
+        if !args.contains(&"--name") {
+            command.args(["--name", name]);
+        }
         if !args.contains(&"--token") {
             self.add_token(&mut command, &self.node_data(name))?;
         }
@@ -124,6 +135,16 @@ impl Cluster {
         let process = self.nodes().get_mut(name).and_then(|node| node.process.take());
         process.context("that node does not run")?.kill();
         Ok(())
+    }
+
+    /// The process id of a node's agent.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn node_pid(&self, name: &str) -> anyhow::Result<i32> {
+        let nodes = self.nodes();
+        let process = nodes.get(name).and_then(|node| node.process.as_ref());
+        Ok(process.context("that node does not run")?.pid())
     }
 
     /// Kills everything on a node's machine, as the loss of its power does.

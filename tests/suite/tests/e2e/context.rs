@@ -63,10 +63,20 @@ impl Context {
 
     /// A control plane to which machines may come, and those of these names; none in the column where nobody may make machines.
     pub(crate) async fn fleet(&self, nodes: &[&str]) -> anyhow::Result<Option<Arc<Cluster>>> {
+        self.fleet_with(&[], nodes).await
+    }
+
+    /// The same, with more arguments of the server.
+    pub(crate) async fn fleet_with(
+        &self,
+        args: &[&str],
+        nodes: &[&str],
+    ) -> anyhow::Result<Option<Arc<Cluster>>> {
         if self.user == User::Ordinary {
             return Ok(None);
         }
-        let cluster = self.keep(Cluster::fleet(self.options(Vec::new())).await?);
+        let args = args.iter().map(|&arg| arg.to_owned()).collect();
+        let cluster = self.keep(Cluster::fleet(self.options(args)).await?);
         for node in nodes {
             cluster.join(node, &[]).await?;
         }

@@ -402,8 +402,15 @@ suite! {
         ]
     }
     joining {
+        both [certificates_are_renewed]
         // About machines, whatever their Pods are.
-        wasm [tokens_let_machines_join, up_leaves_no_token]
+        wasm [
+            tokens_let_machines_join,
+            up_leaves_no_token,
+            certificates_are_asked_for_and_approved,
+            a_taken_name_is_refused,
+            nodes_keep_to_themselves,
+        ]
     }
     scheduling {
         both [pods_keep_their_distance, the_urgent_preempt, machines_are_drained]

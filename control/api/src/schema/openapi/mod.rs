@@ -84,6 +84,7 @@ impl SubResource<'static> {
             Subresource::Binding => ("binding", other("", "Binding"), &["post"]),
             Subresource::Eviction => ("eviction", other("policy", "Eviction"), &["post"]),
             Subresource::Finalize => ("finalize", Some(parent), &["put"]),
+            Subresource::Approval => ("approval", Some(parent), &["get", "put", "patch"]),
             Subresource::Token => {
                 ("token", other("authentication.k8s.io", "TokenRequest"), &["post"])
             }
