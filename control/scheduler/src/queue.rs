@@ -1,7 +1,7 @@
 //! Which Pod is next: by priority, then age. Pods that fitted nowhere are parked by shape until a node fits that shape.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
 
 use coracle_api::Object;
@@ -16,7 +16,7 @@ pub(crate) struct Queue {
     active: BinaryHeap<Entry>,
     /// Not before that time.
     later: BinaryHeap<Reverse<(Timestamp, Entry)>>,
-    parked: HashMap<ShapeId, Vec<Arc<str>>>,
+    parked: BTreeMap<ShapeId, Vec<Arc<str>>>,
     tickets: u64,
 }
 
@@ -83,7 +83,7 @@ impl Queue {
     pub(crate) fn unpark(&mut self, fits: impl Fn(ShapeId) -> bool) -> Vec<Arc<str>> {
         let mut uids = Vec::new();
         if !self.parked.is_empty() {
-            for (_, parked) in self.parked.extract_if(|shape, _| fits(*shape)) {
+            for (_, parked) in self.parked.extract_if(.., |shape, _| fits(*shape)) {
                 uids.extend(parked);
             }
         }

@@ -14,7 +14,7 @@ use crate::node::{Node, Nodes};
 use crate::pod::Shape;
 
 /// Names a shape while any Pod has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ShapeId(usize);
 
 /// How many shapes keep what they are placed with; beyond, all begin anew.

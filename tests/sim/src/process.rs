@@ -1,15 +1,20 @@
 //! The control plane's process: what the server's driver does with controllers and scheduler, with every delay made large.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use coracle_api::plan::{Controller, Key, Memory, Propagation};
 use coracle_api::{Change, Cluster, Object, Write, kinds};
+use coracle_controllers::NodeLifecycle;
 use coracle_scheduler::{Decision, Outcome, Scheduler};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
 use crate::rng::Rng;
 use crate::store::{Refusal, Store, tree};
+
+/// How long a node may be silent: chance lets a node that is well do nothing for seconds.
+const PATIENCE: Duration = Duration::from_secs(40);
 
 /// How many plans may be half done at a time.
 const IN_FLIGHT: usize = 4;
@@ -61,7 +66,8 @@ impl std::fmt::Debug for Process {
 impl Process {
     /// Starts on what the store holds: everything is new to it, and everything wakes.
     pub fn start(store: &Store, hasty: bool) -> Self {
-        let controllers = coracle_controllers::all();
+        let patience = NodeLifecycle { grace: PATIENCE, ..NodeLifecycle::default() };
+        let controllers = coracle_controllers::with(patience);
         let objects: Vec<_> =
             kinds::ALL.iter().flat_map(|kind| store.cluster.list(kind).cloned()).collect();
         let mut views = Vec::new();
