@@ -235,6 +235,8 @@ async fn nothing_is_smuggled() {
         (format!("{chunked}Content-Length: 5\r\n"), "0\r\n\r\n", "400"),
         (format!("{chunked}content-length: x\r\n"), "0\r\n\r\n", "400"),
         ("content-length: 5\r\ncontent-length: 6\r\n".to_owned(), "hello", "400"),
+        // RFC 9112 (6.3) leaves it open; hyper would make one of them.
+        ("content-length: 5\r\ncontent-length: 5\r\n".to_owned(), "hello", "400"),
         ("content-length: 5, 6\r\n".to_owned(), "hello", "400"),
         ("content-length: +5\r\n".to_owned(), "hello", "400"),
         ("content-length: -5\r\n".to_owned(), "hello", "400"),
@@ -274,7 +276,7 @@ async fn nothing_is_smuggled() {
     }
     // And what is fine is.
     for (headers, body) in [
-        ("content-length: 5\r\ncontent-length: 5\r\n", "hello"),
+        ("content-length: 5\r\n", "hello"),
         ("transfer-encoding: Chunked\r\n", "5;x=1\r\nhello\r\n0\r\nx: 1\r\n\r\n"),
     ] {
         let close = "connection: close\r\n";
