@@ -153,14 +153,18 @@ impl FieldSet {
 
     /// `fieldsV1`.
     pub fn to_json(&self) -> Value {
+        Value::Object(self.entries())
+    }
+
+    fn entries(&self) -> Map<String, Value> {
         let entries = self.0.iter().map(|(step, node)| {
-            let Value::Object(mut below) = node.below.to_json() else { unreachable!("see below") };
+            let mut below = node.below.entries();
             if node.is_member && !below.is_empty() {
                 below.insert(".".to_owned(), Value::Object(Map::new()));
             }
             (step.to_string(), Value::Object(below))
         });
-        Value::Object(entries.collect())
+        entries.collect()
     }
 
     /// Reads `fieldsV1`.

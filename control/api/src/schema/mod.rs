@@ -212,6 +212,16 @@ pub struct Gvk {
     pub kind: Str,
 }
 
+impl Gvk {
+    /// `v1` or `apps/v1`.
+    pub fn api_version(&self) -> String {
+        match &*self.group {
+            "" => self.version.to_string(),
+            group => format!("{group}/{}", self.version),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Tag {
     Field(u16),

@@ -98,7 +98,7 @@ pub(crate) async fn apply(
     let config = configuration(info, kind, schema, &bytes)?;
     let options = WriteOptions { dry_run: info.query.dry_run()?, fields: FieldWriter::Applied };
     let (now, ignored) = (now(), ignored_fields(kind, &info.subresource));
-    let version = api_version(info);
+    let version = info.api_version();
     let writer = Writer {
         manager,
         api_version: &version,
@@ -155,14 +155,6 @@ pub(crate) async fn apply(
     Err(ApiError::modified(kind, name).into())
 }
 
-fn api_version(info: &RequestInfo) -> String {
-    if info.group.is_empty() {
-        info.version.clone()
-    } else {
-        format!("{}/{}", info.group, info.version)
-    }
-}
-
 /// The applied configuration, of this kind and with nothing in it that the kind does not have.
 fn configuration(
     info: &RequestInfo,
@@ -176,7 +168,7 @@ fn configuration(
         return Err(ApiError::bad_request("error decoding YAML: the configuration is no object"));
     }
     let text = |field: &str| tree[field].as_str().unwrap_or_default();
-    let version = api_version(info);
+    let version = info.api_version();
     if text("apiVersion") != version {
         return Err(ApiError::bad_request(format!(
             "Incorrect version specified in apply patch. Specified patch version: {}, expected: {version}",
@@ -220,7 +212,7 @@ fn configuration(
 /// Upstream's words for a configuration that is none of its kind.
 fn untyped(info: &RequestInfo, why: &str) -> ApiError {
     let RequestInfo { namespace, name, .. } = info;
-    let version = api_version(info);
+    let version = info.api_version();
     ApiError::bad_request(format!(
         "failed to create typed patch object ({namespace}/{name}; {version}): {why}"
     ))

@@ -171,11 +171,7 @@ struct Head {
 /// The body must be of the kind that the URL names, where it says its kind at all.
 fn expect(api_version: &str, kind: &str, schema: Schema<'_>) -> Result<(), ApiError> {
     let Some(gvk) = &schema.message().gvk else { return Ok(()) };
-    let wanted = if gvk.group.is_empty() {
-        gvk.version.to_string()
-    } else {
-        format!("{}/{}", gvk.group, gvk.version)
-    };
+    let wanted = gvk.api_version();
     // The same in every group.
     if gvk.kind == "DeleteOptions" {
         return Ok(());

@@ -175,11 +175,7 @@ pub(crate) async fn list(
             metadata["remainingItemCount"] = remaining.into();
         }
     }
-    let api_version = if info.group.is_empty() {
-        info.version.clone()
-    } else {
-        format!("{}/{}", info.group, info.version)
-    };
+    let api_version = info.api_version();
     if render.is_stored() {
         return Ok(join(kind, &api_version, &metadata, page.objects));
     }

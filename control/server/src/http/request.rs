@@ -171,6 +171,14 @@ impl RequestInfo {
         other_versions::of(&self.group, &self.version, &self.resource)
     }
 
+    /// The version addressed, with its group: `v1` or `apps/v1`.
+    pub(crate) fn api_version(&self) -> String {
+        match self.group.as_str() {
+            "" => self.version.clone(),
+            group => format!("{group}/{}", self.version),
+        }
+    }
+
     /// The namespace of the objects addressed: empty for cluster-scoped kinds and for all namespaces.
     pub(crate) fn scope(&self, kind: &Kind) -> &str {
         if kind.namespaced { &self.namespace } else { "" }

@@ -95,6 +95,10 @@ pub(super) fn updated(
     by: &FieldWriter,
 ) -> Result<(), ApiError> {
     let known = &old["metadata"]["managedFields"];
+    if known.is_null() && matches!(by, FieldWriter::Own) {
+        // As nearly all that nodes and controllers write.
+        return Ok(());
+    }
     let managers = match by {
         FieldWriter::Applied => claimed,
         FieldWriter::Own if !super::update::specified(new, old) => known.clone(),
