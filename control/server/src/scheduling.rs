@@ -17,7 +17,7 @@ use tokio::sync::{broadcast, watch};
 use tokio::task::JoinSet;
 
 use crate::recorder::Recorder;
-use crate::registry::{DeleteOptions, Part, Registry, WriteOptions, now};
+use crate::registry::{Caller, DeleteOptions, Part, Registry, WriteOptions, now};
 
 /// Decisions of one batch.
 const BATCH: usize = 512;
@@ -110,24 +110,26 @@ async fn write(
     outcomes.into_iter().flatten().collect()
 }
 
+fn options() -> WriteOptions {
+    WriteOptions::of_component(coracle_scheduler::NAME)
+}
+
 async fn one(decision: Decision, registry: &Registry, recorder: &Recorder) -> Option<Arc<Object>> {
     let Decision { pod, outcome } = decision;
     let place = (pod.meta.namespace.as_str(), pod.meta.name.as_str());
     match outcome {
-        Outcome::Bind(node) => {
-            match registry.bind(place, &node, Some(&pod), WriteOptions::default()).await {
-                Ok(_) => {
-                    let message = format!("Successfully assigned {} to {node}", pod.key());
-                    let event = EventRecord::about(&pod, false, "Scheduled", message);
-                    recorder.record(coracle_scheduler::NAME, event);
-                    None
-                }
-                Err(error) => {
-                    tracing::debug!(pod = %pod.key(), node, %error, "a binding was refused");
-                    Some(pod)
-                }
+        Outcome::Bind(node) => match registry.bind(place, &node, Some(&pod), options()).await {
+            Ok(_) => {
+                let message = format!("Successfully assigned {} to {node}", pod.key());
+                let event = EventRecord::about(&pod, false, "Scheduled", message);
+                recorder.record(coracle_scheduler::NAME, event);
+                None
             }
-        }
+            Err(error) => {
+                tracing::debug!(pod = %pod.key(), node, %error, "a binding was refused");
+                Some(pod)
+            }
+        },
         Outcome::Unschedulable(told) => match unschedulable(&pod, told, registry, recorder).await {
             Ok(()) => None,
             // Gone meanwhile, most likely; otherwise it is told again when it is tried again.
@@ -183,7 +185,8 @@ async fn preempt(victim: &Object, registry: &Registry) -> Result<(), ApiError> {
         format!("{}: preempting to accommodate a higher priority pod", coracle_scheduler::NAME);
     let mark = ["DisruptionTarget", "True", "PreemptionByScheduler", &message];
     edit(victim, registry, |tree| set_condition(tree, mark)).await?;
-    let mut options = DeleteOptions::default();
+    let caller = Caller::Component(coracle_scheduler::NAME);
+    let mut options = DeleteOptions { caller, ..DeleteOptions::default() };
     options.preconditions.uid = Some(victim.meta.uid.clone());
     let place = (victim.meta.namespace.as_str(), victim.meta.name.as_str());
     registry.delete(&kinds::POD, place, &options).await.map(|_| ())
@@ -197,7 +200,7 @@ async fn edit(
 ) -> Result<(), ApiError> {
     let place = (pod.meta.namespace.as_str(), pod.meta.name.as_str());
     registry
-        .update(&kinds::POD, place, Part::Status, WriteOptions::default(), |old, mut tree| {
+        .update(&kinds::POD, place, Part::Status, options(), |old, mut tree| {
             if old.meta.uid != pod.meta.uid {
                 return Err(ApiError::not_found(&kinds::POD, &pod.meta.name));
             }

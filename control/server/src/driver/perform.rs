@@ -99,12 +99,12 @@ fn report(controller: &str, key: &Key, error: &ApiError) {
 
 /// One write; the revision at which it is visible.
 async fn one(
-    controller: &str,
+    controller: &'static str,
     write: Write,
     registry: &Registry,
     recorder: &Recorder,
 ) -> Result<u64, ApiError> {
-    let options = WriteOptions::default();
+    let options = WriteOptions::of_component(controller);
     match write {
         Write::Create { kind, object } => {
             let object = checked(kind, object)?;
@@ -159,6 +159,7 @@ async fn one(
                 propagation: Some(propagation),
                 preconditions: Preconditions { uid: Some(uid), revision },
                 dry_run: false,
+                caller: options.caller,
             };
             registry.delete(kind, (&namespace, &name), &options).await?;
             Ok(registry.store.revision())

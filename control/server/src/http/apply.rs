@@ -18,7 +18,7 @@ use super::render::Render;
 use super::request::{Query, RequestInfo};
 use super::restrictions::Written;
 use crate::auth::{Identity, node};
-use crate::registry::{FieldWriter, Part, WriteOptions, ignored_fields, now};
+use crate::registry::{Caller, FieldWriter, Gv, Part, WriteOptions, ignored_fields, now};
 
 /// The media type of an applied configuration.
 pub(crate) const MEDIA: &str = "application/apply-patch+yaml";
@@ -39,7 +39,23 @@ pub(crate) fn options(info: &RequestInfo, parts: &Parts) -> Result<WriteOptions,
         let subresource = info.subresource.as_str().into();
         FieldWriter::Client { manager: manager.into(), subresource }
     };
-    Ok(WriteOptions { dry_run: info.query.dry_run()?, fields })
+    Ok(WriteOptions {
+        dry_run: info.query.dry_run()?,
+        fields,
+        caller: caller(parts),
+        requested: requested(info),
+    })
+}
+
+/// Who sent the request.
+pub(crate) fn caller(parts: &Parts) -> Caller {
+    parts.extensions.get().cloned().unwrap_or_default()
+}
+
+/// The other version that is written to, if it is one.
+fn requested(info: &RequestInfo) -> Option<Gv<'static>> {
+    let other = info.other_version()?;
+    Some(Gv { group: other.group, version: other.version, name: other.kind.plural })
 }
 
 /// `?fieldManager=`.
@@ -96,7 +112,7 @@ pub(crate) async fn apply(
     let schema = body::schema_of(&info.group, &info.version, kind.kind)?;
     let bytes = body::read(&parts.headers, body).await?;
     let config = configuration(info, kind, schema, &bytes)?;
-    let options = WriteOptions { dry_run: info.query.dry_run()?, fields: FieldWriter::Applied };
+    let options = WriteOptions { fields: FieldWriter::Applied, ..options(info, parts)? };
     let (now, ignored) = (now(), ignored_fields(kind, &info.subresource));
     let version = info.api_version();
     let writer = Writer {

@@ -13,13 +13,16 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, StatusCode};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::App;
 use super::answer::{Answer, Failure};
+use super::apply;
 use super::logs::{self, ERROR_LIMIT};
 use super::request::RequestInfo;
 use crate::auth::Identity;
+use crate::registry::{Operation, Request};
 
 /// As much is passed on at once, each way.
 const COPY: usize = 32 << 10;
@@ -50,6 +53,9 @@ pub(crate) async fn connect(
         .cache
         .get(&kinds::POD, &info.namespace, &info.name)
         .ok_or_else(|| ApiError::not_found(&kinds::POD, &info.name))?;
+    let (caller, place) = (apply::caller(parts), (info.namespace.as_str(), info.name.as_str()));
+    let request = Request::new(Operation::Connect, &kinds::POD, place, &caller);
+    app.registry.admit_action(&request.of(&info.subresource), &mut options(info, wanted)).await?;
     let path = path(info, wanted, &pod)?;
     let Some(node) = &pod.node_name else {
         let why = format!("pod {} does not have a host assigned", info.name);
@@ -100,6 +106,31 @@ fn is_upgrade(headers: &HeaderMap) -> bool {
     let lines = headers.get_all(CONNECTION).into_iter().filter_map(|line| line.to_str().ok());
     let mut tokens = lines.flat_map(|line| line.split(',')).map(str::trim);
     tokens.any(|token| token.eq_ignore_ascii_case("upgrade")) && headers.contains_key(UPGRADE)
+}
+
+/// What admission is shown of it.
+fn options(info: &RequestInfo, wanted: Subresource) -> Value {
+    let query = &info.query;
+    if wanted == Subresource::PortForward {
+        let ports = query.all("ports").flat_map(|ports| ports.split(','));
+        let ports: Vec<u16> = ports.filter_map(|port| port.parse().ok()).collect();
+        return json!({"apiVersion": "v1", "kind": "PodPortForwardOptions", "ports": ports});
+    }
+    let is_exec = wanted == Subresource::Exec;
+    let kind = if is_exec { "PodExecOptions" } else { "PodAttachOptions" };
+    let mut options = json!({"apiVersion": "v1", "kind": kind});
+    for stream in ["stdin", "stdout", "stderr", "tty"] {
+        if query.flag(stream) {
+            options[stream] = true.into();
+        }
+    }
+    if let Some(container) = query.get("container") {
+        options["container"] = container.into();
+    }
+    if is_exec {
+        options["command"] = query.all("command").collect();
+    }
+    options
 }
 
 /// The agent's path of it, and its query.

@@ -8,11 +8,14 @@ use http::request::Parts;
 use serde_json::{Value, json};
 
 use super::answer::{Answer, json_response, success};
+use super::apply;
 use super::body::{self, FieldValidation};
 use super::read::{self, Selection};
 use super::render::Render;
 use super::request::RequestInfo;
-use crate::registry::{DeleteOptions, Deleted, Preconditions, Registry, answers_with_object};
+use crate::registry::{
+    Caller, DeleteOptions, Deleted, Preconditions, Registry, answers_with_object,
+};
 
 /// DELETE of one object.
 pub(crate) async fn delete(
@@ -80,6 +83,7 @@ pub(crate) async fn options(
     };
     let mut options = from_value(&given)?;
     let query = &info.query;
+    options.caller = apply::caller(parts);
     options.dry_run |= query.dry_run()?;
     options.grace_seconds = options.grace_seconds.or(query.number("gracePeriodSeconds")?);
     if options.propagation.is_none() {
@@ -103,6 +107,7 @@ pub(crate) fn from_value(given: &Value) -> Result<DeleteOptions, ApiError> {
             revision: revision.transpose()?,
         },
         dry_run: given["dryRun"].as_array().is_some_and(|list| list.iter().any(|v| v == "All")),
+        caller: Caller::default(),
     })
 }
 

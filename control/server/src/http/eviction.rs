@@ -20,8 +20,8 @@ use super::App;
 use super::answer::Answer;
 use super::body::{self, FieldValidation};
 use super::request::RequestInfo;
-use super::{delete, write};
-use crate::registry::{DeleteOptions, Part, Registry, WriteOptions, seconds};
+use super::{apply, delete, write};
+use crate::registry::{DeleteOptions, Operation, Part, Registry, Request, WriteOptions, seconds};
 
 /// Pods that a budget may have let go without having seen them go.
 const MOST_DISRUPTED: usize = 2000;
@@ -31,7 +31,7 @@ const REFUSED: &str = "Cannot evict pod as it would violate the pod's disruption
 pub(super) async fn evict(app: &App, info: &RequestInfo, parts: &Parts, body: Body) -> Answer {
     let bytes = body::read(&parts.headers, body).await?;
     let schema = body::schema_of("policy", "v1", "Eviction")?;
-    let (eviction, _) =
+    let (mut eviction, _) =
         body::decode(&bytes, &parts.headers, schema, FieldValidation::of(&info.query)?)?;
     let named = eviction["metadata"]["name"].as_str().unwrap_or_default();
     if !named.is_empty() && named != info.name {
@@ -42,6 +42,11 @@ pub(super) async fn evict(app: &App, info: &RequestInfo, parts: &Parts, body: Bo
     let mut options = delete::from_value(&eviction["deleteOptions"])?;
     options.dry_run |= info.query.dry_run()?;
     let pod = super::read::fresh_object(&app.registry, info, &kinds::POD).await?;
+    // Who may evict needs nobody's leave for the deletion too.
+    let (caller, place) = (apply::caller(parts), (info.namespace.as_str(), info.name.as_str()));
+    let mut admitted = Request::new(Operation::Create, &kinds::POD, place, &caller);
+    admitted.dry_run = options.dry_run;
+    app.registry.admit_action(&admitted.of("eviction"), &mut eviction).await?;
     if needs_leave(&pod) {
         let leave = ask(&app.registry, &pod, options.dry_run).await?;
         if leave == Leave::WhileUnready && options.preconditions.revision.is_none() {

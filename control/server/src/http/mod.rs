@@ -55,7 +55,7 @@ use request::{RequestInfo, not_found_here};
 
 use crate::auth::{Auth, Identity, node};
 use crate::distribution;
-use crate::registry::Registry;
+use crate::registry::{Caller, Registry};
 use crate::serve::PeerCertificate;
 
 /// What handlers need; clones share it.
@@ -116,10 +116,13 @@ async fn gate(State(app): State<App>, mut request: Request, next: Next) -> Respo
     let admitted = admit(&app, &parts, &info);
     let answer = match admitted {
         Ok(identity) => {
+            let caller = Caller::client(identity.clone());
+            parts.extensions.insert(caller.clone());
             parts.extensions.insert(identity);
             parts.extensions.insert(info);
             request = Request::from_parts(parts, body);
-            next.run(request).await
+            let answer = next.run(request).await;
+            answer::warn(answer, &caller.take_notes().warnings)
         }
         Err(error) => {
             let asks = error.code == 401 && info.path.starts_with("/v2");

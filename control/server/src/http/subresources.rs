@@ -8,10 +8,10 @@ use http::request::Parts;
 use super::answer::{Answer, json_response};
 use super::body::{self, FieldValidation};
 use super::request::{RequestInfo, not_found_here};
-use super::{App, connect, eviction, logs, method_not_allowed, write};
+use super::{App, apply, connect, eviction, logs, method_not_allowed, write};
 use crate::auth::tokens::{Issue, SHORTEST};
 use crate::auth::{Identity, node};
-use crate::registry::{WriteOptions, seconds};
+use crate::registry::{Operation, Request, WriteOptions, seconds};
 
 /// Lifetime of tokens that ask for none.
 const HOUR: i64 = 3600;
@@ -58,7 +58,11 @@ pub(crate) async fn bind(app: &App, info: &RequestInfo, parts: &Parts, body: Bod
     if info.verb != "create" {
         return Err(method_not_allowed().into());
     }
-    let options = WriteOptions { dry_run: info.query.dry_run()?, ..WriteOptions::default() };
+    let options = WriteOptions {
+        dry_run: info.query.dry_run()?,
+        caller: apply::caller(parts),
+        ..WriteOptions::default()
+    };
     let bytes = body::read(&parts.headers, body).await?;
     let schema = body::schema_of("", "v1", "Binding")?;
     let (binding, _) =
@@ -83,6 +87,10 @@ async fn token(app: &App, info: &RequestInfo, parts: &Parts, body: Body) -> Answ
     let (mut request, _) =
         body::decode(&bytes, &parts.headers, schema, FieldValidation::of(&info.query)?)?;
     let account = super::read::fresh_object(&app.registry, info, &kinds::SERVICE_ACCOUNT).await?;
+    let (caller, place) = (apply::caller(parts), (info.namespace.as_str(), info.name.as_str()));
+    let mut admitted = Request::new(Operation::Create, &kinds::SERVICE_ACCOUNT, place, &caller);
+    admitted.dry_run = info.query.dry_run()?;
+    app.registry.admit_action(&admitted.of("token"), &mut request).await?;
     let spec = &request["spec"];
     let bound = &spec["boundObjectRef"];
     let pod = match bound["kind"].as_str() {

@@ -131,7 +131,7 @@ pub(crate) async fn scale(
         let patch_type = patch_type(parts)?;
         let bytes = body::read(&parts.headers, body).await?;
         registry
-            .update(kind, place, Part::Main, options, |old, tree| {
+            .update(kind, place, Part::Scale, options, |old, tree| {
                 let patched = patched(patch_type, scale_of(old), &bytes, schema, kind)?;
                 let (scale, _) = body::check(patched, schema, validation)?;
                 scale_into(old, tree, &scale)
@@ -141,7 +141,7 @@ pub(crate) async fn scale(
         let bytes = body::read(&parts.headers, body).await?;
         let (scale, _) = body::decode(&bytes, &parts.headers, schema, validation)?;
         registry
-            .update(kind, place, Part::Main, options, |old, tree| scale_into(old, tree, &scale))
+            .update(kind, place, Part::Scale, options, |old, tree| scale_into(old, tree, &scale))
             .await?
     };
     Ok(json_response(200, &scale_of(&object)))

@@ -7,7 +7,7 @@ use coracle_store::{Batch, Expect};
 use serde_json::{Value, json};
 
 use super::commit::Refused;
-use super::{ATTEMPTS, Registry, WriteOptions, meta};
+use super::{ATTEMPTS, Operation, Registry, WriteOptions, meta};
 
 impl Registry {
     /// Binds a Pod to a node, if it is not bound yet; with `seen`, only if it is still that Pod.
@@ -19,6 +19,15 @@ impl Registry {
         options: WriteOptions,
     ) -> Result<Arc<Object>, ApiError> {
         let kind = &kinds::POD;
+        let request = options.request(Operation::Create, kind, (namespace, name)).of("binding");
+        let mut binding = json!({
+            "apiVersion": "v1",
+            "kind": "Binding",
+            "metadata": {"name": name, "namespace": namespace},
+            "target": {"kind": "Node", "name": node},
+        });
+        self.admit_action(&request, &mut binding).await?;
+        let node = binding["target"]["name"].as_str().unwrap_or_default();
         if seen.is_none() {
             self.catch_up().await?;
         }

@@ -8,7 +8,7 @@ use coracle_store::{Batch, Expect};
 use serde_json::Value;
 
 use super::commit::Refused;
-use super::{ATTEMPTS, Registry, WriteOptions, fields, meta, validate};
+use super::{ATTEMPTS, Operation, Registry, WriteOptions, fields, meta, update, validate};
 use crate::keys;
 
 /// Names tried for a `generateName` before giving up, as upstream.
@@ -39,10 +39,27 @@ impl Registry {
         let mut tree = Value::Object(value);
         self.fill_in(kind, &mut tree);
         self.catch_up().await?;
-        self.admit_create(kind, namespace, &mut tree).await?;
+        let asked_name = match generated {
+            // As upstream has it: the name is made after the first phase.
+            true => String::new(),
+            false => tree["metadata"]["name"].as_str().unwrap_or_default().to_owned(),
+        };
+        let mut request = options.request(Operation::Create, kind, (namespace, &asked_name));
+        let metadata = tree["metadata"].clone();
+        if self.mutate(&request, None, Some(&mut tree)).await? {
+            for field in
+                ["name", "namespace", "generateName", "uid", "creationTimestamp", "generation"]
+            {
+                update::take_over(meta::of_tree(&mut tree)?, &metadata, field);
+            }
+            self.fill_in(kind, &mut tree);
+        }
         fields::created(kind, &mut tree, claimed, &options.fields)?;
         (kind.prepare)(Prepare::Create(&mut tree));
         validate::create(kind, &tree)?;
+        let first_name = tree["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        request.name = &first_name;
+        self.admit(&request, None, Some(&tree)).await?;
 
         let parent = keys::of_object(&kinds::NAMESPACE, "", namespace);
         let mut names = 1;

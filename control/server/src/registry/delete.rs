@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use super::commit::Refused;
-use super::{ATTEMPTS, Registry, meta};
+use super::{ATTEMPTS, Caller, Operation, Registry, Request, meta};
 
 /// Waits for dependents that block; the garbage collector removes it.
 const FOREGROUND: &str = "foregroundDeletion";
@@ -31,6 +31,8 @@ pub(crate) struct DeleteOptions {
     pub(crate) preconditions: Preconditions,
     /// Do everything but commit.
     pub(crate) dry_run: bool,
+    /// Who asks.
+    pub(crate) caller: Caller,
 }
 
 /// `metav1.Preconditions`.
@@ -77,7 +79,13 @@ impl Registry {
                 .get(kind, namespace, name)
                 .ok_or_else(|| ApiError::not_found(kind, name))?;
             options.preconditions.check(&old)?;
-            let outcome = match plan(&old, options)? {
+            let place = (namespace, name);
+            let mut request = Request::new(Operation::Delete, kind, place, &options.caller);
+            (request.dry_run, request.deletion) = (options.dry_run, Some(options));
+            let before = old.value();
+            self.mutate(&request, Some(&before), None).await?;
+            self.admit(&request, Some(&before), None).await?;
+            let outcome = match plan(&old, &before, options)? {
                 Step::Nothing => return Ok(Deleted::Waiting(old)),
                 Step::Remove if options.dry_run => return Ok(Deleted::Gone(old)),
                 Step::Remove => self.remove_object(&old).await.map(|_| Deleted::Gone(old.clone())),
@@ -141,7 +149,7 @@ enum Step {
     Mark(Value),
 }
 
-fn plan(old: &Object, options: &DeleteOptions) -> Result<Step, ApiError> {
+fn plan(old: &Object, tree: &Value, options: &DeleteOptions) -> Result<Step, ApiError> {
     if let Some(grace) = options.grace_seconds
         && grace < 0
     {
@@ -149,15 +157,14 @@ fn plan(old: &Object, options: &DeleteOptions) -> Result<Step, ApiError> {
             "gracePeriodSeconds: Invalid value: must be greater than or equal to 0",
         ));
     }
-    let tree = old.value();
-    let grace = grace(old, &tree, options);
+    let grace = grace(old, tree, options);
     let finalizers = finalizers(old, options);
     let namespace_waits = old.kind.resource == kinds::NAMESPACE.resource
         && tree["spec"]["finalizers"].as_array().is_some_and(|list| !list.is_empty());
     if grace == 0 && finalizers.is_empty() && !namespace_waits {
         return Ok(Step::Remove);
     }
-    let mut new = tree;
+    let mut new = tree.clone();
     let metadata = &mut new["metadata"];
     let mut changed = finalizers != old.meta.finalizers;
     if changed {

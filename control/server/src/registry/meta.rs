@@ -32,6 +32,11 @@ pub(crate) fn of(value: &mut Map<String, Value>) -> &mut Map<String, Value> {
     }
 }
 
+/// The same of a tree that must be an object.
+pub(super) fn of_tree(tree: &mut Value) -> Result<&mut Map<String, Value>, ApiError> {
+    tree.as_object_mut().map(of).ok_or_else(|| ApiError::bad_request("the body is no JSON object"))
+}
+
 /// A text field of an object; empty if absent.
 pub(crate) fn text<'a>(map: &'a Map<String, Value>, field: &str) -> &'a str {
     map.get(field).and_then(Value::as_str).unwrap_or_default()

@@ -1,10 +1,10 @@
 //! The one path by which anything is written, whoever writes: HTTP clients, controllers' plans, the scheduler.
 //!
-//! patch → default → admit → validate → commit, for every kind alike; what differs between kinds is in the table of
+//! patch → default → mutate → validate → admit → commit, for every kind alike; what differs between kinds is in the table of
 //! kinds. Reads of the object to change come from the watch cache, and every commit carries the revision that was read,
 //! so a stale read costs a retry and never an update. Next step of the apply trace: the store, then [`crate::cache`].
 
-mod admit;
+mod admission;
 mod allocate;
 mod bind;
 mod commit;
@@ -25,6 +25,7 @@ use coracle_store::Store;
 use serde_json::Value;
 
 use crate::cache::Cache;
+pub(crate) use admission::{Caller, Gv, Operation, Request};
 pub(crate) use allocate::ServiceRanges;
 pub(crate) use delete::{DeleteOptions, Deleted, Preconditions, answers_with_object};
 pub(crate) use fields::{FieldWriter, ignored as ignored_fields};
@@ -54,6 +55,33 @@ pub(crate) struct WriteOptions {
     pub(crate) dry_run: bool,
     /// On whose account the written fields are.
     pub(crate) fields: FieldWriter,
+    /// Who writes.
+    pub(crate) caller: Caller,
+    /// The kind's group and version that was written to, where it is not the stored one.
+    pub(crate) requested: Option<Gv<'static>>,
+}
+
+impl WriteOptions {
+    /// What a controller or the scheduler writes.
+    pub(crate) fn of_component(name: &'static str) -> Self {
+        Self { caller: Caller::Component(name), ..Self::default() }
+    }
+
+    /// What admission is asked about a write with these options.
+    fn request<'a>(
+        &'a self,
+        operation: Operation,
+        kind: &'static Kind,
+        place: (&'a str, &'a str),
+    ) -> Request<'a> {
+        let mut request = Request::new(operation, kind, place, &self.caller);
+        if let FieldWriter::Client { manager, .. } = &self.fields {
+            request.manager = manager;
+        }
+        request.requested = self.requested;
+        request.dry_run = self.dry_run;
+        request
+    }
 }
 
 impl Registry {

@@ -5,14 +5,17 @@ use serde_json::{Value, json};
 
 /// The Scale of an object.
 pub(crate) fn from_object(object: &Object) -> Value {
-    let tree = object.value();
-    let mut metadata = json!({
-        "name": object.meta.name,
-        "namespace": object.meta.namespace,
-        "uid": object.meta.uid,
-        "resourceVersion": object.meta.resource_version.to_string(),
-    });
-    metadata["creationTimestamp"] = tree["metadata"]["creationTimestamp"].clone();
+    of(&object.value())
+}
+
+/// The same, of a tree.
+pub(crate) fn of(tree: &Value) -> Value {
+    let mut metadata = json!({});
+    for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+        if let Some(value) = tree["metadata"].get(field) {
+            metadata[field] = value.clone();
+        }
+    }
     json!({
         "kind": "Scale",
         "apiVersion": "autoscaling/v1",

@@ -8,7 +8,7 @@ use coracle_store::{Batch, Expect};
 use serde_json::{Map, Value};
 
 use super::commit::Refused;
-use super::{ATTEMPTS, Registry, WriteOptions, allocate, fields, meta, validate};
+use super::{ATTEMPTS, Operation, Registry, WriteOptions, allocate, fields, meta, scale, validate};
 
 /// What of an object a write may change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +23,22 @@ pub(crate) enum Part {
     Finalize,
     /// The conditions of a CertificateSigningRequest.
     Approval,
+    /// What of the object is in its Scale.
+    Scale,
+}
+
+impl Part {
+    /// The subresource that it is written through.
+    fn subresource(self) -> &'static str {
+        match self {
+            Self::Main => "",
+            Self::Status => "status",
+            Self::EphemeralContainers => "ephemeralcontainers",
+            Self::Finalize => "finalize",
+            Self::Approval => "approval",
+            Self::Scale => "scale",
+        }
+    }
 }
 
 impl Registry {
@@ -45,8 +61,26 @@ impl Registry {
             let before = old.value();
             let asked = edit(&old, before.clone())?;
             let claimed = asked["metadata"]["managedFields"].clone();
-            let (mut new, gone) = self.change(&old, &before, asked, part)?;
+            let request =
+                options.request(Operation::Update, kind, (namespace, name)).of(part.subresource());
+            let mut new = self.compose(&old, &before, asked, part)?;
+            if part == Part::Scale {
+                let (old_scale, mut scale) = (scale::of(&before), scale::of(&new));
+                if self.mutate(&request, Some(&old_scale), Some(&mut scale)).await? {
+                    let asked = scale::into_object(&old, new, &scale)?;
+                    new = self.compose(&old, &before, asked, part)?;
+                }
+            } else if self.mutate(&request, Some(&before), Some(&mut new)).await? {
+                new = self.compose(&old, &before, new, part)?;
+            }
+            let gone = Self::change(&old, &before, &mut new, part)?;
             fields::updated(kind, &mut new, &before, claimed, &options.fields)?;
+            if part == Part::Scale {
+                let (old_scale, scale) = (scale::of(&before), scale::of(&new));
+                self.admit(&request, Some(&old_scale), Some(&scale)).await?;
+            } else {
+                self.admit(&request, Some(&before), Some(&new)).await?;
+            }
             if gone {
                 if options.dry_run {
                     return Self::dry(kind, meta::as_object(&new)?, old.meta.resource_version);
@@ -60,7 +94,7 @@ impl Registry {
                 continue;
             }
             let claims = match part {
-                Part::Main => self.allocate(&mut new, kind, Some(&before))?,
+                Part::Main | Part::Scale => self.allocate(&mut new, kind, Some(&before))?,
                 _ => allocate::Claims::default(),
             };
             let map = meta::as_object(&new)?;
@@ -85,14 +119,14 @@ impl Registry {
         Err(ApiError::modified(kind, name))
     }
 
-    /// From what was asked for to what will be stored; and whether that completes a deletion.
-    fn change(
+    /// From what was asked for to the whole object, with nothing changed but what the part may change.
+    fn compose(
         &self,
         old: &Object,
         before: &Value,
         asked: Value,
         part: Part,
-    ) -> Result<(Value, bool), ApiError> {
+    ) -> Result<Value, ApiError> {
         let kind = old.kind;
         let mut asked = meta::object(asked)?;
         asked.insert("kind".into(), kind.kind.into());
@@ -104,7 +138,7 @@ impl Registry {
         meta::update(metadata, old, old_meta)?;
 
         let mut new = match part {
-            Part::Main => {
+            Part::Main | Part::Scale => {
                 if kind.has(Subresource::Status) {
                     take_over(&mut asked, before, "status");
                 }
@@ -127,32 +161,38 @@ impl Registry {
         };
         allocate::keep_allocated(kind, &mut new, before);
         self.fill_in(kind, &mut new);
-        let (new_ref, old_ref) = (&mut new, before);
+        Ok(new)
+    }
+
+    /// From there to what will be stored; true if that completes a deletion.
+    fn change(old: &Object, before: &Value, new: &mut Value, part: Part) -> Result<bool, ApiError> {
+        let kind = old.kind;
         match part {
-            Part::Main => (kind.prepare)(Prepare::Update { new: new_ref, old: old_ref }),
-            Part::Status => (kind.prepare)(Prepare::Status { new: new_ref, old: old_ref }),
+            Part::Main | Part::Scale => {
+                (kind.prepare)(Prepare::Update { new: &mut *new, old: before })
+            }
+            Part::Status => (kind.prepare)(Prepare::Status { new: &mut *new, old: before }),
             Part::EphemeralContainers | Part::Finalize | Part::Approval => {}
         }
-        if matches!(part, Part::Main | Part::EphemeralContainers)
+        if matches!(part, Part::Main | Part::Scale | Part::EphemeralContainers)
             && kind.generation == Generation::Spec
-            && specified(&new, before)
+            && specified(new, before)
         {
             new["metadata"]["generation"] = (old.meta.generation + 1).into();
         }
         match part {
             Part::Finalize => {}
             Part::EphemeralContainers => {
-                validate::changed(kind, &new, before, kinds::validate_ephemeral_update)?;
+                validate::changed(kind, new, before, kinds::validate_ephemeral_update)?;
             }
             Part::Approval => {
-                validate::changed(kind, &new, before, kinds::validate_approval_update)?;
+                validate::changed(kind, new, before, kinds::validate_approval_update)?;
             }
-            Part::Main | Part::Status => {
-                validate::changed(kind, &new, before, kind.validate_update)?;
+            Part::Main | Part::Scale | Part::Status => {
+                validate::changed(kind, new, before, kind.validate_update)?;
             }
         }
-        let gone = completes_deletion(kind, old, &new);
-        Ok((new, gone))
+        Ok(completes_deletion(kind, old, new))
     }
 }
 
@@ -213,7 +253,7 @@ fn unchanged(new: &Map<String, Value>, before: &Value) -> bool {
         })
 }
 
-fn take_over(map: &mut Map<String, Value>, from: &Value, field: &str) {
+pub(super) fn take_over(map: &mut Map<String, Value>, from: &Value, field: &str) {
     match from.get(field) {
         Some(value) => map.insert(field.into(), value.clone()),
         None => map.remove(field),

@@ -1,9 +1,6 @@
-//! Admission: what the cluster's state adds to a new object or has against it.
-//!
-//! In the order of upstream's plugins: NamespaceLifecycle, ServiceAccount, Priority, RuntimeClass, DefaultIngressClass.
-//! Each reads the watch cache. (Tolerations for sick nodes are a default of the kind Pod.)
-
-mod token;
+//! What the cluster's state adds to a new object, or has against it, in the order of upstream's plugins: NamespaceLifecycle,
+//! ServiceAccount, Priority, RuntimeClass, DefaultIngressClass. Each reads the watch cache. (Tolerations for sick nodes are
+//! a default of the kind Pod.)
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +8,7 @@ use std::time::Duration;
 use coracle_api::{ApiError, Cluster, Kind, Object, kinds};
 use serde_json::Value;
 
-use super::Registry;
+use super::{Registry, token};
 
 const DEFAULT_SERVICE_ACCOUNT: &str = "default";
 /// A namespace's default ServiceAccount appears a moment after the namespace.
@@ -19,7 +16,7 @@ const WAITS_FOR_DEFAULT: usize = 20;
 const WAIT: Duration = Duration::from_millis(50);
 
 impl Registry {
-    pub(super) async fn admit_create(
+    pub(super) async fn complete(
         &self,
         kind: &'static Kind,
         namespace: &str,
