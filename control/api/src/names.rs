@@ -202,6 +202,20 @@ pub fn port_number(port: i64) -> Problem {
     (!(1..=65535).contains(&port)).then(|| "must be between 1 and 65535, inclusive".into())
 }
 
+/// What is said of a range of addresses that is none.
+pub const CIDR: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+
+/// A range of addresses: its first and how many bits all of them have in common.
+pub fn parse_cidr(text: &str) -> Option<(std::net::IpAddr, u8)> {
+    let (address, prefix) = text.split_once('/')?;
+    let address: std::net::IpAddr = address.parse().ok()?;
+    let bits = if address.is_ipv4() { 32 } else { 128 };
+    // As Go reads it: digits only.
+    let is_plain = !prefix.is_empty() && prefix.bytes().all(|b| b.is_ascii_digit());
+    let prefix: u8 = prefix.parse().ok().filter(|prefix| is_plain && *prefix <= bits)?;
+    Some((address, prefix))
+}
+
 /// An IP address.
 pub fn ip(text: &str) -> Problem {
     text.parse::<std::net::IpAddr>()

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::{Column, Prepare};
 use crate::age;
-use crate::json::{Json, keep};
+use crate::json::{Json, keep, object_or_new, set_default};
 use crate::object::Object;
 use crate::selector::LabelSelector;
 
@@ -33,6 +33,11 @@ pub(super) const fn text(name: &'static str, description: &'static str) -> Colum
 /// A column of integers.
 pub(super) const fn integer(name: &'static str, description: &'static str) -> Column {
     Column { name, kind: "integer", format: "", description, priority: 0 }
+}
+
+/// A column of truths.
+pub(super) const fn boolean(name: &'static str, description: &'static str) -> Column {
+    Column { name, kind: "boolean", format: "", description, priority: 0 }
 }
 
 /// A column that is shown with `-o wide` only.
@@ -90,6 +95,31 @@ pub(super) fn container_cells(spec: Option<&Value>) -> [Value; 2] {
     ["name", "image"].map(|field| {
         containers.iter().map(|c| c.text(&[field])).collect::<Vec<_>>().join(",").into()
     })
+}
+
+/// Access modes of a volume, each once, in short: `RWO,ROX`.
+pub(super) fn access_modes(modes: &[Value]) -> String {
+    let known = [
+        ("ReadWriteOnce", "RWO"),
+        ("ReadOnlyMany", "ROX"),
+        ("ReadWriteMany", "RWX"),
+        ("ReadWriteOncePod", "RWOP"),
+    ];
+    let named = known.iter().filter(|(name, _)| modes.iter().any(|mode| mode == name));
+    named.map(|(_, short)| *short).collect::<Vec<_>>().join(",")
+}
+
+/// Adds a finalizer to a new object, unless it is there.
+pub(super) fn finalizer(object: &mut Value, name: &str) {
+    let Some(metadata) = object.as_object_mut().and_then(|o| object_or_new(o, "metadata")) else {
+        return;
+    };
+    set_default(metadata, "finalizers", Vec::<Value>::new);
+    if let Some(all) = metadata.get_mut("finalizers").and_then(Value::as_array_mut)
+        && !all.iter().any(|known| known == name)
+    {
+        all.push(name.into());
+    }
 }
 
 /// The first three of a list, and how many more there are.

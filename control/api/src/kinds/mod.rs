@@ -204,6 +204,8 @@ impl std::fmt::Debug for Kind {
 }
 
 mod common;
+mod devices;
+pub mod flow_control;
 mod rbac;
 mod workload;
 
@@ -225,6 +227,10 @@ table! {
     secret SECRET;
     service_account SERVICE_ACCOUNT;
     event EVENT;
+    persistent_volume PERSISTENT_VOLUME;
+    persistent_volume_claim PERSISTENT_VOLUME_CLAIM;
+    pod_template POD_TEMPLATE;
+    replication_controller REPLICATION_CONTROLLER;
     deployment DEPLOYMENT;
     replica_set REPLICA_SET;
     daemon_set DAEMON_SET;
@@ -239,6 +245,22 @@ table! {
     endpoint_slice ENDPOINT_SLICE;
     ingress INGRESS;
     ingress_class INGRESS_CLASS;
+    network_policy NETWORK_POLICY;
+    service_cidr SERVICE_CIDR;
+    ip_address IP_ADDRESS;
+    storage_class STORAGE_CLASS;
+    volume_attachment VOLUME_ATTACHMENT;
+    csi_driver CSI_DRIVER;
+    csi_node CSI_NODE;
+    csi_storage_capacity CSI_STORAGE_CAPACITY;
+    volume_attributes_class VOLUME_ATTRIBUTES_CLASS;
+    device_class DEVICE_CLASS;
+    resource_claim RESOURCE_CLAIM;
+    resource_claim_template RESOURCE_CLAIM_TEMPLATE;
+    resource_slice RESOURCE_SLICE;
+    flow_schema FLOW_SCHEMA;
+    priority_level_configuration PRIORITY_LEVEL_CONFIGURATION;
+    api_service API_SERVICE;
     runtime_class RUNTIME_CLASS;
     priority_class PRIORITY_CLASS;
     role ROLE;
@@ -253,6 +275,10 @@ pub use ingress::{
 pub use ingress_class::{
     CONTROLLER as INGRESS_CONTROLLER, DEFAULT_ANNOTATION as DEFAULT_INGRESS_CLASS_ANNOTATION,
 };
+
+pub use persistent_volume::PROTECTION as VOLUME_PROTECTION;
+pub use persistent_volume_claim::PROTECTION as CLAIM_PROTECTION;
+pub use storage_class::DEFAULT_ANNOTATION as DEFAULT_STORAGE_CLASS_ANNOTATION;
 
 /// Checks a change (`new`, `old`) through `/ephemeralcontainers` of a Pod, after `validate(new)`.
 pub fn validate_ephemeral_update(new: &Value, old: &Value) -> Vec<FieldError> {

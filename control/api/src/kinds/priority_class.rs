@@ -1,6 +1,6 @@
 //! PriorityClass.
 
-use super::common::{AGE, NAME, integer, object_age, text};
+use super::common::{AGE, NAME, boolean, integer, object_age, text};
 use super::*;
 use crate::json::{Json, default_text, set_default};
 
@@ -34,13 +34,7 @@ pub static KIND: Kind = Kind {
     columns: &[
         NAME,
         integer("Value", "The higher the value, the higher the priority."),
-        Column {
-            name: "Global-Default",
-            kind: "boolean",
-            format: "",
-            description: "Applies to pods that name no priority class.",
-            priority: 0,
-        },
+        boolean("Global-Default", "Applies to pods that name no priority class."),
         AGE,
         text("PreemptionPolicy", "Whether pods of this class may preempt others."),
     ],

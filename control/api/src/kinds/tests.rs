@@ -27,6 +27,24 @@ fn identities_are_consistent() {
     }
 }
 
+/// What every cluster begins with passes the rules that hold for it, and may not be changed where it is mandatory.
+#[test]
+fn flow_control_begins_well() {
+    let all =
+        flow_control::levels().into_iter().map(|(n, s)| (&PRIORITY_LEVEL_CONFIGURATION, n, s));
+    let schemas = flow_control::schemas().into_iter().map(|(n, s)| (&FLOW_SCHEMA, n, s));
+    for (kind, name, spec) in all.chain(schemas) {
+        let mut object = json!({"metadata": {"name": name}, "spec": spec});
+        check(kind, object.clone(), &[]);
+        (kind.default)(&mut object);
+        assert_eq!(object["spec"], spec, "{name}: nothing is left to defaults");
+    }
+    let level = json!({"metadata": {"name": "catch-all"}, "spec": {"type": "Limited", "limited": {
+        "nominalConcurrencyShares": 6, "limitResponse": {"type": "Reject"}}}});
+    let errors = (PRIORITY_LEVEL_CONFIGURATION.validate)(&level);
+    assert!(errors[0].to_string().ends_with("spec of 'catch-all' must equal the fixed value"));
+}
+
 /// Rules never fail on odd input: a field may be absent, `null`, or of another type than the schema says.
 #[test]
 fn rules_are_total() {
@@ -54,6 +72,11 @@ fn rules_are_total() {
                 "subsets",
                 "ports",
                 "stringData",
+                "template",
+                "parameters",
+                "allowedTopologies",
+                "nodeTopology",
+                "capacity",
             ] {
                 inputs.push(json!({field: value.clone()}));
             }
@@ -69,6 +92,21 @@ fn rules_are_total() {
                 "clusterIPs",
                 "finalizers",
                 "type",
+                "accessModes",
+                "resources",
+                "hostPath",
+                "csi",
+                "drivers",
+                "source",
+                "ingress",
+                "policyTypes",
+                "cidrs",
+                "parentRef",
+                "rules",
+                "limited",
+                "service",
+                "devices",
+                "pool",
             ] {
                 inputs.push(json!({"spec": {field: value.clone()}}));
             }

@@ -102,17 +102,8 @@ fn load_balancer(spec: &Value, kind: &str, errors: &mut Vec<FieldError>) {
     for (i, range) in ranges.iter().enumerate() {
         // By a historical accident they may have spaces around.
         let text = range.as_str().unwrap_or("");
-        let is_range = text.trim().split_once('/').is_some_and(|(ip, prefix)| {
-            let longest = match ip.parse::<std::net::IpAddr>() {
-                Ok(ip) if ip.is_ipv4() => 32,
-                Ok(_) => 128,
-                Err(_) => return false,
-            };
-            prefix.parse::<u8>().is_ok_and(|prefix| prefix <= longest)
-        });
-        if !is_range {
-            let problem = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
-            errors.push(FieldError::invalid(at.index(i), text, problem));
+        if names::parse_cidr(text.trim()).is_none() {
+            errors.push(FieldError::invalid(at.index(i), text, names::CIDR));
         }
     }
     let port = spec.int(&["healthCheckNodePort"]).unwrap_or(0);

@@ -20,7 +20,9 @@ use crate::quantity::Quantity;
 use crate::status::FieldError;
 
 pub(in crate::kinds) use ephemeral::{on_create as pod_create, update as ephemeral_update};
+pub(in crate::kinds) use scheduling::node_selector;
 pub(in crate::kinds) use update::pod as pod_update;
+pub(in crate::kinds) use volume::source as volume_source;
 
 /// What is wrong so far. Checks add to it and go on, so that a user sees everything at once.
 pub(super) type Errors = Vec<FieldError>;
@@ -183,7 +185,7 @@ fn one_of(object: &Value, path: &[&str], at: &Path<'_>, allowed: &[&str], errors
 }
 
 /// A quantity that is none, or below zero.
-fn quantity(value: &Value, at: &Path<'_>, errors: &mut Errors) {
+pub(in crate::kinds) fn quantity(value: &Value, at: &Path<'_>, errors: &mut Errors) {
     if let Some(problem) = Quantity::problem(value) {
         errors.push(FieldError::invalid(at, value.clone(), problem.to_string()));
     } else if Quantity::of(value).is_some_and(|q| q.is_negative()) {

@@ -115,18 +115,7 @@ fn node_affinity(affinity: &Value, at: &Path<'_>, errors: &mut Errors) {
     let at = at.child("nodeAffinity");
     let required = "requiredDuringSchedulingIgnoredDuringExecution";
     if let Some(selector) = affinity.at(&["nodeAffinity", required]) {
-        let at = at.child(required);
-        let at = at.child("nodeSelectorTerms");
-        let terms = selector.list(&["nodeSelectorTerms"]);
-        if terms.is_empty() {
-            errors.push(FieldError::required(
-                at,
-                "must have at least one node selector term",
-            ));
-        }
-        for (i, item) in terms.iter().enumerate() {
-            term(item, &at.index(i), errors);
-        }
+        node_selector(selector, &at.child(required), errors);
     }
     let preferred = "preferredDuringSchedulingIgnoredDuringExecution";
     let at = at.child(preferred);
@@ -136,6 +125,18 @@ fn node_affinity(affinity: &Value, at: &Path<'_>, errors: &mut Errors) {
         if let Some(preference) = item.at(&["preference"]) {
             term(preference, &at.child("preference"), errors);
         }
+    }
+}
+
+/// Checks a `NodeSelector`.
+pub(in crate::kinds) fn node_selector(selector: &Value, at: &Path<'_>, errors: &mut Errors) {
+    let at = at.child("nodeSelectorTerms");
+    let terms = selector.list(&["nodeSelectorTerms"]);
+    if terms.is_empty() {
+        errors.push(FieldError::required(at, "must have at least one node selector term"));
+    }
+    for (i, item) in terms.iter().enumerate() {
+        term(item, &at.index(i), errors);
     }
 }
 

@@ -49,7 +49,8 @@ pub(super) fn volumes<'a>(
     seen
 }
 
-fn source(kind: &str, source: &Value, at: &Path<'_>, errors: &mut Errors) {
+/// Checks one source of a volume, by the field that it is in.
+pub(in crate::kinds) fn source(kind: &str, source: &Value, at: &Path<'_>, errors: &mut Errors) {
     let required = match kind {
         "secret" => Some("secretName"),
         "configMap" => Some("name"),
