@@ -168,6 +168,8 @@ pub struct Details {
     pub causes: Vec<(String, String, String)>,
     /// Try again after so many seconds.
     pub retry_after_seconds: Option<u32>,
+    /// For a list that cannot go on as it began: the token with which it can go on all the same.
+    pub go_on_with: String,
 }
 
 impl ApiError {
@@ -219,27 +221,28 @@ impl ApiError {
 
     /// 422 with a cause per field error.
     pub fn invalid(kind: &Kind, name: &str, errors: &[FieldError]) -> Self {
+        Self::invalid_as((kind.group, kind.kind), name, errors)
+    }
+
+    /// The same of what is no kind of the table, by group and kind, such as `ListOptions` of `meta.k8s.io`.
+    pub fn invalid_as((group, kind): (&str, &str), name: &str, errors: &[FieldError]) -> Self {
         let list: Vec<String> = errors.iter().map(ToString::to_string).collect();
         let text = match list.as_slice() {
             [one] => one.clone(),
             many => format!("[{}]", many.join(", ")),
         };
-        let qualified = if kind.group.is_empty() {
-            kind.kind.to_owned()
-        } else {
-            format!("{}.{}", kind.kind, kind.group)
-        };
+        let qualified = if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };
         let mut error =
             Self::new(422, "Invalid", format!("{qualified} \"{name}\" is invalid: {text}"));
         error.details = Some(Box::new(Details {
             name: name.to_owned(),
-            group: kind.group.to_owned(),
-            kind: kind.kind.to_owned(),
+            group: group.to_owned(),
+            kind: kind.to_owned(),
             causes: errors
                 .iter()
                 .map(|e| (e.reason().to_owned(), e.body(), e.path.clone()))
                 .collect(),
-            retry_after_seconds: None,
+            ..Details::default()
         }));
         error
     }
@@ -313,6 +316,9 @@ impl ApiError {
         }
         if let Some(details) = &self.details {
             let mut out = serde_json::Map::new();
+            if !details.go_on_with.is_empty() {
+                status["metadata"]["continue"] = details.go_on_with.as_str().into();
+            }
             for (field, value) in
                 [("name", &details.name), ("group", &details.group), ("kind", &details.kind)]
             {
@@ -331,7 +337,9 @@ impl ApiError {
             if let Some(seconds) = details.retry_after_seconds {
                 out.insert("retryAfterSeconds".into(), seconds.into());
             }
-            status["details"] = out.into();
+            if !out.is_empty() {
+                status["details"] = out.into();
+            }
         }
         status
     }

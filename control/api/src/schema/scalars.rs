@@ -72,7 +72,8 @@ pub(super) fn time_string(time: jiff::Timestamp, digits: usize) -> String {
     let fraction = if digits == 0 {
         String::new()
     } else {
-        format!(".{:06}", time.subsec_nanosecond() / 1000)
+        // Counted forward, before 1970 too.
+        format!(".{:06}", time.as_nanosecond().rem_euclid(1_000_000_000) / 1000)
     };
     format!("{}{fraction}Z", time.strftime("%Y-%m-%dT%H:%M:%S"))
 }

@@ -3,13 +3,20 @@
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use coracle_api::schema::protobuf;
 use coracle_api::{ApiError, Object};
 use http::header::{CONTENT_TYPE, RETRY_AFTER, WARNING};
 use http::{HeaderValue, StatusCode};
+use hyper::body::Body as _;
 use serde_json::{Value, json};
+
+use super::render::protobuf_of;
 
 /// An error on its way to the client.
 pub(crate) struct Failure(pub(crate) ApiError);
+
+/// Bytes of a `Status`, a review, or what else is no object of a kind.
+const TREE: u64 = 1 << 20;
 
 /// What handlers return.
 pub(crate) type Answer = Result<Response, Failure>;
@@ -37,6 +44,28 @@ pub(crate) fn json_response(code: u16, value: &Value) -> Response {
     let mut body = serde_json::to_vec(value).unwrap_or_default();
     body.push(b'\n');
     bytes_response(code, "application/json", body.into())
+}
+
+/// An answer that was written as JSON, in protobuf: what is no object of a kind ([`json_response`]), of a kind known there.
+pub(crate) async fn in_protobuf(response: Response) -> Response {
+    let is_json = response.headers().get(CONTENT_TYPE).is_some_and(|it| it == "application/json");
+    let is_small = response.body().size_hint().exact().is_some_and(|size| size <= TREE);
+    if !is_json || !is_small {
+        return response;
+    }
+    let (mut parts, body) = response.into_parts();
+    let Ok(json) = axum::body::to_bytes(body, TREE as usize).await else {
+        return Failure(ApiError::internal("the answer cannot be read")).into_response();
+    };
+    let tree = serde_json::from_slice(&json).unwrap_or(Value::Null);
+    let body = match protobuf_of(&tree) {
+        Some(body) => {
+            parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static(protobuf::MEDIA_TYPE));
+            body.into()
+        }
+        None => json,
+    };
+    Response::from_parts(parts, Body::from(body))
 }
 
 /// An answer from bytes.

@@ -112,6 +112,7 @@ async fn own_metrics(State(app): State<App>) -> Response {
 async fn gate(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let info = Arc::new(RequestInfo::parse(request.method(), request.uri()));
     let timed = app.metrics.begin(&info);
+    let in_protobuf = accept::prefers_protobuf(request.headers());
     let (mut parts, body) = request.into_parts();
     let admitted = admit(&app, &parts, &info);
     let answer = match admitted {
@@ -135,6 +136,7 @@ async fn gate(State(app): State<App>, mut request: Request, next: Next) -> Respo
             answer
         }
     };
+    let answer = if in_protobuf { answer::in_protobuf(answer).await } else { answer };
     timed.finish(answer)
 }
 

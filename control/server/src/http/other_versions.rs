@@ -20,6 +20,13 @@ pub(crate) struct OtherVersion {
     pub(crate) store: fn(&mut Value),
 }
 
+impl OtherVersion {
+    /// Group and version, as objects say them.
+    pub(crate) fn api_version(&self) -> String {
+        format!("{}/{}", self.group, self.version)
+    }
+}
+
 /// All of them.
 pub(crate) static ALL: [OtherVersion; 2] = [
     OtherVersion {

@@ -14,7 +14,8 @@ use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::{Bytes, BytesMut};
-use coracle_api::{ApiError, Cluster, FieldSelector, Kind, LabelSelector, Object};
+use coracle_api::status::Details;
+use coracle_api::{ApiError, Cluster, FieldError, FieldSelector, Kind, LabelSelector, Object};
 use coracle_store::{Range, ReadError};
 use hyper::body::{Frame, SizeHint};
 use serde::{Deserialize, Serialize};
@@ -145,6 +146,8 @@ impl Selection {
 struct Page {
     objects: Vec<Arc<Object>>,
     revision: u64,
+    /// The revision to go on at, if it is not that of the page.
+    token_revision: Option<u64>,
     /// Key to go on after.
     next: Option<String>,
     remaining: Option<usize>,
@@ -153,8 +156,15 @@ struct Page {
 /// `?continue=`.
 #[derive(Serialize, Deserialize)]
 struct Token {
+    /// The revision that all pages show; 0: that is forgotten, and the rest is shown as it is.
     rv: u64,
     after: String,
+}
+
+impl Token {
+    fn text(&self) -> String {
+        URL_SAFE_NO_PAD.encode(serde_json::to_vec(self).unwrap_or_default())
+    }
 }
 
 /// GET of a collection.
@@ -168,9 +178,8 @@ pub(crate) async fn list(
     let page = page(registry, &selection, &info.query).await?;
     let mut metadata = json!({"resourceVersion": page.revision.to_string()});
     if let Some(after) = &page.next {
-        let token = Token { rv: page.revision, after: after.clone() };
-        let token = serde_json::to_vec(&token).unwrap_or_default();
-        metadata["continue"] = URL_SAFE_NO_PAD.encode(token).into();
+        let rv = page.token_revision.unwrap_or(page.revision);
+        metadata["continue"] = Token { rv, after: after.clone() }.text().into();
         if let Some(remaining) = page.remaining {
             metadata["remainingItemCount"] = remaining.into();
         }
@@ -184,73 +193,141 @@ pub(crate) async fn list(
 }
 
 async fn page(registry: &Registry, selection: &Selection, query: &Query) -> Result<Page, ApiError> {
+    check_options(query)?;
     let limit = match query.number("limit")? {
         Some(limit) if limit > 0 => usize::try_from(limit).unwrap_or(usize::MAX),
         _ => usize::MAX,
     };
-    let matching = query.get("resourceVersionMatch");
     let wanted = query.get("resourceVersion");
     if let Some(token) = query.get("continue") {
-        if wanted.is_some_and(|rv| rv != "0") || matching.is_some() {
+        if wanted.is_some_and(|rv| rv != "0") {
             return Err(ApiError::bad_request(
                 "specifying resource version is not allowed when using continue",
             ));
         }
-        let token: Token = URL_SAFE_NO_PAD
-            .decode(token)
-            .ok()
-            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-            .ok_or_else(|| ApiError::bad_request("continue key is not valid"))?;
-        return at_revision(registry, selection, token.rv, &token.after, limit)
-            .await
-            .map_err(|error| match error.code {
-                410 => ApiError::expired(
-                    "The provided continue parameter is too old to display a consistent list result. You can start \
-                     a new list without the continue parameter.",
-                ),
-                _ => error,
-            });
+        return go_on(registry, selection, token, limit).await;
     }
-    match (matching, wanted) {
-        (Some("Exact"), Some(text)) if text != "0" => {
+    match (query.get("resourceVersionMatch"), wanted) {
+        (_, None) => registry.catch_up().await?,
+        (_, Some("0")) => {}
+        // Of old, a limit means that the revision is meant exactly.
+        (matching, Some(text))
+            if matching == Some(EXACT) || matching.is_none() && limit < usize::MAX =>
+        {
             let at = revision(text)?;
             not_older_than(registry, at).await?;
             return at_revision(registry, selection, at, "", limit).await;
         }
-        (Some("NotOlderThan"), Some(text)) => not_older_than(registry, revision(text)?).await?,
-        (None, Some("0")) => {}
-        (None, Some(text)) => not_older_than(registry, revision(text)?).await?,
-        (None, None) => registry.catch_up().await?,
-        (Some("Exact"), Some(_)) => {
-            return Err(invalid_match(
-                "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
-            ));
-        }
-        (Some("Exact" | "NotOlderThan"), None) => {
-            return Err(invalid_match(
-                "resourceVersionMatch is forbidden unless resourceVersion is provided",
-            ));
-        }
-        (Some(other), _) => {
-            return Err(ApiError::new(
-                422,
-                "Invalid",
-                format!(
-                    "ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Unsupported value: \"{other}\": \
-                     supported values: \"Exact\", \"NotOlderThan\""
-                ),
-            ));
-        }
+        (_, Some(text)) => not_older_than(registry, revision(text)?).await?,
     }
     Ok(current(registry, selection, "", limit))
 }
 
-fn invalid_match(why: &str) -> ApiError {
-    ApiError::new(
-        422,
-        "Invalid",
-        format!("ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Forbidden: {why}"),
-    )
+/// The next page.
+async fn go_on(
+    registry: &Registry,
+    selection: &Selection,
+    token: &str,
+    limit: usize,
+) -> Result<Page, ApiError> {
+    let token: Token = URL_SAFE_NO_PAD
+        .decode(token)
+        .ok()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+        .ok_or_else(|| ApiError::bad_request("continue key is not valid"))?;
+    if token.rv == 0 {
+        registry.catch_up().await?;
+        let page = current(registry, selection, &token.after, limit);
+        return Ok(Page { token_revision: Some(0), ..page });
+    }
+    let page = at_revision(registry, selection, token.rv, &token.after, limit).await;
+    page.map_err(|error| match error.code {
+        410 => {
+            let mut expired = ApiError::expired(
+                "The provided continue parameter is too old to display a consistent list result. You can start \
+                 a new list without the continue parameter, or use the continue token in this response to \
+                 retrieve the remainder of the results. Continuing with the provided token results in an \
+                 inconsistent list - objects that were created, modified, or deleted between the time the \
+                 first chunk was returned and now may show up in the list.",
+            );
+            expired.details = Some(Box::new(Details {
+                go_on_with: Token { rv: 0, ..token }.text(),
+                ..Details::default()
+            }));
+            expired
+        }
+        _ => error,
+    })
+}
+
+const EXACT: &str = "Exact";
+const NOT_OLDER_THAN: &str = "NotOlderThan";
+
+/// Whether the options of a list fit each other (`internalversion/validation.ValidateListOptions` upstream).
+fn check_options(query: &Query) -> Result<(), ApiError> {
+    let mut errors = Vec::new();
+    let mut forbidden = |path, why| errors.push(FieldError::forbidden(path, why));
+    if let Some(matching) = query.get(MATCH) {
+        let wanted = query.get("resourceVersion");
+        if wanted.is_none() {
+            forbidden(
+                MATCH,
+                "resourceVersionMatch is forbidden unless resourceVersion is provided",
+            );
+        }
+        if query.get("continue").is_some() {
+            forbidden(MATCH, "resourceVersionMatch is forbidden when continue is provided");
+        }
+        if matching == EXACT && wanted == Some("0") {
+            forbidden(
+                MATCH,
+                "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+            );
+        }
+        if matching != EXACT && matching != NOT_OLDER_THAN {
+            let known = [EXACT, NOT_OLDER_THAN, ""];
+            errors.push(FieldError::not_supported(MATCH, matching, &known));
+        }
+    }
+    if query.get("sendInitialEvents").is_some() {
+        let why = "sendInitialEvents is forbidden for list";
+        errors.push(FieldError::forbidden("sendInitialEvents", why));
+    }
+    refuse_options(&errors)
+}
+
+/// The same of a watch.
+pub(crate) fn check_watch_options(query: &Query) -> Result<(), ApiError> {
+    let mut errors = Vec::new();
+    let matching = query.get(MATCH);
+    let mut forbidden = |why| errors.push(FieldError::forbidden(MATCH, why));
+    let initial = query.get("sendInitialEvents").is_some();
+    if initial && matching != Some(NOT_OLDER_THAN) {
+        forbidden("sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
+    }
+    if let Some(matching) = matching {
+        if !initial {
+            forbidden(
+                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+            );
+        }
+        if query.get("continue").is_some() {
+            forbidden("resourceVersionMatch is forbidden when continue is provided");
+        }
+        if matching != NOT_OLDER_THAN {
+            errors.push(FieldError::not_supported(MATCH, matching, &[NOT_OLDER_THAN]));
+        }
+    }
+    refuse_options(&errors)
+}
+
+const MATCH: &str = "resourceVersionMatch";
+
+fn refuse_options(errors: &[FieldError]) -> Result<(), ApiError> {
+    match errors {
+        [] => Ok(()),
+        errors => Err(ApiError::invalid_as(("meta.k8s.io", "ListOptions"), "", errors)),
+    }
 }
 
 /// From the cache as it is.
@@ -267,7 +344,7 @@ fn cut(mut objects: Vec<Arc<Object>>, revision: u64, limit: usize, selection: &S
     objects.truncate(limit);
     let next = (more > 0).then(|| objects.last().map(|last| last.key())).flatten();
     let remaining = (more > 0 && selection.is_everything()).then_some(more);
-    Page { objects, revision, next, remaining }
+    Page { objects, revision, token_revision: None, next, remaining }
 }
 
 /// As it was at a past revision: from the cache if nothing has changed since, else from the store.
@@ -339,7 +416,7 @@ pub(crate) async fn not_older_than(registry: &Registry, at: u64) -> Result<(), A
 pub(crate) fn too_large(asked: u64, current: u64) -> ApiError {
     let text = format!("Too large resource version: {asked}, current: {current}");
     let mut error = ApiError::new(504, "Timeout", format!("Timeout: {text}"));
-    error.details = Some(Box::new(coracle_api::status::Details {
+    error.details = Some(Box::new(Details {
         causes: vec![(
             "ResourceVersionTooLarge".into(),
             "Too large resource version".into(),

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::App;
-use super::accept::Form;
+use super::accept::{self, Form, Offer, meta_version};
 use super::answer::{Answer, Failure, json_response};
 use super::method_not_allowed;
 use super::read::Selection;
@@ -66,7 +66,7 @@ pub(crate) async fn serve(app: &App, info: &RequestInfo, headers: &HeaderMap) ->
     if !matches!(info.verb, "get" | "list") {
         return Err(method_not_allowed().into());
     }
-    let form = Form::of(headers)?;
+    let (form, _) = accept::negotiate(headers, Offer::JSON)?;
     app.registry.catch_up().await?;
     let now = Timestamp::now();
     let mut items = {
@@ -157,13 +157,13 @@ fn table(items: &[Value], v1: bool) -> Value {
         let cells = json!([item["metadata"]["name"], of("cpu"), of("memory"), item["window"]]);
         json!({"cells": cells, "object": {
             "kind": "PartialObjectMetadata",
-            "apiVersion": Form::meta_version(v1),
+            "apiVersion": meta_version(v1),
             "metadata": item["metadata"],
         }})
     });
     json!({
         "kind": "Table",
-        "apiVersion": Form::meta_version(v1),
+        "apiVersion": meta_version(v1),
         "metadata": {},
         "columnDefinitions": [
             column("Name", "string", "name"),

@@ -1,4 +1,5 @@
-//! Watches: the initial state where asked for, then every change of what is selected, one JSON document a line.
+//! Watches: the initial state where asked for, then every change of what is selected, one JSON document a line, or framed
+//! protobuf.
 //!
 //! An object that comes to match is `ADDED`, one that ceases to match is `DELETED`, whatever happened to it. Changes come
 //! from a [`Source`], which cannot lose any; a revision that is forgotten ends the stream with a `410`.
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
+use coracle_api::schema::protobuf::encode;
 use coracle_api::{ApiError, Change, Kind, Object};
 use futures::stream;
 use rand::RngExt;
@@ -17,7 +19,7 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::accept::Form;
+use super::accept::{Encoding, Form, meta_version};
 use super::answer::{Answer, body_response};
 use super::read::{self, Selection};
 use super::render::Render;
@@ -59,7 +61,7 @@ pub(crate) async fn watch(
     let query = &info.query;
     let bookmarks = query.flag("allowWatchBookmarks");
     let send_initial = query.get("sendInitialEvents").map(|_| query.flag("sendInitialEvents"));
-    check_options(info, send_initial)?;
+    read::check_watch_options(query)?;
     let wanted = query.get("resourceVersion").map(read::revision).transpose()?;
     let since = match (send_initial, wanted) {
         // Old clients: no revision, or 0, means the state now and what follows.
@@ -108,21 +110,11 @@ pub(crate) async fn watch(
         let chunk = watch.chunk().await?;
         Some((Ok::<_, Infallible>(chunk), watch))
     }));
-    Ok(body_response(200, "application/json", body))
-}
-
-fn check_options(info: &RequestInfo, send_initial: Option<bool>) -> Result<(), ApiError> {
-    let matching = info.query.get("resourceVersionMatch");
-    let why = match (send_initial, matching) {
-        (Some(_), Some("NotOlderThan")) | (None, None) => return Ok(()),
-        (Some(_), _) => {
-            "sendInitialEvents: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"
-        }
-        (None, Some(_)) => {
-            "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"
-        }
+    let media = match render.encoding {
+        Encoding::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+        Encoding::Json | Encoding::Yaml => "application/json",
     };
-    Err(ApiError::new(422, "Invalid", format!("ListOptions.meta.k8s.io \"\" is invalid: {why}")))
+    Ok(body_response(200, media, body))
 }
 
 impl Watch {
@@ -194,10 +186,17 @@ impl Watch {
 
     fn event(&mut self, kind: &str, object: &Arc<Object>, out: &mut BytesMut) {
         let columns = !std::mem::replace(&mut self.columns_sent, true);
+        self.write(kind, &self.render.object(object, columns), out);
+    }
+
+    fn write(&self, kind: &str, object: &[u8], out: &mut BytesMut) {
+        if self.render.encoding == Encoding::Protobuf {
+            return encode::frame(kind, object, out);
+        }
         out.extend_from_slice(b"{\"type\":\"");
         out.extend_from_slice(kind.as_bytes());
         out.extend_from_slice(b"\",\"object\":");
-        out.extend_from_slice(&self.render.object(object, columns));
+        out.extend_from_slice(object);
         out.extend_from_slice(b"}\n");
     }
 
@@ -209,29 +208,28 @@ impl Watch {
             metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
         }
         let object = match self.render.form {
-            Form::Plain | Form::Yaml => {
-                json!({"kind": kind.kind, "apiVersion": kind.api_version(), "metadata": metadata})
+            Form::Plain => {
+                let version = self.render.api_version(kind);
+                json!({"kind": kind.kind, "apiVersion": version, "metadata": metadata})
             }
             Form::Metadata { v1 } => json!({
                 "kind": "PartialObjectMetadata",
-                "apiVersion": Form::meta_version(v1),
+                "apiVersion": meta_version(v1),
                 "metadata": metadata,
             }),
             Form::Table { v1 } => json!({
                 "kind": "Table",
-                "apiVersion": Form::meta_version(v1),
+                "apiVersion": meta_version(v1),
                 "metadata": {"resourceVersion": revision.to_string()},
                 "columnDefinitions": [],
                 "rows": [{"cells": [], "object": {
                     "kind": "PartialObjectMetadata",
-                    "apiVersion": Form::meta_version(v1),
+                    "apiVersion": meta_version(v1),
                     "metadata": metadata,
                 }}],
             }),
         };
-        out.extend_from_slice(
-            format!("{}\n", json!({"type": "BOOKMARK", "object": object})).as_bytes(),
-        );
+        self.write("BOOKMARK", &self.render.tree(&object), out);
     }
 
     fn fail(&mut self, error: SourceError, out: &mut BytesMut) {
@@ -242,8 +240,7 @@ impl Watch {
             }
             SourceError::Failed(why) => ApiError::internal(why),
         };
-        let event = json!({"type": "ERROR", "object": error.status()});
-        out.extend_from_slice(format!("{event}\n").as_bytes());
+        self.write("ERROR", &self.render.tree(&error.status()), out);
     }
 }
 

@@ -34,31 +34,132 @@ async fn pages_show_one_revision() {
     assert_eq!((bad.code, bad.reason()), (400, "BadRequest"));
 }
 
+/// The tables of "Resource versions" among the Kubernetes API's concepts, for lists and for watches. There are `a`, and of
+/// later `b` and `c`; `AT` is the revision that showed `a` alone.
 #[tokio::test]
 async fn revisions_mean_what_they_mean() {
     let it = Fixture::new().await;
     let a = it.create(CONFIG_MAPS, config_map("a")).await;
     it.create(CONFIG_MAPS, config_map("b")).await;
+    it.create(CONFIG_MAPS, config_map("c")).await;
     let at = a["metadata"]["resourceVersion"].as_str().expect("a revision");
     // Reads of "this or newer" may be a moment behind; one that must be current is not.
-    assert_eq!(it.get(CONFIG_MAPS).await.names(), ["a", "b"]);
+    assert_eq!(it.get(CONFIG_MAPS).await.names(), ["a", "b", "c"]);
+    let first = it.get(&format!("{CONFIG_MAPS}?limit=1")).await;
+    let token = first.body["metadata"]["continue"].as_str().expect("a token");
     for (query, expected) in [
-        (format!("resourceVersion={at}&resourceVersionMatch=Exact"), vec!["a"]),
-        (format!("resourceVersion={at}&resourceVersionMatch=NotOlderThan"), vec!["a", "b"]),
-        (format!("resourceVersion={at}"), vec!["a", "b"]),
-        ("resourceVersion=0".to_owned(), vec!["a", "b"]),
+        // No limit: most recent, any, not older than, and by what is said to match.
+        ("", &["a", "b", "c"][..]),
+        ("resourceVersion=0", &["a", "b", "c"]),
+        ("resourceVersion=AT", &["a", "b", "c"]),
+        ("resourceVersion=AT&resourceVersionMatch=Exact", &["a"]),
+        ("resourceVersion=AT&resourceVersionMatch=NotOlderThan", &["a", "b", "c"]),
+        ("resourceVersion=0&resourceVersionMatch=NotOlderThan", &["a", "b", "c"]),
+        // With a limit: the same, but for the revision alone, which is exact.
+        ("limit=2", &["a", "b"]),
+        ("limit=2&resourceVersion=0", &["a", "b"]),
+        ("limit=2&resourceVersion=AT", &["a"]),
+        ("limit=2&resourceVersion=AT&resourceVersionMatch=Exact", &["a"]),
+        ("limit=2&resourceVersion=AT&resourceVersionMatch=NotOlderThan", &["a", "b"]),
+        ("limit=0&resourceVersion=AT", &["a", "b", "c"]),
+        // A token goes on where it was.
+        ("limit=1&continue=TOKEN", &["b"]),
+        ("continue=TOKEN&resourceVersion=0", &["b", "c"]),
     ] {
-        assert_eq!(it.get(&format!("{CONFIG_MAPS}?{query}")).await.names(), expected, "{query}");
+        let query = query.replace("AT", at).replace("TOKEN", token);
+        let answer = it.get(&format!("{CONFIG_MAPS}?{query}")).await;
+        assert_eq!(answer.names(), expected, "{query}: {}", answer.body);
     }
-    for (query, code) in [
-        ("resourceVersion=x", 400),
-        ("resourceVersion=999999", 504),
-        ("resourceVersionMatch=Exact", 422),
-        ("resourceVersion=0&resourceVersionMatch=Exact", 422),
-        ("resourceVersion=1&resourceVersionMatch=No", 422),
+    for (query, code, said) in [
+        ("resourceVersion=x", 400, "invalid syntax"),
+        ("resourceVersion=999999", 504, "Too large resource version: 999999"),
+        ("resourceVersionMatch=Exact", 422, "forbidden unless resourceVersion is provided"),
+        ("resourceVersionMatch=NotOlderThan", 422, "forbidden unless resourceVersion is provided"),
+        (
+            "resourceVersion=0&resourceVersionMatch=Exact",
+            422,
+            "forbidden for resourceVersion \"0\"",
+        ),
+        ("resourceVersion=1&resourceVersionMatch=No", 422, "Unsupported value: \"No\""),
+        ("continue=TOKEN&resourceVersion=1", 400, "not allowed when using continue"),
+        (
+            "continue=TOKEN&resourceVersion=1&resourceVersionMatch=Exact",
+            422,
+            "when continue is provided",
+        ),
+        ("sendInitialEvents=true", 422, "sendInitialEvents is forbidden for list"),
+        (
+            "watch=1&resourceVersionMatch=NotOlderThan",
+            422,
+            "forbidden for watch unless sendInitialEvents",
+        ),
+        (
+            "watch=1&sendInitialEvents=true",
+            422,
+            "requires setting resourceVersionMatch to NotOlderThan",
+        ),
+        (
+            "watch=1&sendInitialEvents=true&resourceVersionMatch=Exact",
+            422,
+            "Unsupported value: \"Exact\"",
+        ),
+        ("watch=1&resourceVersion=x", 400, "invalid syntax"),
     ] {
-        assert_eq!(it.get(&format!("{CONFIG_MAPS}?{query}")).await.code, code, "{query}");
+        let query = query.replace("TOKEN", token);
+        let answer = it.get(&format!("{CONFIG_MAPS}?{query}")).await;
+        assert_eq!(answer.code, code, "{query}: {}", answer.body);
+        assert!(answer.message().contains(said), "{query}: {}", answer.message());
     }
+    for (query, expected) in [
+        ("", &["a", "b", "c", "d"][..]),
+        ("resourceVersion=0", &["a", "b", "c", "d"]),
+        ("resourceVersion=AT", &["b", "c", "d"]),
+        ("sendInitialEvents=true&resourceVersionMatch=NotOlderThan", &["a", "b", "c", "", "d"]),
+        (
+            "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&resourceVersion=AT",
+            &["a", "b", "c", "", "d"],
+        ),
+        (
+            "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&resourceVersion=0",
+            &["a", "b", "c", "", "d"],
+        ),
+        ("sendInitialEvents=false&resourceVersionMatch=NotOlderThan", &["d"]),
+        (
+            "sendInitialEvents=false&resourceVersionMatch=NotOlderThan&resourceVersion=AT",
+            &["b", "c", "d"],
+        ),
+    ] {
+        let query = query.replace("AT", at);
+        let mut events = it.watch(&format!("{CONFIG_MAPS}?watch=1&{query}")).await;
+        it.create(CONFIG_MAPS, config_map("d")).await;
+        for name in expected {
+            assert_eq!(events.step().await.1, *name, "{query}");
+        }
+        it.delete(&format!("{CONFIG_MAPS}/d")).await;
+        assert_eq!(events.step().await, ("DELETED".to_owned(), "d".to_owned()), "{query}");
+    }
+}
+
+#[tokio::test]
+async fn a_list_whose_revision_is_forgotten_can_go_on_all_the_same() {
+    let it = Fixture::new().await;
+    for name in ["a", "b", "d"] {
+        it.create(CONFIG_MAPS, config_map(name)).await;
+    }
+    let first = it.get(&format!("{CONFIG_MAPS}?limit=1")).await;
+    it.create(CONFIG_MAPS, config_map("c")).await;
+    let store = &it.server.app.registry.store;
+    store.compact(store.revision()).await.expect("to be compacted");
+    let token =
+        |answer: &Answer| answer.body["metadata"]["continue"].as_str().expect("a token").to_owned();
+    let gone = it.get(&format!("{CONFIG_MAPS}?limit=1&continue={}", token(&first))).await;
+    assert_eq!((gone.code, gone.reason()), (410, "Expired"), "{}", gone.body);
+    let second = it.get(&format!("{CONFIG_MAPS}?limit=2&continue={}", token(&gone))).await;
+    assert_eq!(second.names(), ["b", "c"], "{}", second.body);
+    let last = it.get(&format!("{CONFIG_MAPS}?continue={}", token(&second))).await;
+    assert_eq!(last.names(), ["d"], "{}", last.body);
+    let old = it.get(&format!("{CONFIG_MAPS}?resourceVersion=2&resourceVersionMatch=Exact")).await;
+    assert_eq!((old.code, old.reason()), (410, "Expired"));
 }
 
 #[tokio::test]

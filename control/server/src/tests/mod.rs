@@ -8,6 +8,7 @@ mod ingresses;
 mod lists;
 mod logs;
 mod network;
+mod protobuf;
 mod services;
 mod streams;
 mod watches;

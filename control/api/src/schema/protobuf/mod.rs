@@ -1,10 +1,11 @@
-//! Kubernetes protobuf bodies, read by schema into the JSON form that everything else works on.
+//! Kubernetes protobuf bodies, read by schema into the JSON form that everything else works on, and [`encode`]d from it.
 //!
 //! Clients built on client-go 0.32 or later send them for typed calls. A body is `k8s\0` and an envelope
 //! (`runtime.Unknown`) that names the kind; in it is the object. One decoder reads every kind: a schema's fields know
 //! their tags. Go writes every field that is not a pointer, empty or not; those that are empty are dropped,
 //! as Go's `omitempty` drops them in JSON.
 
+pub mod encode;
 mod wire;
 
 use std::fmt;
@@ -184,12 +185,15 @@ fn read_field(
         Type::Map(item) => {
             let slot = out.entry(&*field.name).or_insert_with(|| Value::Object(Map::new()));
             let Value::Object(map) = slot else { return Err(ProtobufError::new("not a map")) };
-            let (key, value) = map_entry(wire, item, schema, depth)?;
+            let (key, value) = map_entry(wire, item, &field.name, schema, depth)?;
             map.insert(key, value);
             Ok(())
         }
         ty => {
-            let value = value(wire, ty, schema, depth)?;
+            let value = match (ty, Union::of(&field.name)) {
+                (Type::Any, Some(it)) => union(wire, it, schema, depth)?,
+                _ => value(wire, ty, schema, depth)?,
+            };
             if value.is_null() || (!field.pointer && is_empty(&value)) {
                 out.remove(&*field.name);
             } else {
@@ -240,6 +244,7 @@ fn unwrap_list(
 fn map_entry(
     wire: Wire<'_>,
     ty: &Type,
+    name: &str,
     schema: Schema<'_>,
     depth: usize,
 ) -> Result<(String, Value), ProtobufError> {
@@ -253,11 +258,71 @@ fn map_entry(
                 unwrap_list(wire, item, schema, &mut list, depth)?;
                 found = Some(Value::Array(list));
             }
-            (2, ty) => found = Some(value(wire, ty, schema, depth).map_err(|e| e.within(key))?),
+            (2, ty) => {
+                let read = match (ty, Union::of(name)) {
+                    (Type::Any, Some(it)) => union(wire, it, schema, depth),
+                    _ => value(wire, ty, schema, depth),
+                };
+                found = Some(read.map_err(|e| e.within(key))?);
+            }
             _ => {}
         }
     }
     Ok((key.to_owned(), found.unwrap_or_else(|| ty.zero())))
+}
+
+/// What JSON leaves open within a CustomResourceDefinition's schema, and protobuf has messages for.
+#[derive(Clone, Copy)]
+enum Union {
+    /// `JSONSchemaPropsOrBool`
+    Bool,
+    /// `JSONSchemaPropsOrArray`
+    Array,
+    /// `JSONSchemaPropsOrStringArray`
+    Strings,
+}
+
+impl Union {
+    /// The one that a field of any JSON is, by its name: no other kind has fields of these names that hold any JSON.
+    fn of(name: &str) -> Option<Self> {
+        match name {
+            "additionalItems" | "additionalProperties" => Some(Self::Bool),
+            "items" => Some(Self::Array),
+            "dependencies" => Some(Self::Strings),
+            _ => None,
+        }
+    }
+}
+
+/// `schema` is that of the field's own message, which a union refers back to.
+fn union(
+    wire: Wire<'_>,
+    union: Union,
+    schema: Schema<'_>,
+    depth: usize,
+) -> Result<Value, ProtobufError> {
+    let (mut allows, mut one, mut many) = (false, None, Vec::new());
+    let mut reader = Reader(wire.bytes()?);
+    while let Some((tag, wire)) = reader.field()? {
+        match (tag, union) {
+            (1, Union::Bool) => allows = wire.varint()? != 0,
+            (2, Union::Strings) => many.push(wire.text()?.into()),
+            (1 | 2, _) => {
+                let mut out = Map::new();
+                message(wire.bytes()?, schema, &mut out, depth + 1)?;
+                match (tag, union) {
+                    (2, Union::Array) => many.push(Value::Object(out)),
+                    _ => one = Some(Value::Object(out)),
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(match (union, one) {
+        (_, Some(schema)) => schema,
+        (Union::Bool, None) => allows.into(),
+        (Union::Array | Union::Strings, None) => many.into(),
+    })
 }
 
 /// A single value; null if it stands for absence.
