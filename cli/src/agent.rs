@@ -179,6 +179,9 @@ pub(crate) struct Args {
     /// Data folder [default: /var/lib/coracle for root, else the XDG data folder]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// Keep no connection open by which the server calls this agent: it must reach this machine by itself then
+    #[arg(long)]
+    no_tunnel: bool,
     #[command(flatten)]
     node: NodeArgs,
 }
@@ -202,12 +205,13 @@ fn parse_label(text: &str) -> Result<(String, String), String> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
-/// Joins and starts the agent over a folder that the caller has claimed.
+/// Joins and starts the agent over a folder that the caller has claimed; `by_tunnel` lets the server call it by a connection of its own.
 pub(crate) async fn start(
     url: &str,
     token: Option<&str>,
     node: &NodeArgs,
     folder: &Folder,
+    by_tunnel: bool,
 ) -> anyhow::Result<(coracle_agent::Agent, Network)> {
     let data = folder.sub("agent")?;
     // What cannot be read is said before anything is started.
@@ -250,6 +254,7 @@ pub(crate) async fn start(
         identity,
         machine,
         listen: SocketAddr::new(ip.into(), 0),
+        tunnel: by_tunnel,
         data,
         hosts: host::config(folder, id)?,
         compile_command: host::compile_command(folder),
@@ -295,7 +300,7 @@ pub(crate) async fn main(args: Args) -> anyhow::Result<()> {
     let folder = Folder::open(args.data)?;
     let _claim = folder.claim("agent")?;
     let (mut agent, _network) =
-        start(&args.server, args.token.as_deref(), &args.node, &folder).await?;
+        start(&args.server, args.token.as_deref(), &args.node, &folder, !args.no_tunnel).await?;
     println(format_args!("coracle agent is a node of {}", args.server));
     tokio::select! {
         () = agent.run() => Ok(()),

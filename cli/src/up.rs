@@ -41,7 +41,7 @@ pub(crate) async fn main(args: Args) -> anyhow::Result<()> {
     let mut node = args.node.clone();
     node.max_pods = node.max_pods.or(Some(agent::MAX_PODS_ALONE));
     node.node_ip = node.node_ip.or(server::advertised(&args.server));
-    let started = agent::start(&server.url(), Some(&token), &node, &folder).await;
+    let started = agent::start(&server.url(), Some(&token), &node, &folder, false).await;
     server.end_local_token();
     let (mut agent, _network) = match started {
         Ok(started) => started,

@@ -5,7 +5,8 @@
 //!
 //! What a kind's file is written with: [`json`] (fields of trees), [`path`] (where an error is), [`names`] (syntax),
 //! [`quantity`], [`selector`]; [`meta`] checks what all kinds have in common, [`metrics`] is what nodes tell of their Pods' use,
-//! [`pod`] answers what readers of Pods ask. With [`bootstrap_token`] machines join, and by [`csr`] they get certificates.
+//! [`pod`] answers what readers of Pods ask. With [`bootstrap_token`] machines join, by [`csr`] they get certificates, and by a
+//! [`tunnel`] they are called.
 
 pub mod age;
 pub mod bootstrap_token;
@@ -29,6 +30,7 @@ pub mod quantity;
 pub mod schema;
 pub mod selector;
 pub mod status;
+pub mod tunnel;
 
 pub use cluster::{Change, Cluster};
 pub use kinds::Kind;

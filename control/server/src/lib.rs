@@ -2,7 +2,7 @@
 //!
 //! Read in this order: [`serve`] accepts connections, [`pods`] those of Pods; [`http`] turns requests into calls; [`registry`] is the one path by
 //! which anything is written; [`cache`] holds the cluster in memory and feeds watches; [`driver`] and [`scheduling`] run
-//! the controllers and the scheduler; [`auth`] says who may do what. [`distribution`] is the image registry that is served
+//! the controllers and the scheduler; [`auth`] says who may do what; [`tunnels`] leads to agents. [`distribution`] is the image registry that is served
 //! beside the API.
 
 pub mod auth;
@@ -20,6 +20,7 @@ mod registry;
 mod scheduling;
 mod serve;
 mod tls;
+mod tunnels;
 
 #[cfg(test)]
 mod tests;

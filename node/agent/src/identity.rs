@@ -14,14 +14,20 @@ use coracle_api::csr::{NODE_CLIENT, NODE_SERVING};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use http::{Request, Response};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
 use jiff::{SignedDuration, Timestamp};
-use kube::client::Body;
+use kube::client::retry::RetryPolicy;
+use kube::client::{Body, ConfigExt as _};
 use rand::RngExt as _;
 use rcgen::KeyPair;
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::watch;
+use tower::ServiceBuilder;
+use tower::retry::RetryLayer;
 
 use crate::join::JoinError;
 use crate::request;
@@ -34,6 +40,13 @@ const SERVING: &str = "serving.pem";
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// How often the certificates are looked at, at least: a machine may sleep, and its clock may be set.
 const LOOK: Duration = Duration::from_secs(3600);
+/// How long it may take to connect to the server.
+const CONNECT: Duration = Duration::from_secs(10);
+/// How long a connection may be silent until the server is asked whether it knows it, how soon it is asked again, and when it
+/// is given up, whoever spoke last.
+const SILENT: Duration = Duration::from_secs(10);
+const PROBE: Duration = Duration::from_secs(5);
+const LOST: Duration = Duration::from_secs(20);
 /// Which part of a certificate's time passes before the next one is asked for, in percent; where in between is chance, so
 /// that machines that joined at once do not come back at once.
 const RENEW: std::ops::Range<i64> = 70..90;
@@ -143,9 +156,38 @@ impl Identity {
     }
 
     /// How the kubelet API is served: with the node's certificate, and only to who shows one of the cluster's CA.
-    pub(crate) fn serving(&self) -> impl Fn() -> Arc<rustls::ServerConfig> + Send + use<> {
+    pub(crate) fn serving(&self) -> impl Fn() -> Arc<rustls::ServerConfig> + Send + Sync + use<> {
         let serving = self.serving.subscribe();
         move || serving.borrow().value.clone()
+    }
+
+    /// Where the server has that path.
+    pub(crate) fn url(&self, path: &str) -> http::Uri {
+        let server = self.at.server.to_string();
+        let url = format!("{}{path}", server.trim_end_matches('/')).parse();
+        url.unwrap_or_else(|_| self.at.server.clone())
+    }
+
+    /// How it connects to the server with the certificate that it has now.
+    ///
+    /// # Errors
+    /// When what is kept is not usable.
+    pub(crate) fn tls(&self) -> Result<rustls::ClientConfig, JoinError> {
+        let path = self.at.dir.join(CLIENT);
+        let pair = Pair::read(&path)?.ok_or(JoinError::NoToken)?;
+        let make = || {
+            let mut roots = RootCertStore::empty();
+            roots.add(self.at.ca.clone()).map_err(|e| e.to_string())?;
+            let key = PrivateKeyDer::from_pem_slice(&pair.0).map_err(|e| format!("no key: {e}"))?;
+            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            rustls::ClientConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()
+                .map_err(|e| e.to_string())?
+                .with_root_certificates(roots)
+                .with_client_auth_cert(vec![pair.certificate()?], key)
+                .map_err(|e| e.to_string())
+        };
+        make().map_err(|why: String| JoinError::file(&path, why))
     }
 
     /// Asks for new certificates in time, for ever.
@@ -205,8 +247,18 @@ impl Place {
         let inline = base64::engine::general_purpose::STANDARD.encode(&pair.0);
         config.auth_info.client_certificate_data = Some(inline.clone());
         config.auth_info.client_key_data = Some(inline.into());
-        let value = kube::Client::try_from(config).map_err(|e| e.to_string());
-        self.held(CLIENT, pair, value)
+        let make = || {
+            let https = config.rustls_https_connector_with_connector(tcp())?;
+            let client = Client::builder(TokioExecutor::new()).build(https);
+            let again = RetryLayer::new(RetryPolicy::server_retry());
+            let service = ServiceBuilder::new()
+                .layer(config.base_uri_layer())
+                .layer(again)
+                .map_err(tower::BoxError::from)
+                .service(client);
+            Ok(kube::client::ClientBuilder::new(service, "default").build())
+        };
+        self.held(CLIENT, pair, make().map_err(|e: kube::Error| e.to_string()))
     }
 
     fn serving(&self, pair: &Pair) -> Result<Held<Arc<rustls::ServerConfig>>, JoinError> {
@@ -239,6 +291,20 @@ impl Place {
         let held = value.and_then(|value| Ok(Held { value, due: pair.due()? }));
         held.map_err(|why| JoinError::file(&self.dir.join(file), why))
     }
+}
+
+/// Connections to the server, which end when it, or a router in between, has forgotten them: on one on which the server alone
+/// speaks, as a watch's, that would be waited for in vain.
+pub(crate) fn tcp() -> HttpConnector {
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    // What is said in a terminal comes in small pieces.
+    tcp.set_nodelay(true);
+    tcp.set_connect_timeout(Some(CONNECT));
+    tcp.set_keepalive(Some(SILENT));
+    tcp.set_keepalive_interval(Some(PROBE));
+    tcp.set_tcp_user_timeout(Some(LOST));
+    tcp
 }
 
 /// Sends through whatever client there is at the time.

@@ -1,7 +1,6 @@
 //! The kubelet API: what the API server asks of this node, over TLS and only with a certificate of the cluster's CA that
 //! belongs to the API server or an administrator.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +16,7 @@ use futures::StreamExt;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
@@ -74,51 +74,65 @@ async fn container_logs(
     Response::new(Body::from_stream(lines.boxed()))
 }
 
-/// Serves for ever, each connection as `tls` is then.
-pub async fn serve(
-    listener: TcpListener,
-    tls: impl Fn() -> Arc<rustls::ServerConfig>,
+/// The API as it is served, on connections of whatever kind; clones are the same.
+#[derive(Clone)]
+pub struct Kubelet {
+    /// TLS as it is at the time.
+    tls: Arc<dyn Fn() -> Arc<rustls::ServerConfig> + Send + Sync>,
     router: Router,
-) {
-    let router = router.layer(axum::middleware::from_fn(allowed));
-    loop {
-        let Ok((stream, peer)) = listener.accept().await else {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            continue;
-        };
-        // Streams have small pieces, each of which would wait until the last has been acknowledged.
-        let _ = stream.set_nodelay(true);
-        let (acceptor, router) = (TlsAcceptor::from(tls()), router.clone());
-        tokio::spawn(async move {
-            let handshake = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await;
-            let Ok(Ok(stream)) = handshake else { return };
-            let caller = stream
-                .get_ref()
-                .1
-                .peer_certificates()
-                .and_then(|c| c.first())
-                .is_some_and(may_call);
-            let router = router.layer(axum::Extension(Caller { allowed: caller, peer }));
-            let service = TowerToHyperService::new(router);
-            // A connection that breaks is the caller's business.
-            let _ = auto::Builder::new(TokioExecutor::new())
-                .serve_connection_with_upgrades(TokioIo::new(stream), service)
-                .await;
-        });
+}
+
+impl Kubelet {
+    /// Serves `router`, each connection as `tls` is then.
+    pub fn new(
+        tls: impl Fn() -> Arc<rustls::ServerConfig> + Send + Sync + 'static,
+        router: Router,
+    ) -> Self {
+        let router = router.layer(axum::middleware::from_fn(allowed));
+        Self { tls: Arc::new(tls), router }
+    }
+
+    /// Serves who comes, for ever.
+    pub async fn listen(self, listener: TcpListener) {
+        loop {
+            let Ok((stream, peer)) = listener.accept().await else {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            };
+            // Streams have small pieces, each of which would wait until the last has been acknowledged.
+            let _ = stream.set_nodelay(true);
+            tokio::spawn(self.clone().serve(stream, peer.to_string()));
+        }
+    }
+
+    /// Serves one connection until it ends; `peer` is what is said of where it comes from.
+    pub(crate) async fn serve<T>(self, stream: T, peer: String)
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let handshake = TlsAcceptor::from((self.tls)()).accept(stream);
+        let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, handshake).await else { return };
+        let shown = stream.get_ref().1.peer_certificates().and_then(|c| c.first());
+        let caller = Caller { allowed: shown.is_some_and(may_call), peer };
+        let service = TowerToHyperService::new(self.router.layer(axum::Extension(caller)));
+        // A connection that breaks is the caller's business.
+        let _ = auto::Builder::new(TokioExecutor::new())
+            .serve_connection_with_upgrades(TokioIo::new(stream), service)
+            .await;
     }
 }
 
 #[derive(Clone)]
 struct Caller {
     allowed: bool,
-    peer: SocketAddr,
+    peer: String,
 }
 
 async fn allowed(request: Request, next: Next) -> Response {
     match request.extensions().get::<Caller>() {
         Some(caller) if caller.allowed => next.run(request).await,
         caller => {
-            tracing::warn!(peer = ?caller.map(|c| c.peer), "kubelet API refused a caller");
+            tracing::warn!(peer = ?caller.map(|c| &c.peer), "kubelet API refused a caller");
             (StatusCode::FORBIDDEN, "only the API server may call").into_response()
         }
     }

@@ -29,6 +29,7 @@ pub mod services;
 mod streaming;
 pub mod sync;
 mod tls;
+mod tunnel;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -54,6 +55,8 @@ pub struct Config {
     pub machine: Machine,
     /// Where the kubelet API listens; port 0 picks a free one.
     pub listen: SocketAddr,
+    /// Whether it keeps a connection to the server open by which the server calls it.
+    pub tunnel: bool,
     /// Its folder.
     pub data: PathBuf,
     /// Its sandbox hosts.
@@ -240,11 +243,12 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
     ));
     let socket = config.ingress.socket.clone();
     tasks.spawn(config.identity.clone().keep_fresh());
-    tasks.spawn(kubelet::serve(
-        listener,
-        config.identity.serving(),
-        kubelet::router(workers.clone(), node_name.clone(), socket),
-    ));
+    let api = kubelet::router(workers.clone(), node_name.clone(), socket);
+    let kubelet = kubelet::Kubelet::new(config.identity.serving(), api);
+    if config.tunnel {
+        tasks.spawn(tunnel::keep_open(config.identity.clone(), kubelet.clone()));
+    }
+    tasks.spawn(kubelet.listen(listener));
     if config.ingress.enabled {
         let hosts = hosts.clone();
         let parts = ingress::Parts {

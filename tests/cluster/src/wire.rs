@@ -13,7 +13,7 @@ use std::sync::LazyLock;
 use anyhow::Context as _;
 use coracle_network::Cidr;
 use coracle_network::linux::NetNs;
-use coracle_network::linux::nft::{Loss, set_losses};
+use coracle_network::linux::nft::{Loss, forget_connections, hide, set_losses};
 use futures::TryStreamExt as _;
 use rtnetlink::{
     Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
@@ -21,6 +21,8 @@ use rtnetlink::{
 
 /// The table of what a machine loses; it goes with the machine.
 const LOSSES: &str = "losses";
+/// The table of a router that hides machines; it goes with the router.
+const HIDING: &str = "hiding";
 /// Where network namespaces have their names.
 const NAMESPACES: &str = "/run/netns";
 
@@ -38,6 +40,8 @@ pub struct Machine {
     namespace: NetNs,
     link: String,
     address: Ipv4Addr,
+    /// What it is behind, if anything; it goes after the machine.
+    router: Option<Box<Machine>>,
 }
 
 impl Wire {
@@ -81,42 +85,43 @@ impl Wire {
     /// One machine more, the `number`-th.
     pub(crate) fn add(&self, number: u8) -> anyhow::Result<Machine> {
         let (bridge, link) = (self.bridge(), format!("cotest{}-{number}", self.number));
-        let path = Path::new(NAMESPACES).join(&link);
-        let namespace = NetNs::ensure(&path)?;
-        let machine = Machine { namespace, link: link.clone(), address: self.address(10 + number) };
-        let file = machine.namespace.open()?;
+        let machine = Machine::new(link, self.address(10 + number), None)?;
+        machine.plug_in()?;
+        let link = machine.link.clone();
         with_netlink(async move |netlink| {
-            let peer = LinkMessageBuilder::<LinkUnspec>::new().name("eth0".to_owned());
-            let peer = peer.setns_by_fd(file.as_fd().as_raw_fd()).build();
-            let veth = LinkVeth::new(&link, "eth0").set_info_data(
-                rtnetlink::packet_route::link::InfoData::Veth(
-                    rtnetlink::packet_route::link::InfoVeth::Peer(peer),
-                ),
-            );
-            netlink.link().add(veth.build()).execute().await?;
             let (bridge, link) = (index(&netlink, &bridge).await?, index(&netlink, &link).await?);
             let message = LinkUnspec::new_with_index(link).controller(bridge).up().build();
             netlink.link().change(message).execute().await?;
             Ok(())
         })?;
-        let (address, gateway) = (machine.address, self.own_address());
-        machine.namespace.run(|| {
-            with_netlink(async move |netlink| {
-                let lo = index(&netlink, "lo").await?;
-                netlink
-                    .link()
-                    .change(LinkUnspec::new_with_index(lo).up().build())
-                    .execute()
-                    .await?;
-                let eth = index(&netlink, "eth0").await?;
-                netlink.address().add(eth, address.into(), 24).execute().await?;
-                let up = LinkUnspec::new_with_index(eth).up().build();
-                netlink.link().change(up).execute().await?;
-                let default = RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).build();
-                netlink.route().add(default).execute().await?;
-                Ok(())
-            })
+        machine.settle(self.own_address())?;
+        Ok(machine)
+    }
+
+    /// One machine more, behind a router that is the `number`-th: from there it reaches everybody, under the router's address,
+    /// and nobody reaches it.
+    pub(crate) fn add_hidden(&self, number: u8) -> anyhow::Result<Machine> {
+        let router = self.add(number)?;
+        let inside = |last| Ipv4Addr::new(198, 19, self.number, last);
+        router.run(|| {
+            hide(HIDING, Cidr::new(inside(0), 24))?;
+            // It must not take up connections in their midst that it has forgotten, as some do.
+            std::fs::write("/proc/sys/net/netfilter/nf_conntrack_tcp_loose", "0")?;
+            anyhow::Ok(std::fs::write("/proc/sys/net/ipv4/ip_forward", "1")?)
         })??;
+        let link = format!("{}h", router.link);
+        let machine = Machine::new(link, inside(10), Some(Box::new(router)))?;
+        machine.plug_in()?;
+        let (link, gateway) = (machine.link.clone(), inside(1));
+        machine.outside(|| {
+            with_netlink(async move |netlink| {
+                let link = index(&netlink, &link).await?;
+                netlink.address().add(link, gateway.into(), 24).execute().await?;
+                let up = LinkUnspec::new_with_index(link).up().build();
+                Ok(netlink.link().change(up).execute().await?)
+            })
+        })?;
+        machine.settle(gateway)?;
         Ok(machine)
     }
 }
@@ -132,6 +137,57 @@ impl Drop for Wire {
 }
 
 impl Machine {
+    fn new(link: String, address: Ipv4Addr, router: Option<Box<Machine>>) -> anyhow::Result<Self> {
+        let namespace = NetNs::ensure(&Path::new(NAMESPACES).join(&link))?;
+        Ok(Self { namespace, link, address, router })
+    }
+
+    /// Runs `work` where the other end of its link is.
+    fn outside<T: Send>(
+        &self,
+        work: impl FnOnce() -> anyhow::Result<T> + Send,
+    ) -> anyhow::Result<T> {
+        match &self.router {
+            Some(router) => router.run(work)?,
+            None => work(),
+        }
+    }
+
+    /// Makes its link.
+    fn plug_in(&self) -> anyhow::Result<()> {
+        let (file, link) = (self.namespace.open()?, self.link.clone());
+        self.outside(|| {
+            with_netlink(async move |netlink| {
+                let peer = LinkMessageBuilder::<LinkUnspec>::new().name("eth0".to_owned());
+                let peer = peer.setns_by_fd(file.as_fd().as_raw_fd()).build();
+                let veth = LinkVeth::new(&link, "eth0").set_info_data(
+                    rtnetlink::packet_route::link::InfoData::Veth(
+                        rtnetlink::packet_route::link::InfoVeth::Peer(peer),
+                    ),
+                );
+                Ok(netlink.link().add(veth.build()).execute().await?)
+            })
+        })
+    }
+
+    /// Gives it its address, and a way to the rest of the world.
+    fn settle(&self, gateway: Ipv4Addr) -> anyhow::Result<()> {
+        let address = self.address;
+        self.run(|| {
+            with_netlink(async move |netlink| {
+                let lo = index(&netlink, "lo").await?;
+                let up = LinkUnspec::new_with_index(lo).up().build();
+                netlink.link().change(up).execute().await?;
+                let eth = index(&netlink, "eth0").await?;
+                netlink.address().add(eth, address.into(), 24).execute().await?;
+                let up = LinkUnspec::new_with_index(eth).up().build();
+                netlink.link().change(up).execute().await?;
+                let default = RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).build();
+                Ok(netlink.route().add(default).execute().await?)
+            })
+        })?
+    }
+
     /// The file that its network namespace is mounted on.
     pub fn namespace(&self) -> &Path {
         self.namespace.path()
@@ -191,16 +247,27 @@ impl Machine {
         Ok(self.run(|| set_losses(LOSSES, losses))??)
     }
 
+    /// Restarts the router that it is behind: what that knew of connections is gone, and they with it.
+    ///
+    /// # Errors
+    /// When it is behind none, or the kernel refuses.
+    pub fn restart_router(&self) -> anyhow::Result<()> {
+        let router = self.router.as_ref().context("this machine is behind no router")?;
+        Ok(router.run(forget_connections)??)
+    }
+
     /// Pulls its plug, or puts it in again.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub fn plug(&self, is_in: bool) -> anyhow::Result<()> {
         let name = self.link.clone();
-        with_netlink(async move |netlink| {
-            let link = LinkUnspec::new_with_index(index(&netlink, &name).await?);
-            let link = if is_in { link.up() } else { link.down() };
-            Ok(netlink.link().change(link.build()).execute().await?)
+        self.outside(|| {
+            with_netlink(async move |netlink| {
+                let link = LinkUnspec::new_with_index(index(&netlink, &name).await?);
+                let link = if is_in { link.up() } else { link.down() };
+                Ok(netlink.link().change(link.build()).execute().await?)
+            })
         })
     }
 }
@@ -210,9 +277,11 @@ impl Drop for Machine {
         let _ = self.namespace.remove();
         let name = self.link.clone();
         // The other end went with the namespace, unless a process lives there on.
-        let _ = with_netlink(async move |netlink| {
-            let link = index(&netlink, &name).await?;
-            Ok(netlink.link().del(link).execute().await?)
+        let _ = self.outside(|| {
+            with_netlink(async move |netlink| {
+                let link = index(&netlink, &name).await?;
+                Ok(netlink.link().del(link).execute().await?)
+            })
         });
     }
 }

@@ -295,7 +295,7 @@ impl Pki {
 
 /// User and groups of a client certificate: its common name and organizations. Connections may outlive the certificate that
 /// they began with; who shows one that has expired is nobody.
-pub(super) fn identity(certificate: &CertificateDer<'_>) -> Option<Identity> {
+pub(crate) fn identity(certificate: &CertificateDer<'_>) -> Option<Identity> {
     let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
     if !certificate.validity().is_valid() {
         return None;

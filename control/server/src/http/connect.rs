@@ -102,7 +102,8 @@ fn may_create(
     Ok(app.auth.authorize(&cluster, identity, &attributes)?)
 }
 
-fn is_upgrade(headers: &HeaderMap) -> bool {
+/// Whether a request asks for another protocol.
+pub(super) fn is_upgrade(headers: &HeaderMap) -> bool {
     let lines = headers.get_all(CONNECTION).into_iter().filter_map(|line| line.to_str().ok());
     let mut tokens = lines.flat_map(|line| line.split(',')).map(str::trim);
     tokens.any(|token| token.eq_ignore_ascii_case("upgrade")) && headers.contains_key(UPGRADE)

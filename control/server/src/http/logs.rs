@@ -1,9 +1,8 @@
 //! `pods/log`: which container of which node's agent is meant, and its bytes passed on as they come.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::task::{Context, Poll};
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::Response;
@@ -12,16 +11,14 @@ use http::{HeaderMap, Method, Request, Uri};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::legacy::connect::dns::Name;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 
 use super::answer::{Answer, body_response, text};
 use super::request::{Query, RequestInfo};
 use crate::registry::Registry;
+use crate::tunnels::{Address, Connector, Tunnels};
 
-const CONNECT: Duration = Duration::from_secs(5);
 /// How much of an agent's error is passed on.
 pub(crate) const ERROR_LIMIT: usize = 64 << 10;
 /// Parameters that are the agent's business.
@@ -37,59 +34,45 @@ const PASSED_ON: &[&str] = &[
 ];
 
 /// Calls agents' kubelet API. An agent is called by its node's name, which its certificate is for: whoever answers at
-/// the address that a node reports must be that node.
+/// the address that a node reports, or through its tunnel, must be that node.
 #[derive(Clone)]
 pub(crate) struct Kubelets {
     registry: Registry,
+    tunnels: Tunnels,
     /// Made anew with the certificate that it shows.
     client: Arc<RwLock<HttpsClient>>,
 }
 
-type HttpsClient = Client<HttpsConnector<HttpConnector<NodeAddresses>>, Body>;
-
-/// Finds a node's address by its name.
-#[derive(Clone)]
-pub(crate) struct NodeAddresses(Registry);
-
-impl tower::Service<Name> for NodeAddresses {
-    type Response = std::iter::Once<SocketAddr>;
-    type Error = std::io::Error;
-    type Future = std::future::Ready<Result<Self::Response, Self::Error>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, node: Name) -> Self::Future {
-        let found = kubelet_address(&self.0, node.as_str()).map_err(std::io::Error::other);
-        // The port is the request's.
-        std::future::ready(found.map(|(ip, _)| std::iter::once(SocketAddr::new(ip, 0))))
-    }
-}
+type HttpsClient = Client<HttpsConnector<Connector>, Body>;
 
 impl Kubelets {
     pub(crate) fn new(tls: rustls::ClientConfig, registry: Registry) -> Self {
-        let client = Arc::new(RwLock::new(Self::client(tls, registry.clone())));
-        Self { registry, client }
+        let tunnels = Tunnels::default();
+        let client = Arc::new(RwLock::new(Self::client(tls, registry.clone(), tunnels.clone())));
+        Self { registry, tunnels, client }
+    }
+
+    /// The ways that agents have opened.
+    pub(crate) fn tunnels(&self) -> &Tunnels {
+        &self.tunnels
     }
 
     /// Calls with another certificate from now on; what is under way goes on.
     pub(crate) fn renew(&self, tls: rustls::ClientConfig) {
-        let client = Self::client(tls, self.registry.clone());
+        let client = Self::client(tls, self.registry.clone(), self.tunnels.clone());
         *self.client.write().unwrap_or_else(PoisonError::into_inner) = client;
     }
 
-    fn client(tls: rustls::ClientConfig, registry: Registry) -> HttpsClient {
-        let mut tcp = HttpConnector::new_with_resolver(NodeAddresses(registry));
-        tcp.enforce_http(false);
-        tcp.set_connect_timeout(Some(CONNECT));
-        // What is typed in a terminal comes in small pieces.
-        tcp.set_nodelay(true);
+    fn client(tls: rustls::ClientConfig, registry: Registry, tunnels: Tunnels) -> HttpsClient {
+        let address: Address = Arc::new(move |node: &str| {
+            let found = kubelet_address(&registry, node).map_err(io::Error::other);
+            found.map(SocketAddr::from)
+        });
         let https = HttpsConnectorBuilder::new()
             .with_tls_config(tls)
             .https_only()
             .enable_http1()
-            .wrap_connector(tcp);
+            .wrap_connector(Connector { tunnels, address });
         Client::builder(TokioExecutor::new()).build(https)
     }
 }

@@ -28,6 +28,7 @@ mod request;
 mod restrictions;
 mod reviews;
 mod subresources;
+mod tunnel;
 mod usage;
 mod watch;
 mod write;
@@ -82,6 +83,7 @@ pub(crate) fn router(app: App) -> Router {
         .route("/version", get(async || health::version()))
         .route("/metrics", get(own_metrics))
         .route("/coracle/v1/join", get(join::facts))
+        .route(coracle_api::tunnel::PATH, get(tunnel::open))
         .route(PATH, post(usage::tell).layer(DefaultBodyLimit::max(usage::LIMIT)))
         .fallback(api)
         .with_state(app.clone())

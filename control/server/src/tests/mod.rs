@@ -11,6 +11,7 @@ mod network;
 mod protobuf;
 mod services;
 mod streams;
+mod tunnels;
 mod watches;
 mod writes;
 

@@ -12,6 +12,6 @@ mod rules;
 mod ruleset;
 mod wire;
 
-pub use faults::{Loss, set_losses};
+pub use faults::{Loss, forget_connections, hide, set_losses};
 pub use rules::{Rules, RulesConfig, Scope, remove_unused};
 pub use wire::NftError;

@@ -59,14 +59,33 @@ impl Cluster {
         Ok(machine)
     }
 
+    /// Makes a machine a node that is behind a router: it reaches everybody, and nobody reaches it.
+    ///
+    /// # Errors
+    /// When it is not ready in time; with what it said.
+    pub async fn join_hidden(&self, name: &str, args: &[&str]) -> anyhow::Result<Arc<Machine>> {
+        let machine = self.add(Wire::add_hidden, name, args)?;
+        self.start_node(name).await?;
+        Ok(machine)
+    }
+
     /// Another machine, to be a node of this name; `args` are more arguments of its agent.
     ///
     /// # Errors
     /// When this is no fleet, or the kernel refuses.
     pub fn add_machine(&self, name: &str, args: &[&str]) -> anyhow::Result<Arc<Machine>> {
+        self.add(Wire::add, name, args)
+    }
+
+    fn add(
+        &self,
+        make: impl FnOnce(&Wire, u8) -> anyhow::Result<Machine>,
+        name: &str,
+        args: &[&str],
+    ) -> anyhow::Result<Arc<Machine>> {
         let wire = self.wire.as_ref().context("this cluster is no fleet")?;
         let number = u8::try_from(self.nodes().len())?;
-        let machine = Arc::new(wire.add(number)?);
+        let machine = Arc::new(make(wire, number)?);
         let args = args.iter().map(|&arg| arg.to_owned()).collect();
         let node = Node { machine: machine.clone(), process: None, args };
         self.nodes().insert(name.to_owned(), node);

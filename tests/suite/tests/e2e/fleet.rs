@@ -3,15 +3,20 @@
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use coracle_test_cluster::{Cluster, Machine, Part, eventually};
+use coracle_test_cluster::{Cluster, Machine, Part, Runtime, eventually, http, tools};
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 
-use crate::context::{ClusterExt as _, Context, Outcome, PATIENCE, SOON, expect, hello};
+use crate::context::{
+    ClusterExt as _, Context, Outcome, PATIENCE, SOON, command_pod, expect, hello,
+};
+use crate::streams::Forward;
 
 pub(crate) const NODES: [&str; 3] = ["one", "two", "three"];
 /// How long one call of a machine may take.
@@ -233,4 +238,72 @@ pub(crate) async fn a_lost_machine_is_replaced(context: Arc<Context>) -> Outcome
     cluster.rolled_out("web").await?;
     anyhow::ensure!(!on_node("two").await?.is_empty(), "it takes Pods again");
     Ok(())
+}
+
+/// A machine behind a router, which nobody can call: its agent is asked all the same, by the connection that it keeps to the
+/// server; also when the server or the router has forgotten that.
+pub(crate) async fn a_hidden_machine_is_reached(context: Arc<Context>) -> Outcome {
+    let Some(cluster) = context.fleet(&[]).await? else { return Ok(()) };
+    let machine = cluster.join_hidden("hidden", &[]).await?;
+    cluster.push_all(&[("hello-v1", "hello:v1"), ("hello-command", "hello-command:v1")]).await?;
+    cluster.deploy_hello("web", "hello:v1", 1).await?;
+    let talk = ["--lines", "1", "--sleep", "600"];
+    cluster.apply(&command_pod("talker", "Never", &talk)).await?;
+    let running = "--for=jsonpath={.status.phase}=Running";
+    cluster.kubectl(&["wait", running, "pod/talker", PATIENCE]).await?;
+    let everything = async |round: &str| -> Outcome {
+        let logs = async || expect(&cluster.kubectl(&["logs", "talker"]).await?, &["line 1"]);
+        eventually(SOON, "the agent is back", logs).await?;
+        match context.runtime {
+            Runtime::Wasm => {
+                let said = cluster.kubectl_with(&["exec", "talker", "--", "ls"], "").await?;
+                expect(&said.refused()?, &["is a Wasm component"])?;
+            }
+            Runtime::Oci => {
+                let run = ["exec", "talker", "--", "hello-command", "--lines", "2"];
+                expect(&cluster.kubectl(&run).await?, &["line 1", "line 2"])?;
+            }
+        }
+        let forward =
+            Forward::start(&cluster, &tools::kubectl()?, &["deployment/web", ":8080"]).await?;
+        let reply = http::get(forward.address, "/version").await?;
+        anyhow::ensure!(reply.body == "v1\n", "{reply:?}");
+        let name = format!("ends-{round}");
+        let ends = ["--sleep", "6", "--lines", "2"];
+        cluster.apply(&command_pod(&name, "Never", &ends)).await?;
+        cluster.kubectl(&["wait", running, &format!("pod/{name}"), PATIENCE]).await?;
+        expect(&cluster.kubectl(&["attach", &name]).await?, &["line 1\nline 2\n"])?;
+        let health = ["get", "--raw", "/api/v1/nodes/hidden/proxy/healthz"];
+        expect(&cluster.kubectl(&health).await?, &["ok"])?;
+        eventually(SOON, "its use is known", async || {
+            expect(&cluster.kubectl(&["top", "node", "hidden"]).await?, &["hidden"])?;
+            expect(&cluster.kubectl(&["top", "pods"]).await?, &["talker"])
+        })
+        .await
+    };
+    everything("first").await?;
+    cluster.kill9(Part::Server).await?;
+    cluster.start(Part::Server).await?;
+    everything("again").await?;
+
+    // In the midst of a stream, packets of it go nowhere any more.
+    let follow = cluster.kubectl_command(&tools::kubectl()?, &["logs", "-f", "talker"]);
+    let mut follow = tokio::process::Command::from(follow);
+    follow.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut follow = follow.kill_on_drop(true).spawn()?;
+    let mut lines = BufReader::new(follow.stdout.take().context("piped")?).lines();
+    let heard = async {
+        while lines.next_line().await?.context("it ended")? != "line 1" {}
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(SOON, heard).await??;
+    machine.restart_router()?;
+    everything("last").await?;
+    tokio::time::timeout(SOON, follow.wait()).await.context("the old stream goes on")??;
+
+    // There is no other way.
+    cluster.kill9_node("hidden")?;
+    cluster.start_node_with("hidden", &["--no-tunnel"]).await?;
+    let said = cluster.kubectl_with(&["logs", "talker"], "").await?.refused()?;
+    expect(&said, &["the agent of node", "does not answer"])
 }

@@ -420,6 +420,7 @@ suite! {
             pods_reach_each_other,
             supervisors_may_be_away,
             a_lost_machine_is_replaced,
+            a_hidden_machine_is_reached,
         ]
     }
     services {

@@ -1,12 +1,14 @@
-//! A table that loses packets on purpose, for tests of what goes on without them.
+//! Tables that lose packets on purpose, or hide machines behind a router, for tests of what goes on without them.
 
-use super::expr::{Expr, Field, R0, Test, Verdict};
+use super::expr::{Expr, Field, R0, SCRATCH, Test, Verdict};
 use super::ruleset::{self, Hook};
-use super::wire::{Batch, NftError, NftSocket};
+use super::wire::{Batch, DELETE_CONNECTION, NftError, NftSocket};
 use crate::cidr::Cidr;
 
 /// Before anything else looks at a packet.
 const FIRST: i32 = -400;
+/// `NF_CT_STATE_BIT` of connections that begin, and of packets that belong to none.
+const NEW_OR_INVALID: u32 = 1 << 3 | 1;
 
 /// What is lost: packets to this machine, from it and through it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,4 +48,42 @@ pub fn set_losses(table: &str, losses: &[Loss]) -> Result<(), NftError> {
         }
     }
     socket.commit(batch)
+}
+
+/// Makes the calling thread's network namespace a router as homes and offices have them: machines `inside` reach others under
+/// its address, and nobody outside can begin anything with them, or with it.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn hide(table: &str, inside: Cidr) -> Result<(), NftError> {
+    let socket = NftSocket::open()?;
+    let mut batch = Batch::new();
+    ruleset::delete(&mut batch, table);
+    ruleset::create_table(&mut batch, table);
+    let masquerade = ruleset::within(Field::SourceAddress, inside, Test::Equal)
+        .into_iter()
+        .chain(ruleset::within(Field::DestinationAddress, inside, Test::Differs))
+        .chain([Expr::Masquerade]);
+    ruleset::add_chain(&mut batch, table, "masquerade", Some(("nat", Hook::Postrouting, 100)));
+    ruleset::add_rule(&mut batch, table, "masquerade", masquerade);
+    for (chain, hook) in [("forward", Hook::Forward), ("input", Hook::Input)] {
+        ruleset::add_chain(&mut batch, table, chain, Some(("filter", hook, 0)));
+        let refuse = ruleset::within(Field::SourceAddress, inside, Test::Differs);
+        let refuse = refuse.into_iter().chain([
+            Expr::LoadConnectionState(SCRATCH),
+            Expr::Mask(SCRATCH, NEW_OR_INVALID.to_ne_bytes()),
+            Expr::Compare(SCRATCH, Test::Differs, vec![0; 4]),
+            Expr::Verdict(Verdict::Drop),
+        ]);
+        ruleset::add_rule(&mut batch, table, chain, refuse);
+    }
+    socket.commit(batch)
+}
+
+/// Forgets all connections of the calling thread's network namespace, as a router does that is restarted.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn forget_connections() -> Result<(), NftError> {
+    NftSocket::open()?.ask(DELETE_CONNECTION, &[])
 }
