@@ -34,10 +34,11 @@ refresh_packages() {
     apt-get update -q >&2 || say "apt-get update failed; trying with the lists that are there"
 }
 
-# The Rust toolchain and a C compiler: all that a build needs.
+# The Rust toolchain, a C compiler and make: all that a build needs.
 need_build_tools() {
     [ -x "${HOME:-}/.cargo/bin/cargo" ] && PATH="$PATH:$HOME/.cargo/bin"
     command -v cargo >/dev/null 2>&1 ||
         die "cargo is missing: install the Rust toolchain (https://rustup.rs), then try again"
     need cc build-essential
+    need make make
 }

@@ -213,9 +213,14 @@ pub(super) fn growth(before: &[(String, u64)], after: &[(String, u64)]) -> (Stri
 
 /// Whether a Pod answers within a second.
 pub(super) async fn answers(address: SocketAddr) -> bool {
+    answers_within(address, Duration::from_secs(1)).await
+}
+
+/// Whether a Pod answers within that time.
+pub(super) async fn answers_within(address: SocketAddr, most: Duration) -> bool {
     let work = async {
-        let mut client = Client::connect(address, Duration::from_secs(1)).await?;
+        let mut client = Client::connect(address, most).await?;
         client.get().await
     };
-    matches!(tokio::time::timeout(Duration::from_secs(1), work).await, Ok(Ok(200)))
+    matches!(tokio::time::timeout(most, work).await, Ok(Ok(200)))
 }

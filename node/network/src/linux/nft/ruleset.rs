@@ -49,6 +49,8 @@ const REJECT: &str = "reject";
 const DESTINATION_TRANSLATED: u32 = 1 << 5;
 /// `NF_CT_STATE_BIT(IP_CT_NEW)`.
 const NEW: u32 = 1 << 3;
+/// The same of `IP_CT_ESTABLISHED` and of `IP_CT_RELATED`.
+const GOES_ON: u32 = 1 << 1 | 1 << 2;
 /// `RTN_LOCAL`.
 const LOCAL: u32 = 2;
 const TCP: u8 = 6;
@@ -264,6 +266,15 @@ fn translated() -> [Expr; 3] {
     ]
 }
 
+/// Goes on if the packet's connection is in one of these states.
+fn in_state(states: u32) -> [Expr; 3] {
+    [
+        Expr::LoadConnectionState(SCRATCH),
+        Expr::Mask(SCRATCH, states.to_ne_bytes()),
+        Expr::Compare(SCRATCH, Test::Differs, vec![0; 4]),
+    ]
+}
+
 /// Goes on if a Service (or a NodePort) of this table is what was called: others on this machine translate as well, another
 /// cluster for one.
 fn led(node_port: bool) -> [Expr; 5] {
@@ -297,14 +308,15 @@ struct Table<'a> {
 impl Table<'_> {
     /// A set (or map) of keys of `key_length` bytes. `id` tells sets of one transaction apart.
     fn set(&mut self, name: &str, id: u32, key_length: u32, data: SetData) {
-        // Types only matter to those who list the table: address 7, protocol 12, port 13, number 4, joined by 6 bits.
+        // Types only matter to those who list the table: address 7, protocol 12, port 13, number 19 (as marks are: `nft` breaks
+        // off at numbers without a length), joined by 6 bits.
         let address_protocol_port = (7 << 6 | 12) << 6 | 13;
         let key_type = match key_length {
             // Two links' numbers.
             4 => 7,
             8 => 20 << 6 | 20,
             16 if matches!(data, SetData::Remembered(_)) => ((7 << 6 | 7) << 6 | 12) << 6 | 13,
-            16 => address_protocol_port << 6 | 4,
+            16 => address_protocol_port << 6 | 19,
             20 => (address_protocol_port << 6 | 7) << 6 | 13,
             _ => address_protocol_port,
         };
@@ -354,13 +366,8 @@ impl Table<'_> {
     fn allow(&mut self) {
         for (name, hook) in [("allow", Hook::Prerouting), ("allow-local", Hook::Output)] {
             self.chain(name, Some(("filter", hook, BEFORE_DESTINATION)));
-            let new = [
-                Expr::LoadConnectionState(SCRATCH),
-                Expr::Mask(SCRATCH, NEW.to_ne_bytes()),
-                Expr::Compare(SCRATCH, Test::Differs, vec![0; 4]),
-            ];
             let look = [Expr::Dispatch { map: GUARDED, key: R0 }];
-            self.rule(name, new.into_iter().chain(key(false, false)).chain(look));
+            self.rule(name, in_state(NEW).into_iter().chain(key(false, false)).chain(look));
         }
     }
 
@@ -423,8 +430,10 @@ impl Table<'_> {
         }
     }
 
-    /// Callers of a Service without backends, or of no Service, are told at once.
+    /// Callers of a Service without backends, or of no Service, are told at once. What was answered before was led somewhere:
+    /// it passes first, since all traffic of the machine comes by here.
     fn refuse(&mut self) {
+        let pass = || in_state(GOES_ON).into_iter().chain([Expr::Verdict(Verdict::Return)]);
         self.chain(REJECT, None);
         let tcp =
             [Expr::LoadProtocol(R0), Expr::Compare(R0, Test::Equal, vec![TCP]), Expr::RejectTcp];
@@ -444,9 +453,11 @@ impl Table<'_> {
         self.rule(REFUSE, balanced);
         for (name, hook) in [("forward", Hook::Forward), ("local", Hook::Output)] {
             self.chain(name, Some(("filter", hook, FILTER)));
+            self.rule(name, pass());
             self.rule(name, [Expr::Verdict(Verdict::Jump(REFUSE.to_owned()))]);
         }
         self.chain("input", Some(("filter", Hook::Input, FILTER)));
+        self.rule("input", pass());
         self.rule("input", key(true, false).into_iter().chain(refused()));
     }
 }
