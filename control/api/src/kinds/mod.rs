@@ -207,6 +207,7 @@ mod common;
 mod devices;
 pub mod flow_control;
 mod rbac;
+mod webhook;
 mod workload;
 
 macro_rules! table {
@@ -226,6 +227,8 @@ table! {
     config_map CONFIG_MAP;
     secret SECRET;
     service_account SERVICE_ACCOUNT;
+    resource_quota RESOURCE_QUOTA;
+    limit_range LIMIT_RANGE;
     event EVENT;
     persistent_volume PERSISTENT_VOLUME;
     persistent_volume_claim PERSISTENT_VOLUME_CLAIM;
@@ -267,6 +270,8 @@ table! {
     cluster_role CLUSTER_ROLE;
     role_binding ROLE_BINDING;
     cluster_role_binding CLUSTER_ROLE_BINDING;
+    mutating_webhook_configuration MUTATING_WEBHOOK_CONFIGURATION;
+    validating_webhook_configuration VALIDATING_WEBHOOK_CONFIGURATION;
 }
 
 pub use ingress::{

@@ -759,3 +759,167 @@ fn certificate_requests_are_decided_once() {
         json!(["c", "60s", "example.com/x", "jane", "60m", "Approved,Issued"]),
     );
 }
+
+#[test]
+fn webhook_configurations() {
+    let base = json!({"metadata": {"name": "w"}, "webhooks": [{
+        "name": "a.example.com",
+        "clientConfig": {"url": "https://localhost:8443/x"},
+        "sideEffects": "None",
+        "admissionReviewVersions": ["v1"],
+        "rules": [{"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]}],
+    }]});
+    let kind = &MUTATING_WEBHOOK_CONFIGURATION;
+    check(kind, base.clone(), &[]);
+    let with = |field: &str, value: Value| {
+        let mut object = base.clone();
+        object["webhooks"][0][field] = value;
+        object
+    };
+    let rule = |field: &str, value: Value| {
+        let mut object = base.clone();
+        object["webhooks"][0]["rules"][0][field] = value;
+        object
+    };
+    for (object, expected) in [
+        (
+            with("name", json!("short")),
+            "webhooks[0].name: Invalid value: \"short\": should be a domain with at least three segments separated by dots",
+        ),
+        (
+            with("sideEffects", json!("Some")),
+            "webhooks[0].sideEffects: Unsupported value: \"Some\": supported values: \"None\", \"NoneOnDryRun\"",
+        ),
+        (
+            with("timeoutSeconds", json!(31)),
+            "webhooks[0].timeoutSeconds: Invalid value: 31: the timeout value must be between 1 and 30 seconds",
+        ),
+        (
+            with("admissionReviewVersions", json!(["v2"])),
+            "webhooks[0].admissionReviewVersions: Invalid value: [\"v2\"]: must include at least one of v1, v1beta1",
+        ),
+        (
+            with("clientConfig", json!({})),
+            "webhooks[0].clientConfig: Required value: exactly one of url or service is required",
+        ),
+        (
+            with("clientConfig", json!({"url": "http://x/"})),
+            "webhooks[0].clientConfig.url: Invalid value: \"http\": 'https' is the only allowed URL scheme; desired format: https://host[/path]",
+        ),
+        (
+            with("clientConfig", json!({"url": "https://x/?a"})),
+            "webhooks[0].clientConfig.url: Invalid value: \"a\": query parameters are not permitted in the URL; desired format: https://host[/path]",
+        ),
+        (
+            with("clientConfig", json!({"service": {"name": "s", "namespace": "n", "path": "x"}})),
+            "webhooks[0].clientConfig.service.path: Invalid value: \"x\": must start with a '/'",
+        ),
+        (
+            with("clientConfig", json!({"service": {"namespace": "n"}})),
+            "webhooks[0].clientConfig.service.name: Required value: service name is required",
+        ),
+        (
+            rule("operations", json!(["READ"])),
+            "webhooks[0].rules[0].operations[0]: Unsupported value: \"READ\": supported values: \"*\", \"CONNECT\", \"CREATE\", \"DELETE\", \"UPDATE\"",
+        ),
+        (
+            rule("apiGroups", json!(["*", "apps"])),
+            "webhooks[0].rules[0].apiGroups: Invalid value: [\"*\",\"apps\"]: if '*' is present, must not specify other API groups",
+        ),
+        (
+            rule("resources", json!(["pods/*", "pods/log"])),
+            "webhooks[0].rules[0].resources[1]: Invalid value: \"pods/log\": if 'pods/*' is present, must not specify pods/log",
+        ),
+        (
+            rule("resources", json!(["*", "pods"])),
+            "webhooks[0].rules[0].resources: Invalid value: [\"*\",\"pods\"]: if '*' is present, must not specify other resources without subresources",
+        ),
+        (
+            rule("scope", json!("Some")),
+            "webhooks[0].rules[0].scope: Unsupported value: \"Some\": supported values: \"*\", \"Cluster\", \"Namespaced\"",
+        ),
+    ] {
+        check(kind, object, &[expected]);
+    }
+}
+
+#[test]
+fn quotas_and_limits() {
+    let quota = |spec: Value| json!({"metadata": {"name": "q"}, "spec": spec});
+    for (spec, expected) in [
+        (
+            json!({"hard": {"pods": "2", "requests.cpu": "1", "count/deployments.apps": "3", "requests.example.com/x": "1"}}),
+            &[][..],
+        ),
+        (
+            json!({"hard": {"apples": "2"}}),
+            &[
+                "spec.hard[apples]: Invalid value: \"apples\": must be a standard resource for quota",
+            ],
+        ),
+        (
+            json!({"hard": {"pods": "-1"}}),
+            &["spec.hard[pods]: Invalid value: \"-1\": must be greater than or equal to 0"],
+        ),
+        (
+            json!({"hard": {"pods": "1500m"}}),
+            &["spec.hard[pods]: Invalid value: \"1500m\": must be an integer"],
+        ),
+        (
+            json!({"hard": {"pods": "1"}, "scopes": ["Terminating", "NotTerminating"]}),
+            &[
+                "spec.scopes: Invalid value: [\"Terminating\",\"NotTerminating\"]: conflicting scopes",
+            ],
+        ),
+        (
+            json!({"hard": {"requests.cpu": "1"}, "scopes": ["BestEffort"]}),
+            &[
+                "spec.scopes: Invalid value: [\"BestEffort\"]: unsupported scope applied to resource",
+            ],
+        ),
+        (
+            json!({"hard": {"pods": "1"}, "scopes": ["Sometimes"]}),
+            &["spec.scopes: Invalid value: [\"Sometimes\"]: unsupported scope"],
+        ),
+    ] {
+        check(&RESOURCE_QUOTA, quota(spec), expected);
+    }
+    let other = quota(json!({"scopes": ["Terminating"]}));
+    check_update(
+        &RESOURCE_QUOTA,
+        other,
+        quota(json!({})),
+        &["spec.scopes: Invalid value: [\"Terminating\"]: field is immutable"],
+    );
+
+    let limits = |item: Value| json!({"metadata": {"name": "l"}, "spec": {"limits": [item]}});
+    for (item, expected) in [
+        (
+            json!({"type": "Container", "min": {"cpu": "2"}, "max": {"cpu": "1"}}),
+            "spec.limits[0].min[cpu]: Invalid value: \"2\": min value 2 is greater than max value 1",
+        ),
+        (
+            json!({"type": "Pod", "default": {"cpu": "2"}}),
+            "spec.limits[0].default: Forbidden: may not be specified when `type` is 'Pod'",
+        ),
+        (
+            json!({"type": "PersistentVolumeClaim"}),
+            "spec.limits[0].limits: Required value: either minimum or maximum storage value is required, but neither was provided",
+        ),
+        (
+            json!({"type": "Pod", "maxLimitRequestRatio": {"cpu": "500m"}}),
+            "spec.limits[0].maxLimitRequestRatio[cpu]: Invalid value: \"500m\": ratio 500m is less than 1",
+        ),
+    ] {
+        let errors: Vec<_> =
+            (LIMIT_RANGE.validate)(&limits(item)).iter().map(ToString::to_string).collect();
+        assert_eq!(errors, [expected]);
+    }
+    let mut item = limits(
+        json!({"type": "Container", "max": {"cpu": "1"}, "min": {"cpu": "100m", "memory": "1Mi"}}),
+    );
+    (LIMIT_RANGE.default)(&mut item);
+    let item = &item["spec"]["limits"][0];
+    assert_eq!(item["default"], json!({"cpu": "1"}));
+    assert_eq!(item["defaultRequest"], json!({"cpu": "1", "memory": "1Mi"}));
+}

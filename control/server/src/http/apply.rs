@@ -18,7 +18,9 @@ use super::render::Render;
 use super::request::{Query, RequestInfo};
 use super::restrictions::Written;
 use crate::auth::{Identity, node};
-use crate::registry::{Caller, FieldWriter, Gv, Part, WriteOptions, ignored_fields, now};
+use crate::registry::{
+    Caller, FieldWriter, Gv, Part, Requested, WriteOptions, ignored_fields, now,
+};
 
 /// The media type of an applied configuration.
 pub(crate) const MEDIA: &str = "application/apply-patch+yaml";
@@ -53,9 +55,10 @@ pub(crate) fn caller(parts: &Parts) -> Caller {
 }
 
 /// The other version that is written to, if it is one.
-fn requested(info: &RequestInfo) -> Option<Gv<'static>> {
+fn requested(info: &RequestInfo) -> Option<Requested> {
     let other = info.other_version()?;
-    Some(Gv { group: other.group, version: other.version, name: other.kind.plural })
+    let resource = Gv { group: other.group, version: other.version, name: other.kind.plural };
+    Some(Requested { resource, show: other.show, store: other.store })
 }
 
 /// `?fieldManager=`.

@@ -25,7 +25,7 @@ use coracle_store::Store;
 use serde_json::Value;
 
 use crate::cache::Cache;
-pub(crate) use admission::{Caller, Gv, Operation, Request};
+pub(crate) use admission::{Caller, Gv, Operation, Request, Requested};
 pub(crate) use allocate::ServiceRanges;
 pub(crate) use delete::{DeleteOptions, Deleted, Preconditions, answers_with_object};
 pub(crate) use fields::{FieldWriter, ignored as ignored_fields};
@@ -45,6 +45,7 @@ pub(crate) struct Registry {
     pub(crate) cache: Cache,
     ranges: Arc<ServiceRanges>,
     taken: Arc<Mutex<allocate::Taken>>,
+    webhooks: Arc<admission::Webhooks>,
     toleration_seconds: [i64; 2],
 }
 
@@ -57,8 +58,8 @@ pub(crate) struct WriteOptions {
     pub(crate) fields: FieldWriter,
     /// Who writes.
     pub(crate) caller: Caller,
-    /// The kind's group and version that was written to, where it is not the stored one.
-    pub(crate) requested: Option<Gv<'static>>,
+    /// The version that was written to, where it is not the stored one.
+    pub(crate) requested: Option<Requested>,
 }
 
 impl WriteOptions {
@@ -93,7 +94,8 @@ impl Registry {
         toleration_seconds: [i64; 2],
     ) -> Self {
         let taken = Arc::default();
-        Self { store, cache, ranges: Arc::new(ranges), taken, toleration_seconds }
+        let webhooks = Arc::new(admission::Webhooks::new(cache.clone()));
+        Self { webhooks, store, cache, ranges: Arc::new(ranges), taken, toleration_seconds }
     }
 
     /// Fills in what the kind fills in, as this cluster has it.

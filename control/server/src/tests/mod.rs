@@ -1,5 +1,6 @@
 //! Tests of the whole server through its router: the same path as HTTP, without a network.
 
+mod admission;
 mod applies;
 mod conflicts;
 mod deletion;

@@ -16,40 +16,59 @@
 //! and where [`Caller::is_server`]. What it has to say beside yes or no goes to [`Caller::warn`] and [`Caller::annotate`].
 
 mod plugins;
-#[allow(dead_code, reason = "for what people configure, which is yet to come")]
 mod request;
 mod token;
+mod webhooks;
 
-use coracle_api::ApiError;
+use coracle_api::patch::PatchError;
+use coracle_api::schema::{self, Schema};
+use coracle_api::{ApiError, kinds};
 use serde_json::Value;
 
 use super::Registry;
-pub(crate) use request::{Caller, Gv, Operation, Request};
+pub(crate) use request::{Caller, Gv, Operation, Request, Requested};
+pub(in crate::registry) use webhooks::Webhooks;
 
 impl Registry {
     /// The first phase. True if somebody's configuration has changed the object, which is to be made well-formed again.
     pub(super) async fn mutate(
         &self,
         request: &Request<'_>,
-        _old: Option<&Value>,
-        new: Option<&mut Value>,
+        old: Option<&Value>,
+        mut new: Option<&mut Value>,
     ) -> Result<bool, ApiError> {
-        if request.operation == Operation::Create
-            && request.subresource.is_empty()
-            && let Some(new) = new
+        if let Some(new) = new.as_deref_mut() {
+            self.complete_again(request, new).await?;
+        }
+        if request.caller.is_server()
+            || self.cache.read().count(&kinds::MUTATING_WEBHOOK_CONFIGURATION) == 0
         {
+            return Ok(false);
+        }
+        self.call_mutating(request, old, new).await
+    }
+
+    /// What the built-in plugins add; the same again if they are asked again.
+    async fn complete_again(&self, request: &Request<'_>, new: &mut Value) -> Result<(), ApiError> {
+        if request.operation == Operation::Create && request.subresource.is_empty() {
             self.complete(request.kind, request.namespace, new).await?;
         }
-        Ok(false)
+        Ok(())
     }
 
     /// The second phase.
     pub(super) async fn admit(
         &self,
-        _request: &Request<'_>,
-        _old: Option<&Value>,
-        _new: Option<&Value>,
+        request: &Request<'_>,
+        old: Option<&Value>,
+        new: Option<&Value>,
     ) -> Result<(), ApiError> {
+        if request.caller.is_server() {
+            return Ok(());
+        }
+        if self.cache.read().count(&kinds::VALIDATING_WEBHOOK_CONFIGURATION) > 0 {
+            self.call_validating(request, old, new).await?;
+        }
         Ok(())
     }
 
@@ -65,4 +84,22 @@ impl Registry {
         self.mutate(request, None, Some(new)).await?;
         self.admit(request, None, Some(new)).await
     }
+}
+
+/// Whether the objects of a request are those of its collection, and not what a subresource takes.
+fn is_of_collection(request: &Request<'_>) -> bool {
+    request.object_kind().name == request.kind.kind
+}
+
+/// The schema of a request's objects.
+fn schema_of(request: &Request<'_>) -> Result<Schema<'static>, ApiError> {
+    let Gv { group, version, name } = request.object_kind();
+    let known = schema::builtin().by_gvk(group, version, name);
+    known.ok_or_else(|| ApiError::internal(format!("no schema for {name}")))
+}
+
+/// What somebody made of an object, as its schema has it: fields that it does not know are dropped.
+fn reread(tree: Value, schema: Schema<'_>) -> Result<Value, PatchError> {
+    let decoded = schema::check(tree, schema);
+    Ok(decoded.map_err(|error| PatchError::Unprocessable(error.to_string()))?.value)
 }

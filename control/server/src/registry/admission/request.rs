@@ -42,6 +42,17 @@ pub(crate) struct Gv<'a> {
     pub(crate) name: &'a str,
 }
 
+/// The version that an object was written in, where it is not the stored one, and the ways there and back.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Requested {
+    /// With the plural.
+    pub(crate) resource: Gv<'static>,
+    /// From how it is stored to how this version shows it.
+    pub(crate) show: fn(&mut Value),
+    /// From how this version writes it to how it is stored.
+    pub(crate) store: fn(&mut Value),
+}
+
 /// One request to admission, but for the objects, which change on their way.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Request<'a> {
@@ -51,7 +62,7 @@ pub(crate) struct Request<'a> {
     /// `status`, `binding`…; empty for the object itself.
     pub(crate) subresource: &'a str,
     /// The version that was asked for where it is not the stored one.
-    pub(crate) requested: Option<Gv<'a>>,
+    pub(crate) requested: Option<Requested>,
     /// Empty for what is in none.
     pub(crate) namespace: &'a str,
     /// Empty where it is yet to be made.
@@ -115,6 +126,11 @@ impl<'a> Request<'a> {
     /// The collection that is written to, as it is stored.
     pub(crate) fn resource(&self) -> Gv<'static> {
         Gv { group: self.kind.group, version: self.kind.version, name: self.kind.plural }
+    }
+
+    /// The same, as it was asked for.
+    pub(crate) fn asked(&self) -> Gv<'static> {
+        self.requested.map_or(self.resource(), |requested| requested.resource)
     }
 
     /// The options of the request, as a tree of their kind.

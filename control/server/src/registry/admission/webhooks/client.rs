@@ -1,0 +1,244 @@
+//! Calling webhooks: HTTPS with the trust that a configuration names, to a URL or to a ready endpoint of a Service.
+//!
+//! Connections are kept and shared by all webhooks with the same trust. A Service is found in the watch cache, not by DNS, which
+//! this process need not be able to ask.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use coracle_api::json::Json;
+use coracle_api::{Cluster, kinds};
+use http::header::{ACCEPT, CONTENT_TYPE};
+use http::{Request, StatusCode, Uri};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rand::seq::IndexedRandom;
+use rustls::RootCertStore;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use serde_json::Value;
+use tokio::net::TcpStream;
+
+use crate::cache::Cache;
+
+/// An answer may have so many bytes: a patch may hold an object anew, in base64.
+const ANSWER: usize = 8 << 20;
+/// How much of an answer that is no AdmissionReview is told.
+const TOLD: usize = 512;
+/// Trusts for which connections are kept; beyond, all are made anew.
+const KEPT: usize = 64;
+const IDLE: Duration = Duration::from_secs(30);
+const IDLE_PER_HOST: usize = 16;
+
+type HttpsClient = Client<HttpsConnector<Dialer>, Full<Bytes>>;
+
+/// Clients by the trust that they have.
+pub(super) struct Clients {
+    cache: Cache,
+    known: Mutex<HashMap<Vec<u8>, HttpsClient>>,
+}
+
+impl Clients {
+    pub(super) fn new(cache: Cache) -> Self {
+        Self { cache, known: Mutex::default() }
+    }
+
+    /// POSTs a body and reads a JSON answer.
+    ///
+    /// # Errors
+    /// What went wrong, in the words that upstream's users know where there are such.
+    pub(super) async fn post(
+        &self,
+        url: &str,
+        ca: &[u8],
+        timeout: Duration,
+        body: Vec<u8>,
+    ) -> Result<Value, String> {
+        // As upstream tells the webhook how long there is.
+        let url = format!("{url}?timeout={}s", timeout.as_secs());
+        let failed = |why: String| format!("Post \"{url}\": {why}");
+        let client = self.of(ca).map_err(failed)?;
+        let request = Request::post(url.as_str())
+            .header(CONTENT_TYPE, "application/json")
+            .header(ACCEPT, "application/json, */*")
+            .body(Full::from(body))
+            .map_err(|error| failed(error.to_string()))?;
+        let call = async {
+            let answer = client.request(request).await.map_err(|error| failed(cause(&error)))?;
+            let status = answer.status();
+            let read = Limited::new(answer.into_body(), ANSWER).collect().await;
+            let read = read.map_err(|error| failed(cause(&*error)))?.to_bytes();
+            Ok::<_, String>((status, read))
+        };
+        let (status, read) = match tokio::time::timeout(timeout, call).await {
+            Ok(answer) => answer?,
+            Err(_) => return Err(failed("context deadline exceeded".into())),
+        };
+        if !status.is_success() {
+            return Err(refused(status, &read));
+        }
+        serde_json::from_slice(&read)
+            .map_err(|error| format!("the answer is no JSON: {error}: {}", told(&read)))
+    }
+
+    fn of(&self, ca: &[u8]) -> Result<HttpsClient, String> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = known.get(ca) {
+            return Ok(client.clone());
+        }
+        if known.len() >= KEPT {
+            known.clear();
+        }
+        let tls = rustls::ClientConfig::builder()
+            .with_root_certificates(roots(ca)?)
+            .with_no_client_auth();
+        let https = HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_only()
+            .enable_all_versions()
+            .wrap_connector(Dialer(self.cache.clone()));
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE)
+            .pool_max_idle_per_host(IDLE_PER_HOST)
+            .build(https);
+        known.insert(ca.to_vec(), client.clone());
+        Ok(client)
+    }
+}
+
+/// The certificates of a bundle, or those that this machine trusts.
+fn roots(ca: &[u8]) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    if ca.is_empty() {
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        return Ok(roots);
+    }
+    for certificate in CertificateDer::pem_slice_iter(ca) {
+        let certificate =
+            certificate.map_err(|e| format!("unable to load root certificates: {e}"))?;
+        roots.add(certificate).map_err(|e| format!("unable to load root certificates: {e}"))?;
+    }
+    if roots.is_empty() {
+        return Err("unable to load root certificates: unable to parse bytes as PEM block".into());
+    }
+    Ok(roots)
+}
+
+fn refused(status: StatusCode, body: &[u8]) -> String {
+    match status.as_u16() {
+        404 => "the server could not find the requested resource".into(),
+        503 => "the server is currently unable to handle the request".into(),
+        _ => format!(
+            "an error on the server ({:?}) has prevented the request from succeeding",
+            told(body)
+        ),
+    }
+}
+
+fn told(body: &[u8]) -> String {
+    String::from_utf8_lossy(&body[..body.len().min(TOLD)]).trim().to_owned()
+}
+
+/// The innermost cause, in Go's words for the usual one.
+fn cause(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut inner = error;
+    while let Some(next) = inner.source() {
+        inner = next;
+    }
+    let text = inner.to_string();
+    if text.contains("UnknownIssuer") {
+        return "tls: failed to verify certificate: x509: certificate signed by unknown authority"
+            .into();
+    }
+    text
+}
+
+/// Connects to hosts, and to Services by `NAME.NAMESPACE.svc`.
+#[derive(Clone)]
+struct Dialer(Cache);
+
+impl tower::Service<Uri> for Dialer {
+    type Response = TokioIo<TcpStream>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let cache = self.0.clone();
+        Box::pin(async move {
+            let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+            let port = uri.port_u16().unwrap_or(443);
+            let service = host.strip_suffix(".svc").and_then(|rest| rest.split_once('.'));
+            let addresses = match service {
+                Some((name, namespace)) => {
+                    let found = endpoints(&cache.read(), namespace, name, port);
+                    let found = found.map_err(io::Error::other)?;
+                    found.choose(&mut rand::rng()).copied().into_iter().collect()
+                }
+                None => tokio::net::lookup_host((host, port)).await?.collect::<Vec<_>>(),
+            };
+            let Some(first) = addresses.first() else {
+                return Err(io::Error::other(format!("lookup {host}: no such host")));
+            };
+            let stream = TcpStream::connect(&*addresses).await.map_err(|error| {
+                let why = match error.kind() {
+                    io::ErrorKind::ConnectionRefused => "connection refused".into(),
+                    _ => error.to_string(),
+                };
+                io::Error::other(format!("dial tcp {first}: connect: {why}"))
+            })?;
+            let _ = stream.set_nodelay(true);
+            Ok(TokioIo::new(stream))
+        })
+    }
+}
+
+/// Where a Service's port is answered.
+fn endpoints(
+    cluster: &Cluster,
+    namespace: &str,
+    name: &str,
+    port: u16,
+) -> Result<Vec<SocketAddr>, String> {
+    let service = cluster.get(&kinds::SERVICE, namespace, name);
+    let service = service.ok_or_else(|| format!("service \"{name}\" not found"))?.value();
+    let ports = service.list(&["spec", "ports"]);
+    let wanted = ports
+        .iter()
+        .find(|p| p.int(&["port"]) == Some(port.into()))
+        .ok_or_else(|| format!("no service port {port} found for service \"{name}\""))?;
+    let mut found = Vec::new();
+    for slice in cluster.list_in(&kinds::ENDPOINT_SLICE, namespace) {
+        if slice.meta.labels.get("kubernetes.io/service-name").is_none_or(|of| of != name) {
+            continue;
+        }
+        let slice = slice.value();
+        let of_port = |p: &&Value| p.text(&["name"]) == wanted.text(&["name"]);
+        let Some(port) = slice.list(&["ports"]).iter().find(of_port) else { continue };
+        let Some(port) = port.int(&["port"]).and_then(|p| u16::try_from(p).ok()) else { continue };
+        for endpoint in slice.list(&["endpoints"]) {
+            // Absent means ready.
+            if endpoint.at(&["conditions", "ready"]) == Some(&Value::Bool(false)) {
+                continue;
+            }
+            let addresses = endpoint.list(&["addresses"]).iter().filter_map(Value::as_str);
+            found.extend(addresses.filter_map(|a| Some(SocketAddr::new(a.parse().ok()?, port))));
+        }
+    }
+    if found.is_empty() {
+        return Err(format!("no endpoints available for service \"{name}\""));
+    }
+    Ok(found)
+}
