@@ -62,6 +62,13 @@ pub(crate) struct ServerArgs {
     /// time
     #[arg(long, value_name = "DURATION", default_value = "8760h", value_parser = token::parse_duration)]
     pub cluster_signing_duration: SignedDuration,
+    /// Requests that only read of which so many are served at once; together with --max-mutating-requests-inflight they are
+    /// parted among priority levels. Watches, and members of system:masters, are not counted
+    #[arg(long, value_name = "REQUESTS", default_value_t = 2000)]
+    pub max_requests_inflight: u32,
+    /// The same of requests that write
+    #[arg(long, value_name = "REQUESTS", default_value_t = 1000)]
+    pub max_mutating_requests_inflight: u32,
     /// Where the cluster is stored
     #[arg(long, value_name = "redb|etcd://…", default_value = "redb", value_parser = ["redb"])]
     pub store: String,
@@ -120,6 +127,8 @@ pub(crate) async fn start(
             Err(_) => config.names.push(name.clone()),
         }
     }
+    config.max_requests =
+        u64::from(args.max_requests_inflight) + u64::from(args.max_mutating_requests_inflight);
     config.scheduler = !args.no_scheduler;
     config.controllers = !args.no_controllers;
     Ok(coracle_server::start(config).await?)

@@ -53,6 +53,14 @@ pub(crate) async fn bootstrap(registry: &Registry, serving: SocketAddr) -> Resul
             "spec": {"controller": kinds::INGRESS_CONTROLLER},
         }),
     ));
+    let flow_control = kinds::flow_control::levels()
+        .into_iter()
+        .map(|level| (&kinds::PRIORITY_LEVEL_CONFIGURATION, level))
+        .chain(kinds::flow_control::schemas().into_iter().map(|it| (&kinds::FLOW_SCHEMA, it)));
+    objects.extend(flow_control.map(|(kind, (name, spec))| {
+        let annotations = json!({"apf.kubernetes.io/autoupdate-spec": "true"});
+        (kind, json!({"metadata": {"name": name, "annotations": annotations}, "spec": spec}))
+    }));
     let roles = auth::bootstrap::cluster_roles();
     objects.extend(roles.into_iter().map(|role| (&kinds::CLUSTER_ROLE, role)));
     let bindings = auth::bootstrap::cluster_role_bindings();

@@ -39,6 +39,8 @@ pub struct Config {
     pub load_balancer_pool: Vec<(Ipv4Addr, Ipv4Addr)>,
     /// How long certificates last that are signed, and the server's own.
     pub signing_duration: Duration,
+    /// Requests that are served at once, watches and members of `system:masters` aside; others wait for their turn.
+    pub max_requests: u64,
     /// Run the controllers in this process.
     pub controllers: bool,
     /// Run the scheduler in this process.
@@ -65,6 +67,7 @@ impl Config {
             toleration_seconds: coracle_api::pod::TOLERATION_SECONDS,
             load_balancer_pool: Vec::new(),
             signing_duration: Duration::from_secs(365 * 24 * 3600),
+            max_requests: 3000,
             controllers: true,
             scheduler: true,
             store: coracle_store::Options::default(),

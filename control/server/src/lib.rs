@@ -2,7 +2,7 @@
 //!
 //! Read in this order: [`serve`] accepts connections, [`pods`] those of Pods; [`http`] turns requests into calls; [`registry`] is the one path by
 //! which anything is written; [`cache`] holds the cluster in memory and feeds watches; [`driver`] and [`scheduling`] run
-//! the controllers and the scheduler; [`auth`] says who may do what; [`tunnels`] leads to agents. [`distribution`] is the image registry that is served
+//! the controllers and the scheduler; [`auth`] says who may do what, [`flow`] in which turn; [`tunnels`] leads to agents. [`distribution`] is the image registry that is served
 //! beside the API.
 
 pub mod auth;
@@ -12,6 +12,7 @@ mod config;
 pub mod distribution;
 mod driver;
 mod events;
+mod flow;
 mod http;
 mod keys;
 mod pods;

@@ -27,6 +27,7 @@ use crate::auth::{self, Auth, NetworkFacts};
 use crate::cache::Cache;
 use crate::config::{Config, StartError};
 use crate::distribution;
+use crate::flow::Flow;
 use crate::http::{App, Kubelets, Metrics, router};
 use crate::pods::{self, Pods};
 use crate::registry::{Registry, ServiceRanges};
@@ -112,6 +113,7 @@ pub async fn start(config: Config) -> Result<Server, StartError> {
         images: distribution::Registry::open(&config.data.join("registry"))?,
         kubelets: Kubelets::new(tls::kubelet_client(auth.pki())?, registry.clone()),
         metrics: Metrics::default(),
+        flow: Flow::new(config.max_requests),
         ready: Arc::new(AtomicBool::new(false)),
         shutdown: stopping.clone(),
     };
@@ -121,6 +123,7 @@ pub async fn start(config: Config) -> Result<Server, StartError> {
 
     let advertised = pods::advertised(addr, config.advertise.or(config.gateway));
     bootstrap::bootstrap(&registry, advertised).await.map_err(StartError::Bootstrap)?;
+    tasks.spawn(app.flow.clone().follow(registry.cache.clone()));
     tasks.spawn(events::expire(registry.clone()));
     let kubeconfig = (config.data.join("admin.kubeconfig"), format!("https://{}", reachable(addr)));
     pki::write(&kubeconfig.0, &auth.pki().kubeconfig(&kubeconfig.1)?)?;

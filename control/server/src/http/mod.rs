@@ -16,6 +16,7 @@ mod eviction;
 mod health;
 mod impersonate;
 mod join;
+mod limits;
 mod logs;
 mod metrics;
 mod node_restriction;
@@ -56,6 +57,7 @@ use request::{RequestInfo, not_found_here};
 
 use crate::auth::{Auth, Identity, node};
 use crate::distribution;
+use crate::flow::{self, Flow};
 use crate::registry::{Caller, Registry};
 use crate::serve::PeerCertificate;
 
@@ -67,6 +69,7 @@ pub(crate) struct App {
     pub(crate) images: distribution::Registry,
     pub(crate) kubelets: Kubelets,
     pub(crate) metrics: Metrics,
+    pub(crate) flow: Flow,
     pub(crate) ready: Arc<AtomicBool>,
     pub(crate) shutdown: channel::Receiver<bool>,
 }
@@ -118,15 +121,19 @@ async fn gate(State(app): State<App>, mut request: Request, next: Next) -> Respo
     let (mut parts, body) = request.into_parts();
     let admitted = admit(&app, &parts, &info);
     let answer = match admitted {
-        Ok(identity) => {
-            let caller = Caller::client(identity.clone());
-            parts.extensions.insert(caller.clone());
-            parts.extensions.insert(identity);
-            parts.extensions.insert(info);
-            request = Request::from_parts(parts, body);
-            let answer = next.run(request).await;
-            answer::warn(answer, &caller.take_notes().warnings)
-        }
+        Ok(identity) => match enter(&app, &identity, &info).await {
+            Ok(entered) => {
+                let caller = Caller::client(identity.clone());
+                parts.extensions.insert(caller.clone());
+                parts.extensions.insert(identity);
+                parts.extensions.insert(info.clone());
+                request = Request::from_parts(parts, body);
+                let answer = limits::in_time(&info, next.run(request)).await;
+                let answer = answer::warn(answer, &caller.take_notes().warnings);
+                entered.into_iter().fold(answer, |answer, entered| entered.finish(answer))
+            }
+            Err(refused) => refused.finish(Failure(refused.error.clone()).into_response()),
+        },
         Err(error) => {
             let asks = error.code == 401 && info.path.starts_with("/v2");
             let mut answer = Failure(error).into_response();
@@ -140,6 +147,19 @@ async fn gate(State(app): State<App>, mut request: Request, next: Next) -> Respo
     };
     let answer = if in_protobuf { answer::in_protobuf(answer).await } else { answer };
     timed.finish(answer)
+}
+
+/// Waits for its turn, where that is asked of it.
+async fn enter(
+    app: &App,
+    who: &Identity,
+    info: &RequestInfo,
+) -> Result<Option<flow::Entered>, flow::Refused> {
+    if !limits::is_counted(info) {
+        return Ok(None);
+    }
+    let objects = limits::objects(info, &app.registry.cache);
+    app.flow.enter(flow::Request { who, wanted: &info.attributes(), objects }).await.map(Some)
 }
 
 fn admit(app: &App, parts: &Parts, info: &RequestInfo) -> Result<Identity, ApiError> {

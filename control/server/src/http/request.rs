@@ -149,7 +149,7 @@ impl RequestInfo {
     }
 
     /// A list or watch of one object by `metadata.name` is about that object, for authorization too.
-    fn selected_name(&self) -> Option<&str> {
+    pub(super) fn selected_name(&self) -> Option<&str> {
         if !self.name.is_empty() || !matches!(self.verb, "list" | "watch" | "deletecollection") {
             return None;
         }

@@ -4,6 +4,7 @@ mod admission;
 mod applies;
 mod conflicts;
 mod deletion;
+mod fairness;
 mod full;
 mod ingresses;
 mod lists;
