@@ -27,6 +27,7 @@ pub mod placement;
 pub mod plan;
 pub mod pod;
 pub mod quantity;
+pub mod quota;
 pub mod schema;
 pub mod selector;
 pub mod status;

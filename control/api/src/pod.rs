@@ -3,7 +3,7 @@
 //! Functions of the typed Pod, which the controllers, the scheduler and the agent decode once, except for
 //! [`qos_class`], which is computed while the Pod is still a tree.
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource;
 use serde_json::{Value, json};
 
@@ -75,12 +75,25 @@ pub fn requests(spec: &PodSpec) -> Requests {
 
 /// What a Pod asks for of one resource; see [`requests`].
 pub fn request(spec: &PodSpec, name: &str) -> Quantity {
-    let of = |c: &Container| {
-        c.resources
-            .as_ref()
-            .and_then(|r| r.requests.as_ref()?.get(name))
-            .map_or(Quantity::ZERO, parse)
-    };
+    let overhead = spec.overhead.as_ref().and_then(|o| o.get(name)).map_or(Quantity::ZERO, parse);
+    whole(spec, |resources| resources.requests.as_ref()?.get(name)) + overhead
+}
+
+/// What a Pod may use of one resource, summed up like what it asks for; zero where nothing limits it.
+pub fn limit(spec: &PodSpec, name: &str) -> Quantity {
+    let limit = whole(spec, |resources| resources.limits.as_ref()?.get(name));
+    if limit.is_zero() {
+        return limit;
+    }
+    limit + spec.overhead.as_ref().and_then(|o| o.get(name)).map_or(Quantity::ZERO, parse)
+}
+
+/// One amount of its containers' resources, as it is of the whole Pod.
+fn whole(
+    spec: &PodSpec,
+    amount: impl Fn(&ResourceRequirements) -> Option<&resource::Quantity>,
+) -> Quantity {
+    let of = |c: &Container| c.resources.as_ref().and_then(&amount).map_or(Quantity::ZERO, parse);
     let mut sum: Quantity = spec.containers.iter().map(of).sum();
     let mut sidecars = Quantity::ZERO;
     let mut peak = Quantity::ZERO;
@@ -94,9 +107,7 @@ pub fn request(spec: &PodSpec, name: &str) -> Quantity {
         }
     }
     sum += sidecars;
-    let declared = spec.resources.as_ref().and_then(|r| r.requests.as_ref()?.get(name)).map(parse);
-    let overhead = spec.overhead.as_ref().and_then(|o| o.get(name)).map_or(Quantity::ZERO, parse);
-    declared.unwrap_or(sum.max(peak)) + overhead
+    spec.resources.as_ref().and_then(&amount).map_or(sum.max(peak), parse)
 }
 
 /// Seconds that a Pod stays on a node that is not ready, and on one that is unreachable, unless it says otherwise.

@@ -50,6 +50,9 @@ impl Quantity {
     /// Nothing.
     pub const ZERO: Quantity = Quantity { nanos: 0, format: Format::Decimal };
 
+    /// One of what is counted.
+    pub const ONE: Quantity = Quantity { nanos: NANO, format: Format::Decimal };
+
     /// A whole number of units (bytes, Pods, cores).
     pub fn new(value: i64, format: Format) -> Self {
         Self { nanos: i128::from(value) * NANO, format }

@@ -36,6 +36,7 @@ mod load_balancer;
 
 mod garbage_collector;
 mod namespace;
+mod resource_quota;
 mod root_ca;
 mod service_account;
 
@@ -74,6 +75,7 @@ pub use node_ipam::NodeIpam;
 pub use node_lifecycle::NodeLifecycle;
 pub use pod_gc::PodCollector;
 pub use replica_set::ReplicaSetController;
+pub use resource_quota::ResourceQuotaController;
 pub use root_ca::RootCaPublisher;
 pub use service_account::ServiceAccountController;
 pub use stateful_set::StatefulSetController;
@@ -102,6 +104,7 @@ pub fn with(nodes: NodeLifecycle) -> Vec<Box<dyn Controller>> {
         Box::new(IngressController),
         Box::new(NamespaceController),
         Box::new(ServiceAccountController),
+        Box::new(ResourceQuotaController),
         Box::new(GarbageCollector),
         Box::new(nodes),
         Box::new(TaintEviction),

@@ -60,6 +60,7 @@ impl Registry {
         let first_name = tree["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         request.name = &first_name;
         self.admit(&request, None, Some(&tree)).await?;
+        let charge = self.charge(&request, None, &tree)?;
 
         let parent = keys::of_object(&kinds::NAMESPACE, "", namespace);
         let mut names = 1;
@@ -81,7 +82,12 @@ impl Registry {
             }
             let put = self.put(kind, (namespace, &name), value, Expect::Absent, batch).await;
             match put {
-                Ok(object) => return Ok(object),
+                Ok(object) => {
+                    if let Some(charge) = charge {
+                        charge.keep(object.meta.resource_version);
+                    }
+                    return Ok(object);
+                }
                 Err(Refused::Error(error)) => return Err(error),
                 Err(Refused::Conflict { key }) if kind.namespaced && key == parent => {
                     return Err(ApiError::not_found(&kinds::NAMESPACE, namespace));

@@ -46,6 +46,7 @@ pub(crate) struct Registry {
     ranges: Arc<ServiceRanges>,
     taken: Arc<Mutex<allocate::Taken>>,
     webhooks: Arc<admission::Webhooks>,
+    ledger: admission::Ledger,
     toleration_seconds: [i64; 2],
 }
 
@@ -95,7 +96,8 @@ impl Registry {
     ) -> Self {
         let taken = Arc::default();
         let webhooks = Arc::new(admission::Webhooks::new(cache.clone()));
-        Self { webhooks, store, cache, ranges: Arc::new(ranges), taken, toleration_seconds }
+        let ledger = admission::Ledger::default();
+        Self { webhooks, ledger, store, cache, ranges: Arc::new(ranges), taken, toleration_seconds }
     }
 
     /// Fills in what the kind fills in, as this cluster has it.

@@ -81,6 +81,7 @@ impl Registry {
             } else {
                 self.admit(&request, Some(&before), Some(&new)).await?;
             }
+            let charge = self.charge(&request, Some(&before), &new)?;
             if gone {
                 if options.dry_run {
                     return Self::dry(kind, meta::as_object(&new)?, old.meta.resource_version);
@@ -107,7 +108,12 @@ impl Registry {
             let batch = claims.batch(Batch::new(), namespace, name);
             let expect = Expect::Revision(old.meta.resource_version);
             match self.put(kind, (namespace, name), map, expect, batch).await {
-                Ok(object) => return Ok(object),
+                Ok(object) => {
+                    if let Some(charge) = charge {
+                        charge.keep(object.meta.resource_version);
+                    }
+                    return Ok(object);
+                }
                 Err(Refused::Error(error)) => return Err(error),
                 Err(Refused::Conflict { key }) if claims.claims(&key) => {
                     claims.taken(kind, name, &key)?;

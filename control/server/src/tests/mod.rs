@@ -11,6 +11,7 @@ mod lists;
 mod logs;
 mod network;
 mod protobuf;
+mod quotas;
 mod services;
 mod streams;
 mod tunnels;

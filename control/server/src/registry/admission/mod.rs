@@ -12,10 +12,13 @@
 //!
 //! A [`Request`] says what is asked and by whom; objects go beside it: `old` is `None` for CREATE and CONNECT, `new` for DELETE.
 //! A part of either phase is a function `(&Registry, &Request, old, new) -> Result<(), ApiError>`, called in the order of
-//! upstream's plugins. It returns before anything costs where nothing is configured, which [`coracle_api::Cluster::count`] tells,
+//! upstream's plugins; quotas come last, once nothing else can refuse ([`Registry::charge`]). It returns before anything costs where nothing is configured, which [`coracle_api::Cluster::count`] tells,
 //! and where [`Caller::is_server`]. What it has to say beside yes or no goes to [`Caller::warn`] and [`Caller::annotate`].
 
+mod limits;
 mod plugins;
+mod pod_security;
+mod quota;
 mod request;
 mod token;
 mod webhooks;
@@ -26,6 +29,7 @@ use coracle_api::{ApiError, kinds};
 use serde_json::Value;
 
 use super::Registry;
+pub(in crate::registry) use quota::Ledger;
 pub(crate) use request::{Caller, Gv, Operation, Request, Requested};
 pub(in crate::registry) use webhooks::Webhooks;
 
@@ -51,6 +55,7 @@ impl Registry {
     /// What the built-in plugins add; the same again if they are asked again.
     async fn complete_again(&self, request: &Request<'_>, new: &mut Value) -> Result<(), ApiError> {
         if request.operation == Operation::Create && request.subresource.is_empty() {
+            self.default_limits(request, new);
             self.complete(request.kind, request.namespace, new).await?;
         }
         Ok(())
@@ -66,6 +71,8 @@ impl Registry {
         if request.caller.is_server() {
             return Ok(());
         }
+        self.check_limits(request, new)?;
+        self.pod_security(request, old, new)?;
         if self.cache.read().count(&kinds::VALIDATING_WEBHOOK_CONFIGURATION) > 0 {
             self.call_validating(request, old, new).await?;
         }
