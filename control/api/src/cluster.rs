@@ -13,6 +13,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use self::references::References;
+use crate::custom;
 use crate::kinds::{self, Kind};
 use crate::metrics::Metrics;
 use crate::object::{Object, key};
@@ -56,6 +57,8 @@ pub struct Cluster {
     /// Pods by namespace and by all their labels: those made from one template are alike in these.
     pods_by_labels: HashMap<Box<str>, BTreeMap<Labels, Objects>>,
     references: References,
+    /// Kinds that CustomResourceDefinitions define, by the definition's name.
+    custom: BTreeMap<Box<str>, &'static Kind>,
 }
 
 impl Cluster {
@@ -119,6 +122,16 @@ impl Cluster {
                 .map(|(_, o)| o)
                 .collect::<Vec<_>>()
         })
+    }
+
+    /// Every kind there may be objects of: the built-in ones, then those that are defined here.
+    pub fn kinds(&self) -> impl Iterator<Item = &'static Kind> + use<'_> {
+        kinds::ALL.iter().copied().chain(self.custom.values().copied())
+    }
+
+    /// The kind of that group and name, in whichever version it is stored.
+    pub fn kind(&self, group: &str, kind: &str) -> Option<&'static Kind> {
+        self.kinds().find(|known| known.group == group && known.kind == kind)
     }
 
     /// How many objects of a kind there are.
@@ -207,6 +220,11 @@ impl Cluster {
         if is_ingress(object.kind) {
             self.references.replace_ingress(old.as_deref(), Some(&object));
         }
+        if is_definition(object.kind)
+            && let Some(kind) = custom::kind_of(&object)
+        {
+            self.custom.insert(object.meta.name.as_str().into(), kind);
+        }
         if object.kind.is_pod() {
             self.references.replace(old.as_deref(), &object);
             let namespace =
@@ -257,6 +275,8 @@ impl Cluster {
             self.references.replace_ingress(Some(&old), None);
         } else if old.kind.resource == kinds::NODE.resource {
             self.metrics.forget(name);
+        } else if is_definition(old.kind) {
+            self.custom.remove(name);
         }
         Some(old)
     }
@@ -300,6 +320,10 @@ impl Cluster {
 
 fn is_ingress(kind: &Kind) -> bool {
     kind.resource == kinds::INGRESS.resource
+}
+
+fn is_definition(kind: &Kind) -> bool {
+    kind.resource == kinds::CUSTOM_RESOURCE_DEFINITION.resource
 }
 
 fn is_adoptable(kind: &Kind) -> bool {

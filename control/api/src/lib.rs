@@ -5,14 +5,15 @@
 //!
 //! What a kind's file is written with: [`json`] (fields of trees), [`path`] (where an error is), [`names`] (syntax),
 //! [`quantity`], [`selector`]; [`meta`] checks what all kinds have in common, [`metrics`] is what nodes tell of their Pods' use,
-//! [`pod`] answers what readers of Pods ask. With [`bootstrap_token`] machines join, by [`csr`] they get certificates, and by a
-//! [`tunnel`] they are called.
+//! [`pod`] answers what readers of Pods ask; [`custom`] makes kinds of CustomResourceDefinitions. With [`bootstrap_token`]
+//! machines join, by [`csr`] they get certificates, and by a [`tunnel`] they are called.
 
 pub mod age;
 pub mod bootstrap_token;
 pub mod cluster;
 pub mod cron;
 pub mod csr;
+pub mod custom;
 pub mod fields;
 pub mod indexes;
 pub mod json;

@@ -29,6 +29,8 @@ pub enum FieldProblem {
     Invalid(Value),
     /// `Invalid value`, where the value would not help.
     InvalidAsSuch,
+    /// `Invalid value: …`, of a value of another type.
+    TypeInvalid(Value),
     /// `Unsupported value: …: supported values: …`.
     NotSupported(Value),
     /// `Duplicate value: …`.
@@ -106,7 +108,9 @@ impl FieldError {
     pub fn body(&self) -> String {
         let head = match &self.problem {
             FieldProblem::Required => "Required value".to_owned(),
-            FieldProblem::Invalid(v) => format!("Invalid value: {v}"),
+            FieldProblem::Invalid(v) | FieldProblem::TypeInvalid(v) => {
+                format!("Invalid value: {v}")
+            }
             FieldProblem::InvalidAsSuch => "Invalid value".to_owned(),
             FieldProblem::NotSupported(v) => format!("Unsupported value: {v}"),
             FieldProblem::Duplicate(v) => format!("Duplicate value: {v}"),
@@ -124,6 +128,7 @@ impl FieldError {
         match self.problem {
             FieldProblem::Required => "FieldValueRequired",
             FieldProblem::Invalid(_) | FieldProblem::InvalidAsSuch => "FieldValueInvalid",
+            FieldProblem::TypeInvalid(_) => "FieldValueTypeInvalid",
             FieldProblem::NotSupported(_) => "FieldValueNotSupported",
             FieldProblem::Duplicate(_) => "FieldValueDuplicate",
             FieldProblem::Forbidden => "FieldValueForbidden",

@@ -17,6 +17,8 @@ pub(super) enum Shape<'a> {
     Struct(Schema<'a>),
     /// Keys, each an owner's choice.
     Map(&'a Schemas, &'a Type),
+    /// Nothing is known of it: an object is seen by its keys, anything else is one value.
+    Deduced,
     /// Scalars, each at most once.
     Set,
     /// Objects that are told apart by some of their fields.
@@ -29,8 +31,15 @@ impl<'a> Shape<'a> {
             Type::Message(id) if set.get(*id).atomic => Shape::Leaf,
             Type::Message(id) => Shape::Struct(set.schema(*id)),
             Type::Map(item) => Shape::Map(set, item),
+            Type::Any if set.is_deduced() => Shape::Deduced,
             _ => Shape::Leaf,
         }
+    }
+
+    /// The shape that a value has: what is not known may be no object.
+    fn seen(self, values: [Option<&Value>; 2]) -> Self {
+        let odd = values.into_iter().flatten().any(|v| !v.is_object() && !v.is_null());
+        if odd && matches!(self, Shape::Deduced) { Shape::Leaf } else { self }
     }
 
     fn of_field(set: &'a Schemas, field: &'a Field) -> Self {
@@ -48,10 +57,13 @@ impl<'a> Shape<'a> {
     /// What is below a key of an object.
     pub(super) fn child(self, key: &str) -> Shape<'a> {
         match self {
-            Shape::Struct(schema) => {
-                schema.field(key).map_or(Shape::Leaf, |field| Shape::of_field(schema.set(), field))
-            }
+            Shape::Struct(schema) => match (schema.field(key), &schema.message().rest) {
+                (Some(field), _) => Shape::of_field(schema.set(), field),
+                (None, Some(rest)) => Shape::of_type(schema.set(), rest),
+                (None, None) => Shape::Leaf,
+            },
             Shape::Map(set, item) => Shape::of_type(set, item),
+            Shape::Deduced => Shape::Deduced,
             _ => Shape::Leaf,
         }
     }
@@ -134,13 +146,14 @@ pub fn field_set(value: &Value, schema: Schema<'_>) -> FieldSet {
 
 /// Adds what is below a value; whether its own place is set as well.
 fn collect(value: &Value, shape: Shape<'_>, set: &mut FieldSet) -> bool {
-    match (shape, value) {
-        (Shape::Struct(_) | Shape::Map(..), Value::Object(map)) => {
+    match (shape.seen([Some(value), None]), value) {
+        (Shape::Struct(_) | Shape::Map(..) | Shape::Deduced, Value::Object(map)) => {
             for (key, value) in map {
                 let child = shape.child(key);
                 let node = set.node(field_step(key));
                 let own = collect(value, child, &mut node.below);
-                let known = matches!(shape, Shape::Struct(schema) if schema.field(key).is_some());
+                let known = matches!(shape, Shape::Struct(schema)
+                    if schema.field(key).is_some() || schema.message().rest.is_some());
                 let empty = value.is_null() || value.as_object().is_some_and(Map::is_empty);
                 node.is_member |= own || empty || !known;
             }
@@ -170,7 +183,7 @@ pub(super) fn duplicates(value: &Value, schema: Schema<'_>) -> Option<String> {
 fn first_duplicate(value: &Value, shape: Shape<'_>, path: &mut String) -> Option<String> {
     let length = path.len();
     match (shape, value) {
-        (Shape::Struct(_) | Shape::Map(..), Value::Object(map)) => {
+        (Shape::Struct(_) | Shape::Map(..) | Shape::Deduced, Value::Object(map)) => {
             for (key, value) in map {
                 path.push('.');
                 path.push_str(key);
@@ -245,6 +258,7 @@ static EMPTY: LazyLock<Value> = LazyLock::new(|| Value::Object(Map::new()));
 
 impl Comparer {
     fn compare(&mut self, old: Option<&Value>, new: Option<&Value>, shape: Shape<'_>) {
+        let shape = shape.seen([old, new]);
         let is_leaf = matches!(shape, Shape::Leaf) || (is_void(old) && is_void(new));
         match (shape, old, new) {
             (_, Some(old), Some(new)) if is_leaf => {
@@ -253,7 +267,9 @@ impl Comparer {
                 }
                 return;
             }
-            (Shape::Struct(_) | Shape::Map(..), ..) if !is_leaf => self.objects(old, new, shape),
+            (Shape::Struct(_) | Shape::Map(..) | Shape::Deduced, ..) if !is_leaf => {
+                self.objects(old, new, shape);
+            }
             (Shape::Set | Shape::Keyed(..), ..) if !is_leaf => self.lists(old, new, shape),
             _ => {}
         }
@@ -316,7 +332,11 @@ fn merged(live: Option<&Value>, config: Option<&Value>, shape: Shape<'_>) -> Val
         (Some(live), Some(config)) => (live, config),
     };
     match (shape, live, config) {
-        (Shape::Struct(_) | Shape::Map(..), Value::Object(live), Value::Object(config)) => {
+        (
+            Shape::Struct(_) | Shape::Map(..) | Shape::Deduced,
+            Value::Object(live),
+            Value::Object(config),
+        ) => {
             let mut out = live.clone();
             for (key, value) in config {
                 let value = merged(live.get(key), Some(value), shape.child(key));
@@ -389,11 +409,16 @@ fn remaining(value: &Value, set: &FieldSet, shape: Shape<'_>) -> Value {
         return value.clone();
     }
     match (shape, value) {
-        (Shape::Struct(_) | Shape::Map(..), Value::Object(map)) => {
+        (Shape::Struct(_) | Shape::Map(..) | Shape::Deduced, Value::Object(map)) => {
             let kept = map.iter().filter_map(|(key, value)| match set.get(&field_step(key)) {
                 None => Some((key.clone(), value.clone())),
                 Some(node) if node.is_member => None,
-                Some(node) => Some((key.clone(), remaining(value, &node.below, shape.child(key)))),
+                Some(node) => {
+                    let left = remaining(value, &node.below, shape.child(key));
+                    // No schema will take an emptied object for an absent one.
+                    let gone = matches!(shape.child(key), Shape::Deduced) && left.is_null();
+                    (!gone).then(|| (key.clone(), left))
+                }
             });
             let kept: Map<String, Value> = kept.collect();
             if kept.is_empty() { Value::Null } else { Value::Object(kept) }

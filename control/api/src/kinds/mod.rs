@@ -32,6 +32,8 @@ pub struct Kind {
     pub subresources: &'static [Subresource],
     /// Which fields `metadata.generation` follows.
     pub generation: Generation,
+    /// Defined by a CustomResourceDefinition: see [`crate::custom`].
+    pub custom: bool,
     /// Its old versions need not be kept for long (Leases, Events).
     pub short_history: bool,
     /// A deletion that says nothing of dependents leaves them alone.
@@ -164,6 +166,7 @@ impl Kind {
         namespaced: true,
         subresources: &[],
         generation: Generation::None,
+        custom: false,
         short_history: false,
         orphans_dependents: false,
         name_rule: NameRule::Subdomain,
@@ -244,6 +247,7 @@ table! {
     pod_disruption_budget POD_DISRUPTION_BUDGET;
     horizontal_pod_autoscaler HORIZONTAL_POD_AUTOSCALER;
     certificate_signing_request CERTIFICATE_SIGNING_REQUEST;
+    custom_resource_definition CUSTOM_RESOURCE_DEFINITION;
     lease LEASE;
     endpoint_slice ENDPOINT_SLICE;
     ingress INGRESS;

@@ -6,6 +6,7 @@
 //!
 //! Built-in kinds are data, written by `tools/gen_schema.py` and parsed once ([`builtin`]).
 
+mod custom;
 pub mod openapi;
 mod parse;
 pub mod protobuf;
@@ -22,6 +23,9 @@ use std::sync::LazyLock;
 use serde_json::{Map, Value};
 
 pub use validate::{DecodeError, Decoded, MAX_DEPTH, cannot_be_handled, check, decode_json};
+
+/// The message of `metadata`.
+pub const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 
 /// Text that built-in kinds borrow from the binary and custom kinds own.
 pub type Str = Cow<'static, str>;
@@ -41,6 +45,8 @@ pub struct Schemas {
     names: HashMap<Str, MessageId>,
     /// Kind to the messages of that name; few kinds exist in more than one group or version.
     kinds: HashMap<Str, Vec<MessageId>>,
+    /// Server-side apply merges objects of any JSON field by field; if not, they are one value.
+    deduced: bool,
 }
 
 /// The index of a message within its [`Schemas`].
@@ -68,6 +74,11 @@ impl Schemas {
     /// Every message, in the order of its name; embedded ones ([`Message::embedded`]) last.
     pub fn iter(&self) -> impl Iterator<Item = Schema<'_>> {
         (0..self.messages.len()).map(|i| self.schema(MessageId(i as u32)))
+    }
+
+    /// Whether server-side apply looks into [`Type::Any`].
+    pub fn is_deduced(&self) -> bool {
+        self.deduced
     }
 
     /// The message with this id.
@@ -114,7 +125,7 @@ impl<'a> Schema<'a> {
 }
 
 /// An object with named fields.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Message {
     /// OpenAPI name, such as `io.k8s.api.core.v1.Pod`.
     pub name: Str,
@@ -126,6 +137,10 @@ pub struct Message {
     pub atomic: bool,
     /// A Go struct embedded in others: it exists in protobuf only, its fields are the parent's in JSON.
     pub embedded: bool,
+    /// What fields hold that have no name here; none if there are no such fields.
+    pub rest: Option<Type>,
+    /// The OpenAPI schema of a custom kind as its definition has it, in place of one made from the fields.
+    pub published: Option<Box<Value>>,
     /// What the API reference says.
     pub description: Text,
     /// Sorted by JSON name.
@@ -238,7 +253,7 @@ pub enum TagRef<'a> {
 }
 
 /// One field of a message.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Field {
     /// JSON name.
     pub name: Str,

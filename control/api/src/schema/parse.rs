@@ -34,7 +34,7 @@ pub(super) fn parse(text: &'static str) -> Result<Schemas, String> {
             kinds.entry(gvk.kind.clone()).or_default().push(MessageId(i as u32));
         }
     }
-    Ok(Schemas { messages, names, kinds })
+    Ok(Schemas { messages, names, kinds, deduced: false })
 }
 
 fn parse_line(
@@ -55,6 +55,8 @@ fn parse_line(
                 list_kind,
                 atomic: flags == "a",
                 embedded: flags == "h",
+                rest: None,
+                published: None,
                 description: parse_text(columns.next()?)?,
                 fields: Vec::new(),
                 index: Box::default(),

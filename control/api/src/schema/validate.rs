@@ -352,6 +352,12 @@ fn read_message<'de, 'a, A: MapAccess<'de>>(
     while let Some(key) = map.next_key_seed(FieldName(message))? {
         let field = match key {
             Ok(field) => field,
+            Err(unknown) if message.rest.is_some() => {
+                let ty = message.rest.as_ref().unwrap_or(&Type::Any);
+                let value = map.next_value_seed(Slot { walk: &mut *walk, ty })?;
+                out.insert(unknown, value.unwrap_or_default());
+                continue;
+            }
             Err(unknown) => {
                 walk.complain("unknown", Some(&unknown));
                 map.next_value::<IgnoredAny>()?;

@@ -4,6 +4,7 @@
 //! shows, and how lists merge. v3 has one document per group and version, v2 one for everything. Both are built
 //! when asked for; the server keeps the bytes.
 
+mod custom;
 pub mod gnostic;
 mod paths;
 mod schemas;
@@ -62,6 +63,30 @@ impl Resource<'static> {
                 .iter()
                 .map(|s| SubResource::builtin(*s, schema))
                 .collect(),
+        })
+    }
+}
+
+impl<'a> Resource<'a> {
+    /// A custom kind in one version; none if it has no schema.
+    pub fn custom(version: &'a crate::custom::Version) -> Option<Self> {
+        let (kind, schema) = (version.kind, version.schema()?);
+        let scale = || builtin().by_gvk("autoscaling", "v1", "Scale");
+        let subresources = kind.subresources.iter().map(|subresource| {
+            let (name, schema) = match subresource {
+                Subresource::Scale => ("scale", scale()),
+                _ => ("status", Some(schema)),
+            };
+            SubResource { name: name.into(), schema, methods: &["get", "put", "patch"] }
+        });
+        Some(Resource {
+            group: kind.group.into(),
+            version: kind.version.into(),
+            kind: kind.kind.into(),
+            plural: kind.plural.into(),
+            namespaced: kind.namespaced,
+            schema,
+            subresources: subresources.collect(),
         })
     }
 }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde_json::{Map, Value, json};
 
 use super::super::{Field, ListType, Message, Schema, Type, builtin};
-use super::{Version, gvk};
+use super::{Version, custom, gvk};
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 const INT_OR_STRING: &str = "io.k8s.apimachinery.pkg.util.intstr.IntOrString";
@@ -82,6 +82,9 @@ impl<'a> Schemas<'a> {
 
     fn define(&mut self, schema: Schema<'a>) -> Value {
         let message = schema.message();
+        if let Some(published) = &message.published {
+            return self.published(published, message);
+        }
         let mut out = Map::new();
         describe(&mut out, message.description.get());
         out.insert("type".into(), "object".into());
@@ -105,6 +108,21 @@ impl<'a> Schemas<'a> {
             out.insert("x-kubernetes-group-version-kind".into(), kinds);
         }
         out.into()
+    }
+
+    /// A custom kind as its definition has it, with what every object has.
+    fn published(&mut self, schema: &Value, message: &Message) -> Value {
+        let mut out = match self.version {
+            Version::V2 => custom::for_v2(schema),
+            Version::V3 => schema.clone(),
+        };
+        let metadata = self.refer_meta("ObjectMeta");
+        let mut metadata = self.wrapped(metadata, false);
+        custom::add_meta(&mut out, &mut metadata);
+        if let Some(kinds) = kinds_of(message) {
+            out["x-kubernetes-group-version-kind"] = kinds;
+        }
+        out
     }
 
     fn property(&mut self, field: &'a Field, schema: Schema<'a>) -> Value {
