@@ -6,7 +6,6 @@
 
 use std::time::Duration;
 
-use coracle_api::kinds::{self, Kind};
 use coracle_api::object::OwnerRef;
 use coracle_api::plan::{Controller, Key, Propagation, Write};
 use coracle_api::{Cluster, Object, Plan};
@@ -76,7 +75,7 @@ impl Controller for GarbageCollector {
                 }
             }
         } else if let Some((resource, name)) = key.name.split_once('|')
-            && let Some(kind) = kinds::ALL.iter().find(|kind| kind.resource == resource)
+            && let Some(kind) = cluster.kinds().find(|kind| kind.resource == resource)
             && let Some(object) = cluster.get(kind, &key.namespace, name)
         {
             if object.is_deleting() {
@@ -120,9 +119,7 @@ fn look_up<'a>(
 ) -> (Owner, Option<&'a Object>) {
     // The group decides: a reference may name another version of it.
     let group = owner.api_version.rsplit_once('/').map_or("", |(group, _)| group);
-    let kind: Option<&Kind> =
-        kinds::ALL.iter().copied().find(|k| k.group == group && k.kind == owner.kind);
-    let Some(kind) = kind else { return (Owner::Solid, None) };
+    let Some(kind) = cluster.kind(group, &owner.kind) else { return (Owner::Solid, None) };
     let namespace = &dependent.meta.namespace;
     if kind.namespaced && namespace.is_empty() {
         // A mistake that no deletion should follow from.

@@ -34,6 +34,7 @@ mod endpoints;
 mod ingress;
 mod load_balancer;
 
+mod custom_resource_definition;
 mod garbage_collector;
 mod namespace;
 mod resource_quota;
@@ -60,6 +61,7 @@ use coracle_api::plan::Controller;
 pub use autoscaler::HorizontalPodAutoscalerController;
 pub use certificates::{CertificateApprover, CertificateCleaner, Requester};
 pub use cron_job::CronJobController;
+pub use custom_resource_definition::CustomResourceDefinitionController;
 pub use daemon_set::DaemonSetController;
 pub use deployment::DeploymentController;
 pub use disruption::DisruptionController;
@@ -106,6 +108,7 @@ pub fn with(nodes: NodeLifecycle) -> Vec<Box<dyn Controller>> {
         Box::new(ServiceAccountController),
         Box::new(ResourceQuotaController),
         Box::new(GarbageCollector),
+        Box::new(CustomResourceDefinitionController),
         Box::new(nodes),
         Box::new(TaintEviction),
         Box::new(PodCollector::default()),

@@ -1,6 +1,6 @@
 //! Namespace: empties a namespace that is being deleted, then lets it go.
 
-use coracle_api::kinds::{ALL, NAMESPACE};
+use coracle_api::kinds::NAMESPACE;
 use coracle_api::plan::{Controller, Key, Propagation};
 use coracle_api::{Cluster, Kind, Object, Plan};
 use jiff::Timestamp;
@@ -38,7 +38,7 @@ impl Controller for NamespaceController {
             return plan;
         };
         let mut content = Vec::new();
-        for kind in ALL.iter().copied().filter(|kind| kind.namespaced) {
+        for kind in cluster.kinds().filter(|kind| kind.namespaced) {
             let mut here = Content { kind, count: 0, finalizers: Vec::new() };
             for object in cluster.list_in(kind, &key.name) {
                 here.count += 1;

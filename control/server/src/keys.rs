@@ -6,6 +6,8 @@
 use bytes::Bytes;
 use coracle_api::{Kind, kinds};
 
+use crate::custom::Definitions;
+
 /// What all objects' keys begin with.
 pub(crate) const OBJECTS: &str = "/registry/";
 
@@ -32,11 +34,15 @@ pub(crate) fn of_object(kind: &Kind, namespace: &str, name: &str) -> Bytes {
 }
 
 /// Kind, namespace and name of a key; `None` if no kind of ours lies there.
-pub(crate) fn parse(key: &[u8]) -> Option<(&'static Kind, &str, &str)> {
+pub(crate) fn parse<'k>(
+    definitions: &Definitions,
+    key: &'k [u8],
+) -> Option<(&'static Kind, &'k str, &'k str)> {
     let key = std::str::from_utf8(key).ok()?.strip_prefix(OBJECTS)?;
     let (group, key) = key.split_once('/')?;
     let (plural, key) = key.split_once('/')?;
-    let kind = kinds::by_resource(if group == "core" { "" } else { group }, plural)?;
+    let kind = kinds::by_resource(if group == "core" { "" } else { group }, plural)
+        .or_else(|| definitions.stored(group, plural))?;
     if kind.namespaced {
         let (namespace, name) = key.split_once('/')?;
         Some((kind, namespace, name))

@@ -1,14 +1,16 @@
 //! The API server: everything between a client's bytes and the store.
 //!
 //! Read in this order: [`serve`] accepts connections, [`pods`] those of Pods; [`http`] turns requests into calls; [`registry`] is the one path by
-//! which anything is written; [`cache`] holds the cluster in memory and feeds watches; [`driver`] and [`scheduling`] run
-//! the controllers and the scheduler; [`auth`] says who may do what, [`flow`] in which turn; [`tunnels`] leads to agents. [`distribution`] is the image registry that is served
+//! which anything is written; [`cache`] holds the cluster in memory and feeds watches, [`custom`] its custom kinds; [`driver`] and
+//! [`scheduling`] run the controllers and the scheduler; [`auth`] says who may do what, [`flow`] in which turn; [`tunnels`] leads
+//! to agents. [`distribution`] is the image registry that is served
 //! beside the API.
 
 pub mod auth;
 mod bootstrap;
 mod cache;
 mod config;
+mod custom;
 pub mod distribution;
 mod driver;
 mod events;

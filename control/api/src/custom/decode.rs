@@ -52,9 +52,12 @@ impl Version {
                 && !metadata.is_null()
             {
                 let decoded = schema::check(metadata, schema)?;
-                strict.extend(decoded.strict.iter().map(|complaint| {
-                    complaint.replacen("field \"", "field \"metadata.", 1)
-                }));
+                strict.extend(
+                    decoded
+                        .strict
+                        .iter()
+                        .map(|complaint| complaint.replacen("field \"", "field \"metadata.", 1)),
+                );
                 map.insert("metadata".to_owned(), decoded.value);
             }
         }

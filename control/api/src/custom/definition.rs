@@ -1,5 +1,6 @@
 //! A definition as a server uses it, read from its object.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -14,6 +15,7 @@ use crate::json::Json;
 use crate::kinds::Kind;
 use crate::object::Object;
 use crate::schema::{Schema, Schemas};
+use crate::status::FieldError;
 
 /// The finalizer that keeps a definition until its objects are gone.
 pub const CLEANUP_FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
@@ -130,7 +132,7 @@ impl Definition {
                 let mut versions = kinds_by_version(&tree)
                     .map(|(version, kind)| Version::read(version, kind, list_kind))
                     .collect::<Result<Vec<_>, _>>()?;
-                versions.sort_by(|a, b| by_maturity(a.kind.version, b.kind.version));
+                versions.sort_by(|a, b| Self::by_maturity(a.kind.version, b.kind.version));
                 (versions.into(), Arc::new(Conversion::read(&tree)))
             }
         };
@@ -144,6 +146,17 @@ impl Definition {
             categories: texts(&["status", "acceptedNames", "categories"]),
             conversion,
         })
+    }
+
+    /// The order of versions: `v10`, `v2`, `v1`, `v2beta1`, `v1beta2`, `v1alpha1`, then the rest by the alphabet
+    /// (`apimachinery/pkg/version/helpers.go`).
+    pub fn by_maturity(one: &str, other: &str) -> Ordering {
+        match (maturity(one), maturity(other)) {
+            (Some(one), Some(other)) => other.cmp(&one),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => one.cmp(other),
+        }
     }
 
     /// One of its versions.
@@ -176,9 +189,10 @@ impl Version {
                 false => own.to_owned(),
             }
         });
-        let selectable = version.list(&["selectableFields"]).iter().map(|field| {
-            field.text(&["jsonPath"]).trim_start_matches('.').to_owned()
-        });
+        let selectable = version
+            .list(&["selectableFields"])
+            .iter()
+            .map(|field| field.text(&["jsonPath"]).trim_start_matches('.').to_owned());
         Ok(Self {
             kind,
             list_kind: list_kind.to_owned(),
@@ -191,6 +205,11 @@ impl Version {
             schemas,
             columns: Column::of_version(version),
         })
+    }
+
+    /// Checks a whole object of this version, with its defaults filled in; `old` is what it replaces.
+    pub fn validate(&self, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+        self.structure.validate(new, old)
     }
 
     /// The kind as server-side apply, patches and OpenAPI see it.
@@ -245,17 +264,6 @@ impl Conversion {
             ca_bundle: base64::engine::general_purpose::STANDARD.decode(bundle).unwrap_or_default(),
             review_versions: reviews.filter_map(Value::as_str).map(str::to_owned).collect(),
         })
-    }
-}
-
-/// `v10`, `v2`, `v1`, `v2beta1`, `v1beta2`, `v1alpha1`, then the rest by the alphabet
-/// (`apimachinery/pkg/version/helpers.go`).
-fn by_maturity(one: &str, other: &str) -> std::cmp::Ordering {
-    match (maturity(one), maturity(other)) {
-        (Some(one), Some(other)) => other.cmp(&one),
-        (Some(_), None) => std::cmp::Ordering::Less,
-        (None, Some(_)) => std::cmp::Ordering::Greater,
-        (None, None) => one.cmp(other),
     }
 }
 

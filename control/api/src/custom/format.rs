@@ -146,7 +146,8 @@ fn is_isbn10(text: &str) -> bool {
 fn is_isbn13(text: &str) -> bool {
     let digits: Vec<u8> = text.bytes().filter(|b| !matches!(b, b'-' | b' ')).collect();
     digits.len() == 13 && digits.iter().all(u8::is_ascii_digit) && {
-        let weigh = |(i, digit): (usize, &u8)| u32::from(digit - b'0') * if i % 2 == 0 { 1 } else { 3 };
+        let weigh =
+            |(i, digit): (usize, &u8)| u32::from(digit - b'0') * if i % 2 == 0 { 1 } else { 3 };
         digits.iter().enumerate().map(weigh).sum::<u32>() % 10 == 0
     }
 }

@@ -17,9 +17,17 @@ enum Step {
     All,
     /// `..`, followed by a field
     Below,
-    Slice { from: Option<i64>, to: Option<i64>, by: i64 },
+    Slice {
+        from: Option<i64>,
+        to: Option<i64>,
+        by: i64,
+    },
     Index(i64),
-    Filter { path: JsonPath, is: Comparison, value: Value },
+    Filter {
+        path: JsonPath,
+        is: Comparison,
+        value: Value,
+    },
     Exists(JsonPath),
 }
 
@@ -65,11 +73,11 @@ impl JsonPath {
 
     /// The names of a path that consists of fields only.
     pub fn fields(&self) -> Option<Vec<&str>> {
-        let name = |step| match step {
-            &Step::Field(ref name) => Some(name.as_str()),
+        let names = self.0.iter().map(|step| match step {
+            Step::Field(name) => Some(name.as_str()),
             _ => None,
-        };
-        self.0.iter().map(name).collect()
+        });
+        names.collect()
     }
 }
 
@@ -250,8 +258,9 @@ fn filter_of(text: &str) -> Result<Step, String> {
         let right = right.trim();
         let value = match quoted(right) {
             Some(text) => Value::from(text),
-            None => serde_json::from_str(right)
-                .map_err(|_| format!("cannot compare with {right:?}"))?,
+            None => {
+                serde_json::from_str(right).map_err(|_| format!("cannot compare with {right:?}"))?
+            }
         };
         return Ok(Step::Filter { path: path(left)?, is, value });
     }
@@ -259,7 +268,7 @@ fn filter_of(text: &str) -> Result<Step, String> {
 }
 
 fn quoted(text: &str) -> Option<&str> {
-    ['"', '\''].into_iter().find_map(|q| {
-        text.strip_prefix(q)?.strip_suffix(q).filter(|inner| !inner.contains(q))
-    })
+    ['"', '\'']
+        .into_iter()
+        .find_map(|q| text.strip_prefix(q)?.strip_suffix(q).filter(|inner| !inner.contains(q)))
 }

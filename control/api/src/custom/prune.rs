@@ -46,7 +46,8 @@ impl Pruner {
                         return true;
                     }
                     let child = structure.and_then(|s| s.child(name));
-                    let any = structure.is_some_and(|s| matches!(s.additional, Some(Additional::Any)));
+                    let any =
+                        structure.is_some_and(|s| matches!(s.additional, Some(Additional::Any)));
                     self.enter(name);
                     let keep = child.is_some() || any || preserve;
                     match child {

@@ -57,7 +57,9 @@ impl Checker {
 
     fn mistyped(&mut self, value: Value, wanted: &str) {
         let detail = match &value {
-            Value::String(text) => format!("{} in body must be of type {wanted}: {text:?}", self.path),
+            Value::String(text) => {
+                format!("{} in body must be of type {wanted}: {text:?}", self.path)
+            }
             _ => format!("{} in body must be of type {wanted}", self.path),
         };
         self.errors.push(FieldError {
@@ -128,7 +130,9 @@ impl Checker {
             match tried.iter().filter(|errors| errors.is_empty()).count() {
                 1 => {}
                 0 => {
-                    self.composite("must validate one and only one schema (oneOf). Found none valid");
+                    self.composite(
+                        "must validate one and only one schema (oneOf). Found none valid",
+                    );
                     self.errors.extend(best(tried));
                 }
                 n => self.composite(&format!(
@@ -158,7 +162,8 @@ impl Checker {
             Value::Number(_) => self.number(checks, value),
             _ => {}
         }
-        if !checks.enumeration.is_empty() && !checks.enumeration.iter().any(|one| same(one, value)) {
+        if !checks.enumeration.is_empty() && !checks.enumeration.iter().any(|one| same(one, value))
+        {
             let shown: Vec<String> = checks
                 .enumeration
                 .iter()
@@ -230,7 +235,13 @@ impl Checker {
         }
     }
 
-    fn items(&mut self, structure: &Structure, items: &[Value], value: &Value, old: Option<&Value>) {
+    fn items(
+        &mut self,
+        structure: &Structure,
+        items: &[Value],
+        value: &Value,
+        old: Option<&Value>,
+    ) {
         if let Some(item) = &structure.items {
             let before = old.and_then(Value::as_array);
             let length = self.path.len();

@@ -22,7 +22,8 @@ impl Schemas {
         structure: &Structure,
         published: &Value,
     ) -> Self {
-        let mut maker = Maker { set: Schemas { deduced: true, ..Schemas::default() }, copied: HashMap::new() };
+        let mut maker =
+            Maker { set: Schemas { deduced: true, ..Schemas::default() }, copied: HashMap::new() };
         // `com.example.stable.v1.CronTab`
         let mut parts: Vec<&str> = kind.group.split('.').rev().collect();
         parts.extend([kind.version, kind.kind]);
@@ -73,7 +74,9 @@ impl Maker {
         if is_object || structure.embedded {
             let meta = builtin().names[OBJECT_META];
             let meta = Type::Message(self.copy(meta));
-            for (name, ty) in [("apiVersion", Type::String), ("kind", Type::String), ("metadata", meta)] {
+            for (name, ty) in
+                [("apiVersion", Type::String), ("kind", Type::String), ("metadata", meta)]
+            {
                 fields.push(field(name, ty));
             }
         }
@@ -112,7 +115,10 @@ impl Maker {
                     Type::Map(Box::new(self.type_of(&format!("{name}{{}}"), of)))
                 }
                 Some(Additional::Any) => Type::Any,
-                None if structure.preserve && structure.properties.is_empty() && !structure.embedded => {
+                None if structure.preserve
+                    && structure.properties.is_empty()
+                    && !structure.embedded =>
+                {
                     Type::Any
                 }
                 None => Type::Message(self.message(name, structure, false)),

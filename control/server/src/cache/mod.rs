@@ -14,11 +14,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use coracle_api::metrics::{OutOfStep, Report};
-use coracle_api::{Change, Cluster, Kind, Object};
+use coracle_api::{Change, Cluster, Kind, Object, kinds};
 use coracle_store::{Range, ReadError, Store};
 use jiff::Timestamp;
 use tokio::sync::{broadcast, watch};
 
+use crate::custom::Definitions;
 use crate::keys;
 use hub::Hub;
 pub(crate) use hub::Scope;
@@ -41,6 +42,7 @@ pub(crate) struct Cache {
 
 struct Shared {
     cluster: RwLock<Cluster>,
+    definitions: Definitions,
     hub: Mutex<Hub>,
     changes: broadcast::Sender<Arc<Change>>,
     metrics: broadcast::Sender<Arc<BTreeSet<String>>>,
@@ -59,19 +61,30 @@ impl Cache {
     /// Loads every object at one revision.
     pub(crate) async fn load(store: &Store) -> Result<Self, ReadError> {
         let mut cluster = Cluster::new(Timestamp::now());
-        let mut range = Range::prefix(keys::OBJECTS);
+        let definitions = Definitions::default();
         let mut at = None;
-        loop {
-            let page = store.range(range.clone(), at, Some(PAGE)).await?;
-            at = Some(page.revision);
-            for entry in &page.entries {
-                if let Some(object) = decode(&entry.key, &entry.value, entry.mod_revision) {
-                    cluster.put(object);
+        // What defines kinds comes before what is of these kinds.
+        for (prefix, is_definition) in [
+            (keys::of_kind(&kinds::CUSTOM_RESOURCE_DEFINITION), true),
+            (keys::OBJECTS.into(), false),
+        ] {
+            let mut range = Range::prefix(prefix);
+            loop {
+                let page = store.range(range.clone(), at, Some(PAGE)).await?;
+                at = Some(page.revision);
+                for entry in &page.entries {
+                    let read = decode(&definitions, &entry.key, &entry.value, entry.mod_revision);
+                    let Some(object) = read else { continue };
+                    if is_definition {
+                        definitions.put(&object);
+                    } else {
+                        cluster.put(object);
+                    }
                 }
-            }
-            match page.entries.last() {
-                Some(last) if page.more => range = range.after(&last.key),
-                _ => break,
+                match page.entries.last() {
+                    Some(last) if page.more => range = range.after(&last.key),
+                    _ => break,
+                }
             }
         }
         let revision = at.unwrap_or_default();
@@ -79,6 +92,7 @@ impl Cache {
         Ok(Self {
             shared: Arc::new(Shared {
                 cluster: RwLock::new(cluster),
+                definitions,
                 hub: Mutex::new(Hub::new(revision)),
                 changes: broadcast::Sender::new(FOLLOWER_BUFFER),
                 metrics: broadcast::Sender::new(METRICS_BUFFER),
@@ -126,8 +140,17 @@ impl Cache {
             .events
             .iter()
             .filter_map(|event| {
-                let place = keys::parse(&event.key)?;
-                let new = event.value.as_ref().map(|value| decode(&event.key, value, revision));
+                let definitions = &self.shared.definitions;
+                let place = keys::parse(definitions, &event.key)?;
+                let read = |value| decode(definitions, &event.key, value, revision);
+                let new = event.value.as_ref().map(read);
+                if place.0.resource == kinds::CUSTOM_RESOURCE_DEFINITION.resource {
+                    match &new {
+                        Some(Some(object)) => definitions.put(object),
+                        Some(None) => {}
+                        None => definitions.remove(place.2),
+                    }
+                }
                 Some((place, new))
             })
             .collect();
@@ -164,6 +187,11 @@ impl Cache {
     /// The cluster as it is now. The guard must not be held across an await.
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, Cluster> {
         self.shared.cluster.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The custom kinds.
+    pub(crate) fn definitions(&self) -> &Definitions {
+        &self.shared.definitions
     }
 
     /// Sets the time that controllers see.
@@ -238,8 +266,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// The object under a key; unreadable ones are reported and left out.
-pub(crate) fn decode(key: &[u8], value: &Bytes, revision: u64) -> Option<Arc<Object>> {
-    let (kind, ..) = keys::parse(key)?;
+pub(crate) fn decode(
+    definitions: &Definitions,
+    key: &[u8],
+    value: &Bytes,
+    revision: u64,
+) -> Option<Arc<Object>> {
+    let (kind, ..) = keys::parse(definitions, key)?;
     match Object::from_stored(kind, value, revision) {
         Ok(object) => Some(Arc::new(object)),
         Err(error) => {

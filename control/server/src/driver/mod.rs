@@ -91,7 +91,7 @@ pub(crate) async fn run(
             // The first tick comes at once: on start everything is new.
             _ = resync.tick() => {
                 let cluster = registry.cache.read();
-                for kind in coracle_api::kinds::ALL {
+                for kind in cluster.kinds() {
                     for object in cluster.list(kind) {
                         controller.wakes(&cluster, object).into_iter().for_each(|k| queue.add(k));
                     }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use coracle_api::fields::{ApplyError, Managers, Writer};
-use coracle_api::schema::Schema;
 use coracle_api::status::Details;
 use coracle_api::{ApiError, Kind, Object};
 use http::header::USER_AGENT;
@@ -13,7 +12,7 @@ use serde_json::Value;
 
 use super::App;
 use super::answer::Answer;
-use super::body::{self, FieldValidation};
+use super::body::{self, FieldValidation, Shape};
 use super::render::Render;
 use super::request::{Query, RequestInfo};
 use super::restrictions::Written;
@@ -112,9 +111,10 @@ pub(crate) async fn apply(
         invalid_options("fieldManager: Required value: is required for apply patch")
     })?;
     let force = info.query.flag("force");
-    let schema = body::schema_of(&info.group, &info.version, kind.kind)?;
+    let shape = Shape::of(info, kind)?;
+    let schema = shape.schema()?;
     let bytes = body::read(&parts.headers, body).await?;
-    let config = configuration(info, kind, schema, &bytes)?;
+    let config = configuration(info, kind, shape, &bytes)?;
     let options = WriteOptions { fields: FieldWriter::Applied, ..options(info, parts)? };
     let (now, ignored) = (now(), ignored_fields(kind, &info.subresource));
     let version = info.api_version();
@@ -140,7 +140,7 @@ pub(crate) async fn apply(
         }
         let applied =
             managers.apply(&writer, &live, &config, schema, force).map_err(|e| refused(info, e))?;
-        let (mut tree, _) = body::check(applied.object, schema, FieldValidation::Ignore)?;
+        let (mut tree, _) = body::check(applied.object, shape, FieldValidation::Ignore)?;
         tree["metadata"]["managedFields"] = applied.managers.encode();
         if let Some(other) = other {
             (other.store)(&mut tree);
@@ -178,7 +178,7 @@ pub(crate) async fn apply(
 fn configuration(
     info: &RequestInfo,
     kind: &Kind,
-    schema: Schema<'_>,
+    shape: Shape<'_>,
     bytes: &[u8],
 ) -> Result<Value, ApiError> {
     let tree: Value = serde_saphyr::from_slice(bytes)
@@ -205,7 +205,7 @@ fn configuration(
     if !managers.is_null() && managers.as_array().is_none_or(|list| !list.is_empty()) {
         return Err(ApiError::bad_request("metadata.managedFields must be nil"));
     }
-    let (mut config, unknown) = body::check(tree, schema, FieldValidation::Warn)?;
+    let (mut config, unknown) = body::check(tree, shape, FieldValidation::Warn)?;
     if let Some(complaint) = unknown.first() {
         // `unknown field "spec.foo"`
         let field = complaint.split('"').nth(1).unwrap_or(complaint);

@@ -2,14 +2,15 @@
 
 use axum::body::Body;
 use bytes::Bytes;
-use coracle_api::ApiError;
-use coracle_api::schema::{self, DecodeError, Schema, cannot_be_handled};
+use coracle_api::custom::Version;
+use coracle_api::schema::{self, DecodeError, Decoded, Schema, cannot_be_handled};
+use coracle_api::{ApiError, Kind};
 use http::HeaderMap;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::request::Query;
+use super::request::{Query, RequestInfo};
 
 /// The largest body accepted, as upstream.
 pub(crate) const LIMIT: usize = 3 << 20;
@@ -63,6 +64,55 @@ pub(crate) async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, ApiEr
     })
 }
 
+/// What a body is read as.
+#[derive(Clone, Copy)]
+pub(crate) enum Shape<'a> {
+    /// A message of the built-in schemas.
+    BuiltIn(Schema<'a>),
+    /// A custom kind.
+    Custom(&'a Version),
+}
+
+impl<'a> From<Schema<'a>> for Shape<'a> {
+    fn from(schema: Schema<'a>) -> Self {
+        Self::BuiltIn(schema)
+    }
+}
+
+impl<'a> Shape<'a> {
+    /// As what requests on this kind are read.
+    pub(crate) fn of(info: &'a RequestInfo, kind: &Kind) -> Result<Self, ApiError> {
+        match &info.custom {
+            Some(custom) => Ok(Self::Custom(custom.version())),
+            None => schema_of(&info.group, &info.version, kind.kind).map(Self::BuiltIn),
+        }
+    }
+
+    /// The schema that patches walk.
+    pub(crate) fn schema(self) -> Result<Schema<'a>, ApiError> {
+        match self {
+            Self::BuiltIn(schema) => Ok(schema),
+            Self::Custom(version) => version.schema().ok_or_else(|| {
+                ApiError::internal(format!("no schema for {}", version.kind.resource))
+            }),
+        }
+    }
+
+    fn decode_json(self, bytes: &[u8]) -> Result<Decoded, DecodeError> {
+        match self {
+            Self::BuiltIn(schema) => schema::decode_json(bytes, schema),
+            Self::Custom(version) => version.decode_json(bytes),
+        }
+    }
+
+    fn check(self, tree: Value) -> Result<Decoded, DecodeError> {
+        match self {
+            Self::BuiltIn(schema) => schema::check(tree, schema),
+            Self::Custom(version) => version.check(tree),
+        }
+    }
+}
+
 /// The schema of a kind that this server handles.
 pub(crate) fn schema_of(
     group: &str,
@@ -75,25 +125,26 @@ pub(crate) fn schema_of(
 }
 
 /// Decodes a body as the kind; complaints of strict validation become the second value, or an error.
-pub(crate) fn decode(
+pub(crate) fn decode<'a>(
     bytes: &[u8],
     headers: &HeaderMap,
-    schema: Schema<'_>,
+    shape: impl Into<Shape<'a>>,
     validation: FieldValidation,
 ) -> Result<(Value, Vec<String>), ApiError> {
+    let shape = shape.into();
     let media = media_type(headers);
     let decoded = match media.as_str() {
-        "" | "application/json" | "*/*" => schema::decode_json(bytes, schema),
+        "" | "application/json" | "*/*" => shape.decode_json(bytes),
         "application/yaml" | "application/x-yaml" | "text/yaml" => {
             let tree: Value = serde_saphyr::from_slice(bytes).map_err(|error| {
                 ApiError::bad_request(format!("error converting YAML to JSON: yaml: {error}"))
             })?;
-            schema::check(tree, schema)
+            shape.check(tree)
         }
-        "application/vnd.kubernetes.protobuf" => {
+        "application/vnd.kubernetes.protobuf" if let Shape::BuiltIn(schema) = shape => {
             let envelope = schema::protobuf::Envelope::parse(bytes)
                 .map_err(|e| ApiError::bad_request(e.to_string()))?;
-            expect(envelope.api_version, envelope.kind, schema)?;
+            expect(envelope.api_version, envelope.kind, shape)?;
             let tree = envelope.decode(schema).map_err(|e| ApiError::bad_request(e.to_string()))?;
             return Ok((tree, Vec::new()));
         }
@@ -112,32 +163,33 @@ pub(crate) fn decode(
         Ok(decoded) => decoded,
         Err(error) => {
             if let Ok(head) = serde_json::from_slice::<Head>(bytes) {
-                expect(&head.api_version, &head.kind, schema)?;
+                expect(&head.api_version, &head.kind, shape)?;
             }
-            return Err(refused(&error, schema));
+            return Err(refused(&error, shape));
         }
     };
     let field = |name: &str| decoded.value[name].as_str().unwrap_or_default();
-    expect(field("apiVersion"), field("kind"), schema)?;
-    let complaints = complaints(decoded.strict, validation, schema)?;
+    expect(field("apiVersion"), field("kind"), shape)?;
+    let complaints = complaints(decoded.strict, validation, shape)?;
     Ok((decoded.value, complaints))
 }
 
 /// Checks a tree that a patch has made.
-pub(crate) fn check(
+pub(crate) fn check<'a>(
     tree: Value,
-    schema: Schema<'_>,
+    shape: impl Into<Shape<'a>>,
     validation: FieldValidation,
 ) -> Result<(Value, Vec<String>), ApiError> {
-    let decoded = schema::check(tree, schema).map_err(|error| refused(&error, schema))?;
-    let complaints = complaints(decoded.strict, validation, schema)?;
+    let shape = shape.into();
+    let decoded = shape.check(tree).map_err(|error| refused(&error, shape))?;
+    let complaints = complaints(decoded.strict, validation, shape)?;
     Ok((decoded.value, complaints))
 }
 
 fn complaints(
     strict: Vec<String>,
     validation: FieldValidation,
-    schema: Schema<'_>,
+    shape: Shape<'_>,
 ) -> Result<Vec<String>, ApiError> {
     match validation {
         FieldValidation::Ignore => Ok(Vec::new()),
@@ -145,14 +197,14 @@ fn complaints(
         FieldValidation::Strict if strict.is_empty() => Ok(strict),
         FieldValidation::Strict => {
             let text = format!("strict decoding error: {}", strict.join(", "));
-            let (version, kind) = names(schema);
+            let (version, kind) = names(shape);
             Err(ApiError::bad_request(cannot_be_handled(version, kind, &text)))
         }
     }
 }
 
-fn refused(error: &DecodeError, schema: Schema<'_>) -> ApiError {
-    let (version, kind) = names(schema);
+fn refused(error: &DecodeError, shape: Shape<'_>) -> ApiError {
+    let (version, kind) = names(shape);
     match error {
         DecodeError::Syntax(why) => ApiError::bad_request(format!(
             "the object provided is unrecognized (must be of type {kind}): couldn't get version/kind; json parse error: {why}"
@@ -169,7 +221,8 @@ struct Head {
 }
 
 /// The body must be of the kind that the URL names, where it says its kind at all.
-fn expect(api_version: &str, kind: &str, schema: Schema<'_>) -> Result<(), ApiError> {
+fn expect(api_version: &str, kind: &str, shape: Shape<'_>) -> Result<(), ApiError> {
+    let schema = shape.schema()?;
     let Some(gvk) = &schema.message().gvk else { return Ok(()) };
     let wanted = gvk.api_version();
     // The same in every group.
@@ -191,7 +244,11 @@ fn expect(api_version: &str, kind: &str, schema: Schema<'_>) -> Result<(), ApiEr
     Ok(())
 }
 
-fn names<'a>(schema: Schema<'a>) -> (&'a str, &'a str) {
+fn names(shape: Shape<'_>) -> (&str, &str) {
+    let schema = match shape {
+        Shape::BuiltIn(schema) => schema,
+        Shape::Custom(version) => return (version.kind.version, version.kind.kind),
+    };
     match &schema.message().gvk {
         Some(gvk) => (&gvk.version, &gvk.kind),
         None => ("v1", schema.message().short_name()),

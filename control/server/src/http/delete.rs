@@ -29,6 +29,10 @@ pub(crate) async fn delete(
     let options = options(info, parts, body).await?;
     let place = (info.scope(kind), info.name.as_str());
     let deleted = registry.delete(kind, place, &options).await?;
+    let deleted = match deleted {
+        Deleted::Waiting(object) => Deleted::Waiting(registry.show(kind, object).await?),
+        gone => gone,
+    };
     Ok(answer(kind, &deleted, &render))
 }
 
@@ -64,6 +68,7 @@ pub(crate) async fn delete_collection(
     }
     let metadata = json!({"resourceVersion": registry.cache.revision().to_string()});
     let render = Render::of(info, &parts.headers)?;
+    let objects = registry.show_all(kind, objects).await?;
     let body = render.list(kind, &objects, &metadata, &kind.api_version());
     Ok(super::answer::bytes_response(200, render.media_type(), body.into()))
 }

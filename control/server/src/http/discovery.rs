@@ -1,11 +1,15 @@
 //! `/api`, `/apis` and below: what is served, from the table of kinds. Plain and aggregated.
 
+use std::borrow::Cow;
+
 use axum::response::Response;
 use coracle_api::kinds::{self, Subresource};
 use coracle_api::{ApiError, Kind};
 use http::HeaderMap;
 use http::header::{ACCEPT, VARY};
 use serde_json::{Value, json};
+
+use crate::custom::{self, Table};
 
 use super::answer::{bytes_response, json_response};
 use super::other_versions;
@@ -27,15 +31,15 @@ struct Served {
     kind: GroupVersionKind,
     namespaced: bool,
     verbs: Vec<&'static str>,
-    short_names: &'static [&'static str],
-    categories: &'static [&'static str],
+    short_names: Vec<Cow<'static, str>>,
+    categories: Vec<Cow<'static, str>>,
     /// Name, what it takes and gives, and its verbs.
     subresources: Vec<(&'static str, GroupVersionKind, Vec<&'static str>)>,
 }
 
 /// Groups with each of their versions, core first, then in the order of the table; of a group's versions the preferred one
 /// first.
-pub(crate) fn groups() -> Vec<(&'static str, &'static str)> {
+pub(crate) fn groups(custom: &Table) -> Vec<(&'static str, &'static str)> {
     let mut all: Vec<(&str, &str)> = Vec::new();
     let kinds = kinds::ALL.iter().map(|kind| (kind.group, kind.version));
     let reviews = reviews::ALL.iter().map(|review| (review.group, "v1"));
@@ -43,6 +47,7 @@ pub(crate) fn groups() -> Vec<(&'static str, &'static str)> {
         .chain(other_versions::ALL.iter().map(|other| (other.group, other.version)))
         .chain(reviews)
         .chain([(usage::GROUP, usage::VERSION)])
+        .chain(custom.groups())
     {
         if !all.contains(&group) {
             all.push(group);
@@ -51,7 +56,7 @@ pub(crate) fn groups() -> Vec<(&'static str, &'static str)> {
     all
 }
 
-fn served(group: &str, version: &str) -> Vec<Served> {
+fn served(custom: &Table, group: &str, version: &str) -> Vec<Served> {
     let mut all: Vec<Served> = kinds::ALL
         .iter()
         .filter(|kind| kind.group == group && kind.version == version)
@@ -65,7 +70,17 @@ fn served(group: &str, version: &str) -> Vec<Served> {
         all.extend(usage::ALL.iter().map(of_usage));
     }
     all.extend(reviews::ALL.iter().filter(|r| r.group == group && version == "v1").map(of_review));
+    all.extend(custom.in_group(group, version).iter().map(of_custom));
     all
+}
+
+fn of_custom(custom: &custom::Served) -> Served {
+    let definition = &custom.definition;
+    Served {
+        short_names: definition.short_names.iter().cloned().map(Into::into).collect(),
+        categories: definition.categories.iter().cloned().map(Into::into).collect(),
+        ..of_kind(custom.kind())
+    }
 }
 
 fn of_kind(kind: &'static Kind) -> Served {
@@ -113,8 +128,8 @@ fn of_kind(kind: &'static Kind) -> Served {
         kind: own,
         namespaced: kind.namespaced,
         verbs,
-        short_names: kind.short_names,
-        categories: kind.categories,
+        short_names: kind.short_names.iter().map(|name| (*name).into()).collect(),
+        categories: kind.categories.iter().map(|name| (*name).into()).collect(),
         subresources,
     }
 }
@@ -127,8 +142,8 @@ fn of_usage(it: &(&'static str, &'static str, &'static str, bool)) -> Served {
         kind: (usage::GROUP, usage::VERSION, kind),
         namespaced,
         verbs: vec!["get", "list"],
-        short_names: &[],
-        categories: &[],
+        short_names: Vec::new(),
+        categories: Vec::new(),
         subresources: Vec::new(),
     }
 }
@@ -140,15 +155,15 @@ fn of_review(review: &Review) -> Served {
         kind: (review.group, "v1", review.kind),
         namespaced: review.namespaced,
         verbs: vec!["create"],
-        short_names: &[],
-        categories: &[],
+        short_names: Vec::new(),
+        categories: Vec::new(),
         subresources: Vec::new(),
     }
 }
 
 /// `/api`.
-pub(crate) fn core_versions(headers: &HeaderMap) -> Response {
-    aggregated(headers, |group| group.is_empty()).unwrap_or_else(|| {
+pub(crate) fn core_versions(custom: &Table, headers: &HeaderMap) -> Response {
+    aggregated(custom, headers, |group| group.is_empty()).unwrap_or_else(|| {
         json_response(
             200,
             &json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []}),
@@ -157,9 +172,9 @@ pub(crate) fn core_versions(headers: &HeaderMap) -> Response {
 }
 
 /// Groups with all their versions.
-fn versions() -> Vec<(&'static str, Vec<&'static str>)> {
+fn versions(custom: &Table) -> Vec<(&'static str, Vec<&'static str>)> {
     let mut all: Vec<(&str, Vec<&str>)> = Vec::new();
-    for (group, version) in groups() {
+    for (group, version) in groups(custom) {
         match all.iter_mut().find(|(known, _)| *known == group) {
             Some((_, versions)) => versions.push(version),
             None => all.push((group, vec![version])),
@@ -169,17 +184,20 @@ fn versions() -> Vec<(&'static str, Vec<&'static str>)> {
 }
 
 /// `/apis`.
-pub(crate) fn group_list(headers: &HeaderMap) -> Response {
-    aggregated(headers, |group| !group.is_empty()).unwrap_or_else(|| {
-        let groups: Vec<Value> =
-            versions().iter().filter(|(group, _)| !group.is_empty()).map(plain_group).collect();
+pub(crate) fn group_list(custom: &Table, headers: &HeaderMap) -> Response {
+    aggregated(custom, headers, |group| !group.is_empty()).unwrap_or_else(|| {
+        let groups: Vec<Value> = versions(custom)
+            .iter()
+            .filter(|(group, _)| !group.is_empty())
+            .map(plain_group)
+            .collect();
         json_response(200, &json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}))
     })
 }
 
 /// `/apis/G`.
-pub(crate) fn group(name: &str) -> Result<Response, ApiError> {
-    let found = versions().into_iter().find(|(group, _)| *group == name && !name.is_empty());
+pub(crate) fn group(custom: &Table, name: &str) -> Result<Response, ApiError> {
+    let found = versions(custom).into_iter().find(|(group, _)| *group == name && !name.is_empty());
     let mut group = plain_group(&found.ok_or_else(not_found_here)?);
     group["kind"] = "APIGroup".into();
     group["apiVersion"] = "v1".into();
@@ -187,8 +205,8 @@ pub(crate) fn group(name: &str) -> Result<Response, ApiError> {
 }
 
 /// `/api/v1` and `/apis/G/V`.
-pub(crate) fn resources(group: &str, version: &str) -> Result<Response, ApiError> {
-    let served = served(group, version);
+pub(crate) fn resources(custom: &Table, group: &str, version: &str) -> Result<Response, ApiError> {
+    let served = served(custom, group, version);
     if served.is_empty() {
         return Err(not_found_here());
     }
@@ -238,7 +256,11 @@ fn plain_group((group, versions): &(&str, Vec<&str>)) -> Value {
 }
 
 /// The aggregated document, if the client asks for it.
-fn aggregated(headers: &HeaderMap, wanted: impl Fn(&str) -> bool) -> Option<Response> {
+fn aggregated(
+    custom: &Table,
+    headers: &HeaderMap,
+    wanted: impl Fn(&str) -> bool,
+) -> Option<Response> {
     let version = headers.get_all(ACCEPT).iter().find_map(|header| {
         header.to_str().ok()?.split(',').find_map(|clause| {
             if !clause.contains("as=APIGroupDiscoveryList") {
@@ -254,12 +276,12 @@ fn aggregated(headers: &HeaderMap, wanted: impl Fn(&str) -> bool) -> Option<Resp
         "v2beta1" => "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
         _ => return None,
     };
-    let items: Vec<Value> = versions()
+    let items: Vec<Value> = versions(custom)
         .into_iter()
         .filter(|(group, _)| wanted(group))
         .map(|(group, versions)| {
             let one = |version: &&str| {
-                let served = served(group, version);
+                let served = served(custom, group, version);
                 let resources: Vec<Value> = served.iter().map(aggregated_resource).collect();
                 json!({"version": version, "resources": resources, "freshness": "Current"})
             };

@@ -95,7 +95,8 @@ impl Metrics {
     /// A request came.
     pub(crate) fn begin(&self, info: &RequestInfo) -> Timed {
         self.0.inflight.fetch_add(1, Relaxed);
-        let about = match kinds::by_resource(&info.group, &info.resource) {
+        let custom = || Some(info.custom.as_ref()?.kind());
+        let about = match kinds::by_resource(&info.group, &info.resource).or_else(custom) {
             Some(kind) if info.is_resource => About {
                 verb: verb(info.verb),
                 group: kind.group,
@@ -173,7 +174,7 @@ pub(crate) async fn get(metrics: &Metrics, registry: &Registry) -> Response {
         inflight: counted.inflight.load(Relaxed),
         objects: {
             let cluster = registry.cache.read();
-            kinds::ALL.iter().map(|kind| (kind.plural, kind.group, cluster.count(kind))).collect()
+            cluster.kinds().map(|kind| (kind.plural, kind.group, cluster.count(kind))).collect()
         },
         revision: registry.cache.revision(),
         store: registry.store.stats().await.ok(),

@@ -44,7 +44,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use coracle_api::metrics::PATH;
-use coracle_api::{ApiError, kinds};
+use coracle_api::{ApiError, Kind, kinds};
 use http::request::Parts;
 use http::{HeaderValue, Uri, header};
 use tokio::sync::watch as channel;
@@ -58,7 +58,7 @@ use request::{RequestInfo, not_found_here};
 use crate::auth::{Auth, Identity, node};
 use crate::distribution;
 use crate::flow::{self, Flow};
-use crate::registry::{Caller, Registry};
+use crate::registry::{Caller, Part, Registry};
 use crate::serve::PeerCertificate;
 
 /// What handlers need; clones share it.
@@ -115,7 +115,13 @@ async fn own_metrics(State(app): State<App>) -> Response {
 
 /// Who asks, and may they?
 async fn gate(State(app): State<App>, mut request: Request, next: Next) -> Response {
-    let info = Arc::new(RequestInfo::parse(request.method(), request.uri()));
+    let mut info = RequestInfo::parse(request.method(), request.uri());
+    if info.may_be_custom() {
+        // Of a cache that does not follow, the request itself will tell.
+        let _ = app.registry.catch_up().await;
+        info.resolve(app.registry.cache.definitions());
+    }
+    let info = Arc::new(info);
     let timed = app.metrics.begin(&info);
     let in_protobuf = accept::prefers_protobuf(request.headers());
     let (mut parts, body) = request.into_parts();
@@ -198,30 +204,33 @@ async fn api(
     let answer = if info.is_resource {
         resource(&app, &info, &identity, &parts, body).await
     } else {
-        discover(&info, &parts)
+        discover(&app, &info, &parts).await
     };
     answer.unwrap_or_else(IntoResponse::into_response)
 }
 
-fn discover(info: &RequestInfo, parts: &Parts) -> Answer {
+async fn discover(app: &App, info: &RequestInfo, parts: &Parts) -> Answer {
     if info.verb != "get" {
         return Err(not_found_here().into());
     }
+    app.registry.catch_up().await?;
+    let custom = app.registry.cache.definitions().table();
+    let custom = &custom;
     let segments: Vec<&str> = info.path.split('/').filter(|s| !s.is_empty()).collect();
     Ok(match segments.as_slice() {
-        ["api"] => discovery::core_versions(&parts.headers),
-        ["apis"] => discovery::group_list(&parts.headers),
-        ["api", version] => discovery::resources("", version)?,
-        ["apis", group] => discovery::group(group)?,
-        ["openapi", "v2"] => openapi::everything(&parts.headers),
-        ["openapi", "v3"] => openapi::index(),
+        ["api"] => discovery::core_versions(custom, &parts.headers),
+        ["apis"] => discovery::group_list(custom, &parts.headers),
+        ["api", version] => discovery::resources(custom, "", version)?,
+        ["apis", group] => discovery::group(custom, group)?,
+        ["openapi", "v2"] => openapi::everything(custom, &parts.headers),
+        ["openapi", "v3"] => openapi::index(custom),
         ["openapi", "v3", "api", version] => {
-            openapi::of_group("", version, info.query.get("hash"))?
+            openapi::of_group(custom, "", version, info.query.get("hash"))?
         }
         ["openapi", "v3", "apis", group, version] => {
-            openapi::of_group(group, version, info.query.get("hash"))?
+            openapi::of_group(custom, group, version, info.query.get("hash"))?
         }
-        ["apis", group, version] => discovery::resources(group, version)?,
+        ["apis", group, version] => discovery::resources(custom, group, version)?,
         _ => return Err(not_found_here().into()),
     })
 }
@@ -246,7 +255,6 @@ async fn resource(
         return proxy::get(&app.registry, &app.kubelets, info, parts).await;
     }
     let kind = info.kind()?;
-    let registry = &app.registry;
     if !kind.namespaced && !info.namespace.is_empty() && info.resource != "namespaces" {
         return Err(not_found_here().into());
     }
@@ -254,6 +262,24 @@ async fn resource(
         return Err(not_found_here().into());
     }
     let part = write::part_of(kind, &info.subresource);
+    let answer = object(app, info, kind, part, parts, body).await;
+    // Deprecated versions of custom kinds.
+    match info.custom.as_ref().and_then(|custom| custom.version().warning.as_deref()) {
+        Some(warning) => answer.map(|answer| answer::warn(answer, &[warning.to_owned()])),
+        None => answer,
+    }
+}
+
+/// A verb on objects of a kind.
+async fn object(
+    app: &App,
+    info: &RequestInfo,
+    kind: &'static Kind,
+    part: Option<Part>,
+    parts: &Parts,
+    body: Body,
+) -> Answer {
+    let registry = &app.registry;
     match (info.verb, part) {
         ("get", Some(_)) => {
             read::get(registry, info, kind, &Render::of(info, &parts.headers)?).await
@@ -277,9 +303,7 @@ async fn resource(
         ("patch", Some(part)) if !info.name.is_empty() => {
             write::patch(registry, info, kind, part, parts, body).await
         }
-        ("delete", Some(crate::registry::Part::Main)) => {
-            delete::delete(registry, info, kind, parts, body).await
-        }
+        ("delete", Some(Part::Main)) => delete::delete(registry, info, kind, parts, body).await,
         ("deletecollection", _) if kind.namespaced && info.namespace.is_empty() => {
             Err(method_not_allowed().into())
         }

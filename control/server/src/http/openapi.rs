@@ -1,38 +1,42 @@
 //! `/openapi/v3`, one document per group and version, and `/openapi/v2`, one for everything.
 //!
 //! Documents are built when asked for and not kept: clients keep them, by the hash in their address, and an idle server
-//! should not. The hashes are made once, on the first request.
+//! should not. The hashes are made on the first request, anew when a definition of custom kinds has changed.
 
-use std::sync::OnceLock;
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use axum::response::Response;
 use coracle_api::schema::openapi::{self, Resource, gnostic};
 use coracle_api::{ApiError, kinds, schema};
 use http::header::{ACCEPT, CACHE_CONTROL, ETAG};
 use http::{HeaderMap, HeaderValue};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 use sha2::{Digest, Sha256};
 
 use super::answer::{bytes_response, json_response};
 use super::request::not_found_here;
+use crate::custom::Table;
+
 use super::{discovery, health, other_versions, reviews};
 
 const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
 const V2_PROTOBUF_ANSWER: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// `/openapi/v3`.
-pub(crate) fn index() -> Response {
-    static INDEX: OnceLock<Value> = OnceLock::new();
-    let index = INDEX.get_or_init(|| {
+pub(crate) fn index(custom: &Arc<Table>) -> Response {
+    let index = custom.hashes(|| {
         let mut paths = Map::new();
-        for (group, version) in discovery::groups() {
+        for (group, version) in discovery::groups(custom) {
             let path = if group.is_empty() {
                 format!("api/{version}")
             } else {
                 format!("apis/{group}/{version}")
             };
-            let digest = Sha256::digest(document(group, version));
-            let hash: String = digest.iter().take(16).map(|b| format!("{b:02X}")).collect();
+            let hash = match custom.in_group(group, version).is_empty() {
+                true => hash_of_built_in(custom, group, version),
+                false => hash(custom, group, version),
+            };
             let address = format!("/openapi/v3/{path}?hash={hash}");
             paths.insert(path, json!({"serverRelativeURL": address}));
         }
@@ -41,16 +45,30 @@ pub(crate) fn index() -> Response {
     json_response(200, index)
 }
 
+fn hash(custom: &Table, group: &str, version: &str) -> String {
+    let digest = Sha256::digest(document(custom, group, version));
+    digest.iter().take(16).map(|b| format!("{b:02X}")).collect()
+}
+
+/// The hash of a document that no definition changes: made once.
+fn hash_of_built_in(custom: &Table, group: &'static str, version: &'static str) -> String {
+    static KNOWN: LazyLock<Mutex<HashMap<(&str, &str), String>>> = LazyLock::new(Mutex::default);
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    known.entry((group, version)).or_insert_with(|| hash(custom, group, version)).clone()
+}
+
 /// `/openapi/v3/api/v1` and `/openapi/v3/apis/G/V`.
 pub(crate) fn of_group(
+    custom: &Table,
     group: &str,
     version: &str,
     hash: Option<&str>,
 ) -> Result<Response, ApiError> {
-    if !discovery::groups().contains(&(group, version)) {
+    if !discovery::groups(custom).contains(&(group, version)) {
         return Err(not_found_here());
     }
-    let mut response = bytes_response(200, "application/json", document(group, version).into());
+    let mut response =
+        bytes_response(200, "application/json", document(custom, group, version).into());
     if let Some(hash) = hash
         && let Ok(tag) = HeaderValue::from_str(&format!("\"{hash}\""))
     {
@@ -62,9 +80,11 @@ pub(crate) fn of_group(
 }
 
 /// `/openapi/v2`.
-pub(crate) fn everything(headers: &HeaderMap) -> Response {
-    let all: Vec<_> =
-        discovery::groups().iter().flat_map(|(group, version)| resources(group, version)).collect();
+pub(crate) fn everything(custom: &Table, headers: &HeaderMap) -> Response {
+    let groups = discovery::groups(custom);
+    let defined: Vec<_> = groups.iter().flat_map(|(g, v)| custom.in_group(g, v)).collect();
+    let mut all: Vec<_> = groups.iter().flat_map(|(g, v)| resources(g, v)).collect();
+    all.extend(defined.iter().filter_map(|it| Resource::custom(it.version())));
     let document = openapi::v2(&all, &health::release());
     let wants_protobuf = headers
         .get_all(ACCEPT)
@@ -77,8 +97,11 @@ pub(crate) fn everything(headers: &HeaderMap) -> Response {
     }
 }
 
-fn document(group: &str, version: &str) -> Vec<u8> {
-    let document = openapi::v3(&resources(group, version), &health::release());
+fn document(custom: &Table, group: &str, version: &str) -> Vec<u8> {
+    let defined = custom.in_group(group, version);
+    let mut all: Vec<Resource<'_>> = resources(group, version);
+    all.extend(defined.iter().filter_map(|it| Resource::custom(it.version())));
+    let document = openapi::v3(&all, &health::release());
     serde_json::to_vec(&document).unwrap_or_default()
 }
 

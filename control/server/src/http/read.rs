@@ -56,10 +56,11 @@ pub(crate) async fn fresh_object(
         None => registry.catch_up().await?,
         Some(text) => not_older_than(registry, revision(text)?).await?,
     }
-    registry
+    let found = registry
         .cache
         .get(kind, info.scope(kind), &info.name)
-        .ok_or_else(|| ApiError::not_found(kind, &info.name))
+        .ok_or_else(|| ApiError::not_found(kind, &info.name))?;
+    registry.show(kind, found).await
 }
 
 /// Which objects of a kind are asked for.
@@ -185,10 +186,11 @@ pub(crate) async fn list(
         }
     }
     let api_version = info.api_version();
+    let objects = registry.show_all(kind, page.objects).await?;
     if render.is_stored() {
-        return Ok(join(kind, &api_version, &metadata, page.objects));
+        return Ok(join(&render.list_kind(kind), &api_version, &metadata, objects));
     }
-    let body = render.list(kind, &page.objects, &metadata, &api_version);
+    let body = render.list(kind, &objects, &metadata, &api_version);
     Ok(bytes_response(200, render.media_type(), body.into()))
 }
 
@@ -382,7 +384,8 @@ async fn at_revision(
             other => ApiError::internal(other),
         })?;
         for entry in &read.entries {
-            if let Some(object) = decode(&entry.key, &entry.value, entry.mod_revision)
+            if let Some(object) =
+                decode(registry.cache.definitions(), &entry.key, &entry.value, entry.mod_revision)
                 && selection.matches(&object)
             {
                 objects.push(object);
@@ -429,10 +432,14 @@ pub(crate) fn too_large(asked: u64, current: u64) -> ApiError {
 }
 
 /// A list whose items are the stored bytes, joined while it is sent.
-fn join(kind: &Kind, api_version: &str, metadata: &Value, objects: Vec<Arc<Object>>) -> Response {
+fn join(
+    list_kind: &str,
+    api_version: &str,
+    metadata: &Value,
+    objects: Vec<Arc<Object>>,
+) -> Response {
     let head = format!(
-        "{{\"kind\":\"{}List\",\"apiVersion\":\"{api_version}\",\"metadata\":{metadata},\"items\":[",
-        kind.kind
+        "{{\"kind\":\"{list_kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{metadata},\"items\":["
     );
     let items: usize = objects.iter().map(|object| object.json().len()).sum();
     let commas = objects.len().saturating_sub(1);

@@ -18,6 +18,7 @@ use super::accept::{self, Encoding, Form, Offer, meta_version};
 use super::answer::bytes_response;
 use super::other_versions::OtherVersion;
 use super::request::RequestInfo;
+use crate::custom::Served;
 
 /// How this request wants its objects.
 #[derive(Debug, Clone)]
@@ -26,6 +27,7 @@ pub(crate) struct Render {
     pub(crate) encoding: Encoding,
     include: Include,
     other: Option<&'static OtherVersion>,
+    custom: Option<Served>,
     /// Of the kind, where it is one that protobuf is known of.
     schema: Option<Schema<'static>>,
     pretty: bool,
@@ -56,6 +58,7 @@ impl Render {
                 _ => Include::Metadata,
             },
             other: info.other_version(),
+            custom: info.custom.clone(),
             schema,
             pretty: info.query.flag("pretty"),
         })
@@ -67,6 +70,14 @@ impl Render {
             && self.encoding == Encoding::Json
             && self.other.is_none()
             && !self.pretty
+    }
+
+    /// What a list of the kind is called.
+    pub(crate) fn list_kind(&self, kind: &Kind) -> String {
+        match &self.custom {
+            Some(custom) => custom.version().list_kind.clone(),
+            None => format!("{}List", kind.kind),
+        }
     }
 
     /// One object, as an answer.
@@ -115,7 +126,7 @@ impl Render {
             Form::Metadata { v1 } => {
                 ("PartialObjectMetadataList".to_owned(), meta_version(v1).to_owned())
             }
-            Form::Plain => (format!("{}List", kind.kind), api_version.to_owned()),
+            Form::Plain => (self.list_kind(kind), api_version.to_owned()),
         };
         if self.encoding == Encoding::Protobuf
             && let Some(schema) = schema::builtin().by_name(LIST_META)
@@ -221,14 +232,21 @@ impl Render {
         columns: bool,
     ) -> String {
         let Form::Table { v1 } = self.form else { return String::new() };
-        let definitions = if columns { column_definitions(kind) } else { json!([]) };
+        let definitions = match &self.custom {
+            _ if !columns => json!([]),
+            Some(custom) => custom.version().column_definitions(),
+            None => column_definitions(kind),
+        };
         let now = Timestamp::now();
         let mut out = format!(
             "{{\"kind\":\"Table\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"columnDefinitions\":{definitions},\"rows\":[",
             meta_version(v1)
         );
         for (i, object) in objects.iter().enumerate() {
-            let cells: Value = cells(object, now).into();
+            let cells: Value = match &self.custom {
+                Some(custom) => custom.version().cells(object, now).into(),
+                None => cells(object, now).into(),
+            };
             let comma = if i > 0 { "," } else { "" };
             // Writing to a String cannot fail.
             let _ = write!(out, "{comma}{{\"cells\":{cells}");

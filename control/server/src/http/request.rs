@@ -6,6 +6,7 @@ use http::{Method, Uri};
 
 use super::other_versions::{self, OtherVersion};
 use crate::auth::Attributes;
+use crate::custom::{Definitions, Served};
 
 /// A parsed request line.
 #[derive(Debug, Clone, Default)]
@@ -21,6 +22,8 @@ pub(crate) struct RequestInfo {
     pub(crate) subresource: String,
     pub(crate) path: String,
     pub(crate) query: Query,
+    /// The custom kind addressed, if it is one.
+    pub(crate) custom: Option<Served>,
 }
 
 /// Decoded query parameters.
@@ -163,7 +166,20 @@ impl RequestInfo {
         kinds::by_resource(&self.group, &self.resource)
             .filter(|kind| kind.version == self.version)
             .or_else(|| Some(self.other_version()?.kind))
+            .or_else(|| Some(self.custom.as_ref()?.kind()))
             .ok_or_else(not_found_here)
+    }
+
+    /// Whether it addresses a resource that is not built in. The groups of all custom kinds are domains.
+    pub(crate) fn may_be_custom(&self) -> bool {
+        self.is_resource
+            && self.group.contains('.')
+            && kinds::by_resource(&self.group, &self.resource).is_none()
+    }
+
+    /// Looks up the custom kind addressed.
+    pub(crate) fn resolve(&mut self, definitions: &Definitions) {
+        self.custom = definitions.addressed(&self.group, &self.version, &self.resource);
     }
 
     /// The other form of a stored kind that is addressed, if it is one.

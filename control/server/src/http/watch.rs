@@ -35,6 +35,7 @@ const BOOKMARK: Duration = Duration::from_secs(60);
 const CHUNK: usize = 64 << 10;
 
 struct Watch {
+    registry: Registry,
     selection: Selection,
     render: Render,
     initial: VecDeque<Arc<Object>>,
@@ -80,10 +81,10 @@ pub(crate) async fn watch(
         _ => registry.catch_up().await?,
     }
     let (initial, after) = match since {
-        Some(revision) => (VecDeque::new(), revision),
+        Some(revision) => (Vec::new(), revision),
         None => {
             let cluster = registry.cache.read();
-            (selection.collect(&cluster, "").into(), cluster.revision())
+            (selection.collect(&cluster, ""), cluster.revision())
         }
     };
     let timeout = match query.number("timeoutSeconds")? {
@@ -93,7 +94,9 @@ pub(crate) async fn watch(
     let source =
         Source::new(registry.cache.clone(), registry.store.clone(), kind, selection.scope(), after);
     let now = Instant::now();
+    let initial = registry.show_all(kind, initial).await?.into();
     let watch = Watch {
+        registry: registry.clone(),
         selection,
         render: render.clone(),
         initial,
@@ -129,7 +132,7 @@ impl Watch {
             tokio::select! {
                 biased;
                 change = self.source.next() => match change {
-                    Ok(change) => self.changes(change, &mut out),
+                    Ok(change) => self.changes(change, &mut out).await,
                     Err(error) => self.fail(error, &mut out),
                 },
                 _ = self.shutdown.changed() => self.done = true,
@@ -161,10 +164,13 @@ impl Watch {
         !out.is_empty()
     }
 
-    fn changes(&mut self, first: Arc<Change>, out: &mut BytesMut) {
+    async fn changes(&mut self, first: Arc<Change>, out: &mut BytesMut) {
         let mut next = Some(first);
         while let Some(change) = next {
-            self.change(&change, out);
+            match shown(&self.registry, self.selection.kind, change).await {
+                Ok(change) => self.change(&change, out),
+                Err(error) => return self.end(&error, out),
+            }
             next = if out.len() < CHUNK { self.source.try_next() } else { None };
         }
     }
@@ -233,15 +239,35 @@ impl Watch {
     }
 
     fn fail(&mut self, error: SourceError, out: &mut BytesMut) {
-        self.done = true;
         let error = match error {
             SourceError::Compacted => {
                 ApiError::expired("too old resource version: list again and watch from there")
             }
             SourceError::Failed(why) => ApiError::internal(why),
         };
+        self.end(&error, out);
+    }
+
+    fn end(&mut self, error: &ApiError, out: &mut BytesMut) {
+        self.done = true;
         self.write("ERROR", &self.render.tree(&error.status()), out);
     }
+}
+
+/// The change in the version that is watched.
+async fn shown(
+    registry: &Registry,
+    kind: &'static Kind,
+    change: Arc<Change>,
+) -> Result<Arc<Change>, ApiError> {
+    if !kind.custom {
+        return Ok(change);
+    }
+    let (mut old, mut new) = (change.old.clone(), change.new.clone());
+    for object in [&mut old, &mut new].into_iter().flatten() {
+        *object = registry.show(kind, object.clone()).await?;
+    }
+    Ok(Arc::new(Change { revision: change.revision, old, new }))
 }
 
 /// The object, saying that it is at `revision`.

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 
 use super::answer::{Answer, json_response, warn};
 use super::apply;
-use super::body::{self, FieldValidation};
+use super::body::{self, FieldValidation, Shape};
 use super::render::Render;
 use super::request::RequestInfo;
 use super::restrictions::Written;
@@ -83,9 +83,10 @@ pub(crate) async fn patch(
     let options = apply::options(info, parts)?;
     apply::refuse_force(&info.query)?;
     let validation = FieldValidation::of(&info.query)?;
-    let patch_type = patch_type(parts)?;
+    let patch_type = patch_type(parts, kind)?;
     let bytes = body::read(&parts.headers, body).await?;
-    let schema = schema_for(info, kind)?;
+    let shape = Shape::of(info, kind)?;
+    let schema = shape.schema()?;
     let complaints = Mutex::new(Vec::new());
     let written = Written { registry, kind, namespace: info.scope(kind), parts };
     let place = (info.scope(kind), info.name.as_str());
@@ -96,7 +97,7 @@ pub(crate) async fn patch(
                 (other.show)(&mut tree);
             }
             let patched = patched(patch_type, tree, &bytes, schema, kind)?;
-            let (mut tree, warnings) = body::check(patched, schema, validation)?;
+            let (mut tree, warnings) = body::check(patched, shape, validation)?;
             if let Some(other) = other {
                 (other.store)(&mut tree);
             }
@@ -119,32 +120,35 @@ pub(crate) async fn scale(
     parts: &Parts,
     body: Body,
 ) -> Answer {
+    let paths = info.custom.as_ref().and_then(|custom| custom.version().scale.as_ref());
     if info.verb == "get" {
         let object = super::read::fresh_object(registry, info, kind).await?;
-        return Ok(json_response(200, &scale_of(&object)));
+        return Ok(json_response(200, &scale_of(&object, paths)));
     }
     let options = apply::options(info, parts)?;
     let schema = body::schema_of("autoscaling", "v1", "Scale")?;
     let validation = FieldValidation::of(&info.query)?;
     let place = (info.scope(kind), info.name.as_str());
     let object = if info.verb == "patch" {
-        let patch_type = patch_type(parts)?;
+        let patch_type = patch_type(parts, kind)?;
         let bytes = body::read(&parts.headers, body).await?;
         registry
             .update(kind, place, Part::Scale, options, |old, tree| {
-                let patched = patched(patch_type, scale_of(old), &bytes, schema, kind)?;
+                let patched = patched(patch_type, scale_of(old, paths), &bytes, schema, kind)?;
                 let (scale, _) = body::check(patched, schema, validation)?;
-                scale_into(old, tree, &scale)
+                scale_into(old, paths, tree, &scale)
             })
             .await?
     } else {
         let bytes = body::read(&parts.headers, body).await?;
         let (scale, _) = body::decode(&bytes, &parts.headers, schema, validation)?;
         registry
-            .update(kind, place, Part::Scale, options, |old, tree| scale_into(old, tree, &scale))
+            .update(kind, place, Part::Scale, options, |old, tree| {
+                scale_into(old, paths, tree, &scale)
+            })
             .await?
     };
-    Ok(json_response(200, &scale_of(&object)))
+    Ok(json_response(200, &scale_of(&object, paths)))
 }
 
 /// The part that a subresource writes to, for those that are parts.
@@ -161,10 +165,6 @@ pub(crate) fn part_of(kind: &Kind, subresource: &str) -> Option<Part> {
     }
 }
 
-fn schema_for(info: &RequestInfo, kind: &Kind) -> Result<Schema<'static>, ApiError> {
-    body::schema_of(&info.group, &info.version, kind.kind)
-}
-
 fn decode_as(
     info: &RequestInfo,
     kind: &Kind,
@@ -172,19 +172,25 @@ fn decode_as(
     parts: &Parts,
 ) -> Result<(Value, Vec<String>), ApiError> {
     let validation = FieldValidation::of(&info.query)?;
-    let schema = schema_for(info, kind)?;
-    let (mut value, warnings) = body::decode(bytes, &parts.headers, schema, validation)?;
+    let shape = Shape::of(info, kind)?;
+    let (mut value, warnings) = body::decode(bytes, &parts.headers, shape, validation)?;
     if let Some(other) = info.other_version() {
         (other.store)(&mut value);
     }
     Ok((value, warnings))
 }
 
-fn patch_type(parts: &Parts) -> Result<PatchType, ApiError> {
+fn patch_type(parts: &Parts, kind: &Kind) -> Result<PatchType, ApiError> {
     let media = body::media_type(&parts.headers);
-    PatchType::from_content_type(&media).ok_or_else(|| {
+    // Of custom kinds nobody says how their lists merge.
+    let known = PatchType::from_content_type(&media)
+        .filter(|known| !(kind.custom && *known == PatchType::Strategic));
+    known.ok_or_else(|| {
         let why = match media.as_str() {
             apply::MEDIA => format!("{media} is not supported by this subresource"),
+            _ if kind.custom => "the body of the request was in an unknown format - accepted media types include: \
+                 application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml"
+                .to_owned(),
             other => format!(
                 "the body of the request was in an unknown format - accepted media types include: \
                  application/json-patch+json, application/merge-patch+json, \

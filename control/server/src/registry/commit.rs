@@ -1,5 +1,6 @@
 //! From a checked tree to a durable object.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -21,7 +22,26 @@ pub(super) enum Refused {
     Error(ApiError),
 }
 
+/// A tree in the version in which it is stored.
+pub(super) struct Stored<'a> {
+    pub(super) kind: &'static Kind,
+    pub(super) tree: Cow<'a, Value>,
+}
+
 impl Registry {
+    /// From the version that was written to the one that is stored.
+    pub(super) async fn to_be_stored<'a>(
+        &self,
+        kind: &'static Kind,
+        tree: &'a Value,
+    ) -> Result<Stored<'a>, ApiError> {
+        if !kind.custom {
+            return Ok(Stored { kind, tree: Cow::Borrowed(tree) });
+        }
+        let stored = self.cache.definitions().store(&self.cache, kind, tree.clone()).await?;
+        Ok(Stored { kind: stored.1, tree: Cow::Owned(stored.0) })
+    }
+
     /// Puts an object under the condition, together with what else `batch` holds, and returns it as stored.
     pub(super) async fn put(
         &self,

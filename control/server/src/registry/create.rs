@@ -23,6 +23,11 @@ impl Registry {
         body: Value,
         options: WriteOptions,
     ) -> Result<Arc<Object>, ApiError> {
+        let custom = self.custom(kind)?;
+        if custom.as_ref().is_some_and(|custom| custom.definition.terminating) {
+            let why = "create not allowed while custom resource definition is terminating";
+            return Err(ApiError::new(405, "MethodNotAllowed", why));
+        }
         let mut value = meta::object(body)?;
         value.insert("kind".into(), kind.kind.into());
         value.insert("apiVersion".into(), kind.api_version().into());
@@ -54,9 +59,9 @@ impl Registry {
             }
             self.fill_in(kind, &mut tree);
         }
-        fields::created(kind, &mut tree, claimed, &options.fields)?;
+        fields::created(kind, custom.as_ref(), &mut tree, claimed, &options.fields)?;
         (kind.prepare)(Prepare::Create(&mut tree));
-        validate::create(kind, &tree)?;
+        validate::create(kind, custom.as_ref(), &tree)?;
         let first_name = tree["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         request.name = &first_name;
         self.admit(&request, None, Some(&tree)).await?;
@@ -69,24 +74,25 @@ impl Registry {
             // Allocation fills the tree in; another attempt must start from what the client asked for.
             let asked = (kind.resource == "services").then(|| tree.clone());
             let claims = self.allocate(&mut tree, kind, None)?;
-            let value = meta::as_object(&tree)?;
             if options.dry_run {
                 if self.cache.get(kind, namespace, &name).is_some() {
                     return Err(ApiError::already_exists(kind, &name));
                 }
-                return Self::dry(kind, value, 0);
+                return Self::dry(kind, meta::as_object(&tree)?, 0);
             }
+            let stored = self.to_be_stored(kind, &tree).await?;
+            let (stored_kind, value) = (stored.kind, meta::as_object(&stored.tree)?);
             let mut batch = claims.batch(Batch::new(), namespace, &name);
             if kind.namespaced {
                 batch = batch.expect(parent.clone(), Expect::Present);
             }
-            let put = self.put(kind, (namespace, &name), value, Expect::Absent, batch).await;
+            let put = self.put(stored_kind, (namespace, &name), value, Expect::Absent, batch).await;
             match put {
                 Ok(object) => {
                     if let Some(charge) = charge {
                         charge.keep(object.meta.resource_version);
                     }
-                    return Ok(object);
+                    return self.show(kind, object).await;
                 }
                 Err(Refused::Error(error)) => return Err(error),
                 Err(Refused::Conflict { key }) if kind.namespaced && key == parent => {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use coracle_api::custom::CLEANUP_FINALIZER;
 use coracle_api::kinds;
 use coracle_api::plan::Propagation;
 use coracle_api::{ApiError, Kind, Object};
@@ -189,6 +190,9 @@ fn plan(old: &Object, tree: &Value, options: &DeleteOptions) -> Result<Step, Api
             }
         }
     }
+    if old.kind.resource == kinds::CUSTOM_RESOURCE_DEFINITION.resource && !old.is_deleting() {
+        set_terminating(&mut new);
+    }
     if old.kind.resource == kinds::NAMESPACE.resource && new["status"]["phase"] != "Terminating" {
         changed = true;
         new["status"]["phase"] = "Terminating".into();
@@ -197,6 +201,25 @@ fn plan(old: &Object, tree: &Value, options: &DeleteOptions) -> Result<Step, Api
         metadata.remove("resourceVersion");
     }
     Ok(if changed { Step::Mark(new) } else { Step::Nothing })
+}
+
+/// A definition tells that its objects are about to go.
+fn set_terminating(definition: &mut Value) {
+    let told = serde_json::json!({
+        "type": "Terminating",
+        "status": "True",
+        "lastTransitionTime": meta::now(),
+        "reason": "InstanceDeletionPending",
+        "message": "CustomResourceDefinition marked for deletion; CustomResource deletion will be initiated as soon as possible",
+    });
+    let conditions = &mut definition["status"]["conditions"];
+    match conditions.as_array_mut() {
+        Some(list) => {
+            list.retain(|known| known["type"] != "Terminating");
+            list.push(told);
+        }
+        None => *conditions = serde_json::json!([told]),
+    }
 }
 
 /// The grace period that holds after this request. Only Pods have one: somebody must stop them.
@@ -221,6 +244,12 @@ fn grace(old: &Object, tree: &Value, options: &DeleteOptions) -> i64 {
 fn finalizers(old: &Object, options: &DeleteOptions) -> Vec<String> {
     let mut list = old.meta.finalizers.clone();
     let said = list.iter().any(|f| f == FOREGROUND || f == ORPHAN);
+    if old.kind.resource == kinds::CUSTOM_RESOURCE_DEFINITION.resource
+        && !old.is_deleting()
+        && !list.iter().any(|f| f == CLEANUP_FINALIZER)
+    {
+        list.push(CLEANUP_FINALIZER.to_owned());
+    }
     let by_default = (old.kind.orphans_dependents && !said).then_some(Propagation::Orphan);
     let wanted = match options.propagation.or(by_default) {
         None => return list,

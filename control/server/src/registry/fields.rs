@@ -13,6 +13,7 @@ use coracle_api::{ApiError, Kind};
 use serde_json::{Value, json};
 
 use super::meta;
+use crate::custom::Served;
 
 /// The manager of what the control plane itself changes in objects that others apply to.
 const OWN: &str = "coracle";
@@ -58,15 +59,18 @@ pub(crate) fn ignored(kind: &Kind, subresource: &str) -> FieldSet {
     }
 }
 
-pub(crate) fn schema_of(kind: &Kind) -> Result<Schema<'static>, ApiError> {
-    schema::builtin()
-        .by_gvk(kind.group, kind.version, kind.kind)
-        .ok_or_else(|| ApiError::internal(format!("no schema for {}", kind.resource)))
+fn schema_of<'a>(kind: &Kind, custom: Option<&'a Served>) -> Result<Schema<'a>, ApiError> {
+    let schema = match custom {
+        Some(custom) => custom.version().schema(),
+        None => schema::builtin().by_gvk(kind.group, kind.version, kind.kind),
+    };
+    schema.ok_or_else(|| ApiError::internal(format!("no schema for {}", kind.resource)))
 }
 
 /// Notes who owns what of a new object; `claimed` is what its writer said of that.
 pub(super) fn created(
     kind: &Kind,
+    custom: Option<&Served>,
     new: &mut Value,
     claimed: Value,
     by: &FieldWriter,
@@ -78,7 +82,7 @@ pub(super) fn created(
             let (ignored, version, now) = (ignored(kind, ""), kind.api_version(), meta::now());
             let mut managers = Managers::default();
             let writer = by.writer(&version, &ignored, &now);
-            managers.update(&writer, &json!({}), new, schema_of(kind)?);
+            managers.update(&writer, &json!({}), new, schema_of(kind, custom)?);
             managers.encode()
         }
     };
@@ -89,6 +93,7 @@ pub(super) fn created(
 /// Notes who owns what of a changed object; `claimed` is what its writer said of that.
 pub(super) fn updated(
     kind: &Kind,
+    custom: Option<&Served>,
     new: &mut Value,
     old: &Value,
     claimed: Value,
@@ -119,7 +124,7 @@ pub(super) fn updated(
             let (ignored, version, now) =
                 (ignored(kind, subresource), kind.api_version(), meta::now());
             let writer = by.writer(&version, &ignored, &now);
-            managers.update(&writer, old, new, schema_of(kind)?);
+            managers.update(&writer, old, new, schema_of(kind, custom)?);
             managers.encode()
         }
     };

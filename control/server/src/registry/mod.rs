@@ -20,11 +20,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use coracle_api::pod::tolerate_lost_nodes;
-use coracle_api::{ApiError, Kind};
+use coracle_api::{ApiError, Kind, Object};
 use coracle_store::Store;
 use serde_json::Value;
 
 use crate::cache::Cache;
+use crate::custom::Served;
 pub(crate) use admission::{Caller, Gv, Operation, Request, Requested};
 pub(crate) use allocate::ServiceRanges;
 pub(crate) use delete::{DeleteOptions, Deleted, Preconditions, answers_with_object};
@@ -108,6 +109,32 @@ impl Registry {
             tolerate_lost_nodes(spec, self.toleration_seconds);
         }
         (kind.default)(tree);
+        if let Ok(Some(custom)) = self.custom(kind) {
+            custom.version().structure.fill_in(tree);
+        }
+    }
+
+    /// What defines the kind; none for built-in kinds.
+    pub(crate) fn custom(&self, kind: &Kind) -> Result<Option<Served>, ApiError> {
+        self.cache.definitions().of(kind)
+    }
+
+    /// The object as the kind's version shows it.
+    pub(crate) async fn show(
+        &self,
+        kind: &'static Kind,
+        object: Arc<Object>,
+    ) -> Result<Arc<Object>, ApiError> {
+        self.cache.definitions().show(&self.cache, kind, object).await
+    }
+
+    /// The objects as the kind's version shows them.
+    pub(crate) async fn show_all(
+        &self,
+        kind: &'static Kind,
+        objects: Vec<Arc<Object>>,
+    ) -> Result<Vec<Arc<Object>>, ApiError> {
+        self.cache.definitions().show_all(&self.cache, kind, objects).await
     }
 
     /// The address of the `kubernetes` Service.

@@ -1,20 +1,36 @@
 //! `autoscaling/v1` Scale, the view of an object that `kubectl scale` and autoscalers write to.
 
+use coracle_api::custom::Scale;
 use coracle_api::{ApiError, FieldError, Object};
 use serde_json::{Value, json};
 
-/// The Scale of an object.
-pub(crate) fn from_object(object: &Object) -> Value {
-    of(&object.value())
+/// The Scale of an object; `paths` say where a custom kind has its numbers.
+pub(crate) fn from_object(object: &Object, paths: Option<&Scale>) -> Value {
+    of(&object.value(), paths)
 }
 
 /// The same, of a tree.
-pub(crate) fn of(tree: &Value) -> Value {
+pub(crate) fn of(tree: &Value, paths: Option<&Scale>) -> Value {
     let mut metadata = json!({});
     for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
         if let Some(value) = tree["metadata"].get(field) {
             metadata[field] = value.clone();
         }
+    }
+    if let Some(paths) = paths {
+        let at = |path: &[String]| path.iter().try_fold(tree, |tree, name| tree.get(name));
+        let number = |path: &[String]| at(path).and_then(Value::as_i64).unwrap_or(0);
+        let mut scale = json!({
+            "kind": "Scale",
+            "apiVersion": "autoscaling/v1",
+            "metadata": metadata,
+            "spec": {"replicas": number(&paths.spec)},
+            "status": {"replicas": number(&paths.status)},
+        });
+        if let Some(selector) = paths.selector.as_deref().and_then(at).and_then(Value::as_str) {
+            scale["status"]["selector"] = selector.into();
+        }
+        return scale;
     }
     json!({
         "kind": "Scale",
@@ -31,6 +47,7 @@ pub(crate) fn of(tree: &Value) -> Value {
 /// The object with what a Scale says of its replicas.
 pub(crate) fn into_object(
     object: &Object,
+    paths: Option<&Scale>,
     mut tree: Value,
     scale: &Value,
 ) -> Result<Value, ApiError> {
@@ -40,13 +57,28 @@ pub(crate) fn into_object(
             FieldError::invalid("spec.replicas", replicas, "must be greater than or equal to 0");
         return Err(ApiError::invalid(object.kind, &object.meta.name, &[error]));
     }
-    tree["spec"]["replicas"] = replicas.into();
+    match paths {
+        Some(paths) => put(&mut tree, &paths.spec, replicas),
+        None => tree["spec"]["replicas"] = replicas.into(),
+    }
     for field in ["resourceVersion", "uid"] {
         if let Some(given) = scale["metadata"].get(field) {
             tree["metadata"][field] = given.clone();
         }
     }
     Ok(tree)
+}
+
+/// Puts a number where the names lead, making objects on the way.
+fn put(tree: &mut Value, path: &[String], number: i64) {
+    let mut at = tree;
+    for name in path {
+        if !at.is_object() {
+            *at = json!({});
+        }
+        at = &mut at[name];
+    }
+    *at = number.into();
 }
 
 /// A label selector in text form, as autoscalers expect it.

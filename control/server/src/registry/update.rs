@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::commit::Refused;
 use super::{ATTEMPTS, Operation, Registry, WriteOptions, allocate, fields, meta, scale, validate};
+use crate::custom::Served;
 
 /// What of an object a write may change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,10 +55,13 @@ impl Registry {
     ) -> Result<Arc<Object>, ApiError> {
         self.catch_up().await?;
         for _ in 0..ATTEMPTS {
-            let old = self
+            let stored = self
                 .cache
                 .get(kind, namespace, name)
                 .ok_or_else(|| ApiError::not_found(kind, name))?;
+            let old = self.show(kind, stored.clone()).await?;
+            let custom = self.custom(kind)?;
+            let scale = custom.as_ref().and_then(|custom| custom.version().scale.as_ref());
             let before = old.value();
             let asked = edit(&old, before.clone())?;
             let claimed = asked["metadata"]["managedFields"].clone();
@@ -65,19 +69,19 @@ impl Registry {
                 options.request(Operation::Update, kind, (namespace, name)).of(part.subresource());
             let mut new = self.compose(&old, &before, asked, part)?;
             if part == Part::Scale {
-                let (old_scale, mut scale) = (scale::of(&before), scale::of(&new));
-                if self.mutate(&request, Some(&old_scale), Some(&mut scale)).await? {
-                    let asked = scale::into_object(&old, new, &scale)?;
+                let (old_scale, mut told) = (scale::of(&before, scale), scale::of(&new, scale));
+                if self.mutate(&request, Some(&old_scale), Some(&mut told)).await? {
+                    let asked = scale::into_object(&old, scale, new, &told)?;
                     new = self.compose(&old, &before, asked, part)?;
                 }
             } else if self.mutate(&request, Some(&before), Some(&mut new)).await? {
                 new = self.compose(&old, &before, new, part)?;
             }
-            let gone = Self::change(&old, &before, &mut new, part)?;
-            fields::updated(kind, &mut new, &before, claimed, &options.fields)?;
+            let gone = Self::change(&old, custom.as_ref(), &before, &mut new, part)?;
+            fields::updated(kind, custom.as_ref(), &mut new, &before, claimed, &options.fields)?;
             if part == Part::Scale {
-                let (old_scale, scale) = (scale::of(&before), scale::of(&new));
-                self.admit(&request, Some(&old_scale), Some(&scale)).await?;
+                let (old_scale, told) = (scale::of(&before, scale), scale::of(&new, scale));
+                self.admit(&request, Some(&old_scale), Some(&told)).await?;
             } else {
                 self.admit(&request, Some(&before), Some(&new)).await?;
             }
@@ -98,21 +102,27 @@ impl Registry {
                 Part::Main | Part::Scale => self.allocate(&mut new, kind, Some(&before))?,
                 _ => allocate::Claims::default(),
             };
-            let map = meta::as_object(&new)?;
-            if unchanged(map, &before) {
+            let to_be = self.to_be_stored(kind, &new).await?;
+            let map = meta::as_object(&to_be.tree)?;
+            let same = match &custom {
+                // Written anew if only the version differs: how objects come out of an old one.
+                Some(_) => unchanged(map, &stored.value()),
+                None => unchanged(map, &before),
+            };
+            if same {
                 return Ok(old);
             }
             if options.dry_run {
-                return Self::dry(kind, map, old.meta.resource_version);
+                return Self::dry(kind, meta::as_object(&new)?, old.meta.resource_version);
             }
             let batch = claims.batch(Batch::new(), namespace, name);
             let expect = Expect::Revision(old.meta.resource_version);
-            match self.put(kind, (namespace, name), map, expect, batch).await {
+            match self.put(to_be.kind, (namespace, name), map, expect, batch).await {
                 Ok(object) => {
                     if let Some(charge) = charge {
                         charge.keep(object.meta.resource_version);
                     }
-                    return Ok(object);
+                    return self.show(kind, object).await;
                 }
                 Err(Refused::Error(error)) => return Err(error),
                 Err(Refused::Conflict { key }) if claims.claims(&key) => {
@@ -171,7 +181,13 @@ impl Registry {
     }
 
     /// From there to what will be stored; true if that completes a deletion.
-    fn change(old: &Object, before: &Value, new: &mut Value, part: Part) -> Result<bool, ApiError> {
+    fn change(
+        old: &Object,
+        custom: Option<&Served>,
+        before: &Value,
+        new: &mut Value,
+        part: Part,
+    ) -> Result<bool, ApiError> {
         let kind = old.kind;
         match part {
             Part::Main | Part::Scale => {
@@ -182,20 +198,21 @@ impl Registry {
         }
         if matches!(part, Part::Main | Part::Scale | Part::EphemeralContainers)
             && kind.generation == Generation::Spec
-            && specified(new, before)
+            && (specified(new, before)
+                || (kind.custom && new.get("status") != before.get("status")))
         {
             new["metadata"]["generation"] = (old.meta.generation + 1).into();
         }
         match part {
             Part::Finalize => {}
             Part::EphemeralContainers => {
-                validate::changed(kind, new, before, kinds::validate_ephemeral_update)?;
+                validate::changed(kind, custom, new, before, kinds::validate_ephemeral_update)?;
             }
             Part::Approval => {
-                validate::changed(kind, new, before, kinds::validate_approval_update)?;
+                validate::changed(kind, custom, new, before, kinds::validate_approval_update)?;
             }
             Part::Main | Part::Scale | Part::Status => {
-                validate::changed(kind, new, before, kind.validate_update)?;
+                validate::changed(kind, custom, new, before, kind.validate_update)?;
             }
         }
         Ok(completes_deletion(kind, old, new))

@@ -5,18 +5,21 @@ use coracle_api::{ApiError, FieldError, Kind};
 use serde_json::Value;
 
 use super::meta;
+use crate::custom::Served;
 
 /// Checks a new object.
-pub(super) fn create(kind: &Kind, tree: &Value) -> Result<(), ApiError> {
+pub(super) fn create(kind: &Kind, custom: Option<&Served>, tree: &Value) -> Result<(), ApiError> {
     let mut errors = validate_meta(kind, tree);
     errors.extend((kind.validate)(tree));
     errors.extend((kind.validate_create)(tree));
+    errors.extend(custom.map(|it| it.version().validate(tree, None)).unwrap_or_default());
     refuse(kind, tree, &errors)
 }
 
 /// Checks a changed object; `change` says what may change.
 pub(super) fn changed(
     kind: &Kind,
+    custom: Option<&Served>,
     new: &Value,
     old: &Value,
     change: fn(&Value, &Value) -> Vec<FieldError>,
@@ -44,6 +47,7 @@ pub(super) fn changed(
     }
     errors.extend((kind.validate)(new));
     errors.extend(change(new, old));
+    errors.extend(custom.map(|it| it.version().validate(new, Some(old))).unwrap_or_default());
     refuse(kind, new, &errors)
 }
 

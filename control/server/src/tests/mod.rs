@@ -3,6 +3,7 @@
 mod admission;
 mod applies;
 mod conflicts;
+mod custom;
 mod deletion;
 mod fairness;
 mod full;

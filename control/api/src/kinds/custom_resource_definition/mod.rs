@@ -3,7 +3,7 @@
 mod schema;
 mod validate;
 
-use super::common::fields;
+use super::common::{CREATED_AT, NAME, name_and_creation};
 use super::*;
 use crate::json::{Json, default_text, object_or_new, set_default};
 
@@ -22,9 +22,9 @@ pub static KIND: Kind = Kind {
     default,
     prepare,
     validate: validate::validate,
-    validate_create: |_| Vec::new(),
     validate_update: validate::validate_update,
-    fields: fields![],
+    columns: &[NAME, CREATED_AT],
+    cells: name_and_creation,
     ..Kind::BASE
 };
 

@@ -18,7 +18,11 @@ pub(super) fn for_v2(schema: &Value) -> Value {
     for (name, value) in map {
         let name = name.as_str();
         let dropped = NOT_IN_V2.contains(&name)
-            || (odd && matches!(name, "type" | "items" | "properties" | "additionalProperties" | "format"))
+            || (odd
+                && matches!(
+                    name,
+                    "type" | "items" | "properties" | "additionalProperties" | "format"
+                ))
             || (open && matches!(name, "items" | "properties" | "type"));
         if dropped {
             continue;
