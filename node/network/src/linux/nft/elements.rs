@@ -479,8 +479,8 @@ impl Front {
             Protocol::Sctp => 132,
         };
         let mut key = self.address.octets().to_vec();
-        let outside = if self.outside { OUTSIDE[1] } else { 0 };
-        key.extend_from_slice(&[protocol, outside, 0, 0]);
+        let outside = if self.outside { OUTSIDE } else { 0 };
+        key.extend_from_slice(&[protocol | outside, 0, 0, 0]);
         key.extend_from_slice(&join(self.address, self.port)[4..]);
         key
     }

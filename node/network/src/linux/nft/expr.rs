@@ -24,8 +24,9 @@ pub(super) const R3: Register = Register(12);
 pub(super) const R4: Register = Register(13);
 /// Scratch, beside the key; four registers long where a link's name is loaded.
 pub(super) const SCRATCH: Register = Register(14);
-/// What is set in the protocol part of a key that is for callers from outside of the cluster only.
-pub(super) const OUTSIDE: [u8; 4] = [0, 1, 0, 0];
+/// What is set in the protocol of a key that is for callers from outside of the cluster only: a bit that no protocol of Services
+/// has. (`nft` breaks off at rules that set bits beyond the byte that a protocol has.)
+pub(super) const OUTSIDE: u8 = 0x40;
 
 /// Length of a link's name in a register.
 const IFNAMSIZ: usize = 16;
@@ -62,8 +63,8 @@ pub(super) enum Expr {
     Constant(Register, [u8; 4]),
     /// Keeps the masked bits of a register.
     Mask(Register, [u8; 4]),
-    /// Sets bits of a register that are not set.
-    Mark(Register, [u8; 4]),
+    /// Sets bits of a protocol that are not set.
+    Mark(Register, u8),
     /// Goes on only if the register holds this.
     Compare(Register, Test, Vec<u8>),
     /// Loads the incoming link's name into [`SCRATCH`].
@@ -135,7 +136,7 @@ pub(super) fn put_verdict(out: &mut Attributes<'_>, verdict: &Verdict) {
 fn bitwise(out: &mut Attributes<'_>, register: Register, mask: &[u8], turn: &[u8]) {
     out.number(1, register.0);
     out.number(2, register.0);
-    out.number(3, 4);
+    out.number(3, mask.len() as u32);
     out.nest(4, |out| out.bytes(1, mask));
     out.nest(5, |out| out.bytes(1, turn));
 }
@@ -200,7 +201,7 @@ impl Expr {
                 out.nest(2, |out| out.bytes(1, value));
             }
             Expr::Mask(register, mask) => bitwise(out, *register, mask, &[0; 4]),
-            Expr::Mark(register, bits) => bitwise(out, *register, &[0xff; 4], bits),
+            Expr::Mark(register, bits) => bitwise(out, *register, &[0xff], &[*bits]),
             Expr::Compare(register, test, value) => {
                 out.number(1, register.0);
                 out.number(2, u32::from(*test == Test::Differs));

@@ -218,3 +218,34 @@ fn datagrams_follow_their_service() {
         network.teardown().unwrap();
     });
 }
+
+/// A table that `nft` could not print made it break off, with the machine's own rules unlisted.
+#[test]
+fn the_table_can_be_listed() {
+    Machine::run("listed", |machine| {
+        let mut network = PodNetwork::ensure(machine.config("listed", 70)).unwrap();
+        let backends = ["10.70.1.1:8080", "10.70.1.2:8080"];
+        let web = balanced(&backends, |web| {
+            web.source_ranges = vec!["192.0.2.0/24".parse().unwrap()];
+            web.ports[0].outside = Some(addresses(&backends[..1]));
+        });
+        network.replace(&[web]).unwrap();
+        let mut list = std::process::Command::new("nft");
+        match list.args(["list", "ruleset"]).output() {
+            Ok(listed) => {
+                let text = String::from_utf8_lossy(&listed.stdout);
+                assert!(
+                    listed.status.success(),
+                    "{text}{}",
+                    String::from_utf8_lossy(&listed.stderr)
+                );
+                assert!(text.contains("10.70.1.1 . 8080"), "{text}");
+            }
+            Err(error) => {
+                let _ =
+                    writeln!(std::io::stderr(), "the_table_can_be_listed: skipped: nft: {error}");
+            }
+        }
+        network.teardown().unwrap();
+    });
+}
