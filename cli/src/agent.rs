@@ -11,7 +11,7 @@ use coracle_agent::join::{self, Joined};
 use coracle_agent::node::Machine;
 use coracle_agent::pod::volumes::HostPaths;
 use coracle_api::bootstrap_token::JoinToken;
-use coracle_network::{Config as NetworkConfig, Mode, Network};
+use coracle_network::{Config as NetworkConfig, Mode, Neighbourhood, Network, neighbourhood};
 use k8s_openapi::api::core::v1::Taint;
 
 use crate::folder::Folder;
@@ -237,13 +237,30 @@ pub(crate) async fn start(
         _ => {}
     }
     let mode = if services.base().is_loopback() { Mode::Rootless } else { mode };
+    let id = folder.id()?;
+    if mode == Mode::Root {
+        let mut found = neighbourhood(&id)?;
+        // Routes there may be those to other nodes.
+        found.retain(|network| network.is_own);
+        for (flag, what, range) in
+            [("--pod-range", "Pod", cluster), ("--service-range", "Service", services)]
+        {
+            if let Some(way) = Neighbourhood::in_the_way(&found, range) {
+                bail!(
+                    "the cluster's {what} range {range} overlaps this machine's network {} ({}): renumber that network, or start a cluster with another {flag}",
+                    way.range,
+                    way.link
+                );
+            }
+        }
+    }
     let mut machine = Machine::here(name, node.max_pods.unwrap_or(MAX_PODS));
     machine.labels = node.labels.iter().cloned().collect();
     machine.taints = node.taints.clone();
     let client = identity.client();
     let range = coracle_agent::range::of_node(&client, &machine, &facts, &data).await?;
     machine.pod_range = range.clone();
-    let (pods, id) = (range.parse()?, folder.id()?);
+    let pods = range.parse()?;
     let tunnel = coracle_network::ranges::seed(facts.cluster_id.as_bytes()) as u32 & 0x00ff_ffff;
     let network =
         Network::start(NetworkConfig { mode, id: id.clone(), pods, cluster, services, tunnel })

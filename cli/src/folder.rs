@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
-use coracle_network::{Cidr, ClusterRanges, Mode, choose_ranges};
+use coracle_network::{Cidr, ClusterRanges, Mode, Neighbourhood, choose_ranges, neighbourhood};
 use coracle_server::auth::NetworkFacts;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
@@ -148,6 +148,19 @@ impl Folder {
                 ranges.pods = pods.unwrap_or(ranges.pods);
                 ranges.services = services.unwrap_or(ranges.services);
                 check(&ranges)?;
+                let found = neighbourhood(&self.hash())?;
+                for (flag, what, range) in [
+                    ("--pod-range", "Pod", ranges.pods),
+                    ("--service-range", "Service", ranges.services),
+                ] {
+                    if let Some(way) = Neighbourhood::in_the_way(&found, range) {
+                        bail!(
+                            "the {what} range {range} overlaps {}, which this machine reaches by {}; choose another with {flag}",
+                            way.range,
+                            way.link
+                        );
+                    }
+                }
                 let kept = Kept { cluster_id: self.hash(), ranges };
                 std::fs::write(&path, serde_json::to_vec_pretty(&kept)?)
                     .with_context(|| format!("cannot write {}", path.display()))?;

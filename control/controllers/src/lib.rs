@@ -73,7 +73,7 @@ pub use ingress::IngressController;
 pub use job::JobController;
 pub use load_balancer::LoadBalancerController;
 pub use namespace::NamespaceController;
-pub use node_ipam::NodeIpam;
+pub use node_ipam::{NodeIpam, owner_of_range};
 pub use node_lifecycle::NodeLifecycle;
 pub use pod_gc::PodCollector;
 pub use replica_set::ReplicaSetController;

@@ -123,6 +123,16 @@ impl Controller for NodeIpam {
     }
 }
 
+/// Another node that has addresses of a range which `node` is to have, if there is one; nobody has those of what is no range.
+pub fn owner_of_range<'a>(cluster: &'a Cluster, range: &str, node: &str) -> Option<&'a str> {
+    let asked = View { spec: Spec { pod_cidr: range.to_owned() }, status: Status::default() };
+    let (first, last) = asked.range()?;
+    let has =
+        |other: &Object| View::of(other).range().is_some_and(|(a, b)| a <= last && first <= b);
+    let mut others = cluster.list(&kinds::NODE).filter(|other| other.meta.name != node);
+    others.find(|other| has(other)).map(|other| other.meta.name.as_str())
+}
+
 impl NodeIpam {
     /// The first range of that size that overlaps none in use, which are in order.
     fn free(&self, used: &[(u64, u64)], prefix: u8) -> Option<(Ipv4Addr, u8)> {

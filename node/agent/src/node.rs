@@ -11,8 +11,8 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Time};
-use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, Resource as _};
 use serde_json::json;
 use tokio::sync::watch;
 
@@ -229,24 +229,25 @@ pub async fn register(
     machine: &Machine,
     images: &Images,
 ) -> Result<(), kube::Error> {
-    tell(client, machine, images, RENEW).await
+    let nodes: Api<Node> = Api::all(client.clone());
+    match nodes.create(&PostParams::default(), &machine.node()).await {
+        Ok(_) => {}
+        Err(kube::Error::Api(status)) if status.code == 409 => {}
+        Err(error) => return Err(error),
+    }
+    refresh(client, machine, images, RENEW).await
 }
 
-async fn tell(
+/// Brings the Node object up to date.
+async fn refresh(
     client: &kube::Client,
     machine: &Machine,
     images: &Images,
     next: Duration,
 ) -> Result<(), kube::Error> {
     let nodes: Api<Node> = Api::all(client.clone());
-    match nodes.create(&PostParams::default(), &machine.node()).await {
-        Ok(_) => {}
-        Err(kube::Error::Api(status)) if status.code == 409 => {
-            let patch = json!({"metadata": {"labels": machine.labels()}});
-            nodes.patch(&machine.name, &PatchParams::default(), &Patch::Merge(patch)).await?;
-        }
-        Err(error) => return Err(error),
-    }
+    let patch = json!({"metadata": {"labels": machine.labels()}});
+    nodes.patch(&machine.name, &PatchParams::default(), &Patch::Merge(patch)).await?;
     report(&nodes, machine, images).await?;
     renew(client, &machine.name, next).await
 }
@@ -282,7 +283,13 @@ async fn renew(client: &kube::Client, name: &str, next: Duration) -> Result<(), 
     match leases.patch(name, &PatchParams::default(), &patch).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 404 => {
-            let metadata = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
+            // With its Node it goes, which is how the agent learns of that.
+            let node = Api::<Node>::all(client.clone()).get(name).await?;
+            let metadata = ObjectMeta {
+                name: Some(name.to_owned()),
+                owner_references: node.owner_ref(&()).map(|owner| vec![owner]),
+                ..ObjectMeta::default()
+            };
             let lease = Lease { metadata, spec: Some(spec) };
             leases.create(&PostParams::default(), &lease).await.map(drop)
         }
@@ -290,18 +297,22 @@ async fn renew(client: &kube::Client, name: &str, next: Duration) -> Result<(), 
     }
 }
 
-/// Keeps the Lease fresh, and the Node object there, for ever. `is_registered`: whether the server has been told already;
-/// `machines`: how many the cluster has.
+/// Keeps the Lease and the Node object fresh, for ever. `is_registered`: whether the server has been told already; `machines`:
+/// how many the cluster has.
+///
+/// A Node that somebody deletes is not made again before the agent is started again, as with kubelets: whoever deletes it
+/// means the machine to be gone.
 pub async fn heartbeat(
     client: kube::Client,
     machine: Machine,
     images: Images,
-    is_registered: bool,
+    mut is_registered: bool,
     machines: watch::Receiver<usize>,
 ) {
     let mut told = images.status_version();
     let mut refreshed = tokio::time::Instant::now();
     let mut failing = !is_registered;
+    let mut is_deleted = false;
     // What the Lease was last said to be renewed after.
     let mut next = RENEW;
     loop {
@@ -309,28 +320,41 @@ pub async fn heartbeat(
         next = RENEW.max(RENEW_PER_MACHINE * u32::try_from(*machines.borrow()).unwrap_or(0));
         let now = images.status_version();
         let telling = async {
-            if failing || refreshed.elapsed() >= REFRESH || told != now {
+            if !is_registered {
+                register(&client, &machine, &images).await
+            } else if failing || is_deleted || refreshed.elapsed() >= REFRESH || told != now {
                 refreshed = tokio::time::Instant::now();
                 told = now;
-                tell(&client, &machine, &images, next).await.map_err(|error| error.to_string())
+                refresh(&client, &machine, &images, next).await
             } else {
-                renew(&client, &machine.name, next).await.map_err(|error| error.to_string())
+                renew(&client, &machine.name, next).await
             }
         };
         // A connection of before the network was cut may wait longer for an answer than a new one takes.
         let result = tokio::time::timeout(PATIENCE, telling).await;
-        match result.unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}"))) {
-            Ok(()) if failing => {
-                failing = false;
-                tracing::info!("the server answers again");
-            }
-            Ok(()) => {}
-            Err(error) => {
-                if !failing {
-                    tracing::warn!(%error, "the server does not answer; Pods and Services go on");
+        let error = match result {
+            Ok(Ok(())) => {
+                if std::mem::take(&mut failing) {
+                    tracing::info!("the server answers again");
                 }
-                failing = true;
+                (is_registered, is_deleted) = (true, false);
+                continue;
             }
+            Ok(Err(kube::Error::Api(status))) if status.code == 404 && is_registered => {
+                failing = false;
+                if !std::mem::replace(&mut is_deleted, true) {
+                    tracing::warn!(
+                        node = machine.name,
+                        "this machine's Node was deleted, and its Pods end: to make it a node again, start the agent again"
+                    );
+                }
+                continue;
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {PATIENCE:?}"),
+        };
+        if !std::mem::replace(&mut failing, true) {
+            tracing::warn!(%error, "the server does not answer; Pods and Services go on");
         }
     }
 }

@@ -18,6 +18,8 @@ use crate::node::Machine;
 const FILE: &str = "pod-range";
 /// How long the control plane may take to give one.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long the server's word is waited for on a range that is known.
+const ANSWER: Duration = Duration::from_secs(3);
 
 /// Why a node has no Pod range.
 #[derive(Debug, thiserror::Error)]
@@ -58,11 +60,20 @@ pub async fn of_node(
     dir: &Path,
 ) -> Result<String, RangeError> {
     let path = dir.join(FILE);
-    if let Ok(kept) = std::fs::read_to_string(&path) {
-        return Ok(kept.trim().to_owned());
-    }
     let name = &machine.name;
     let nodes: Api<Node> = Api::all(client.clone());
+    if let Ok(kept) = std::fs::read_to_string(&path) {
+        let kept = kept.trim().to_owned();
+        let asked = tokio::time::timeout(ANSWER, still_has(&nodes, machine, &kept)).await;
+        match asked {
+            Ok(Ok(false)) => tracing::warn!(
+                range = kept,
+                "this node was deleted, and its Pod range is another's by now: asking for a new one"
+            ),
+            // Without a server it is the range all the same.
+            _ => return Ok(kept),
+        }
+    }
     let failed = |source| RangeError::Register { name: name.clone(), source };
     let node = match nodes.create(&PostParams::default(), &machine.node()).await {
         Ok(node) => node,
@@ -85,6 +96,18 @@ pub async fn of_node(
     };
     write(&path, &format!("{given}\n"))?;
     Ok(given)
+}
+
+/// Whether a node has the range that it had. One whose Node was deleted makes it again with that, unless it was given away.
+async fn still_has(nodes: &Api<Node>, machine: &Machine, kept: &str) -> Result<bool, kube::Error> {
+    if let Some(node) = nodes.get_opt(&machine.name).await? {
+        return Ok(range(&node).is_none_or(|range| range == kept));
+    }
+    let machine = Machine { pod_range: kept.to_owned(), ..machine.clone() };
+    match nodes.create(&PostParams::default(), &machine.node()).await {
+        Err(kube::Error::Api(status)) if status.code == 403 => Ok(false),
+        made => made.map(|_| true),
+    }
 }
 
 fn range(node: &Node) -> Option<String> {

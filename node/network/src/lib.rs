@@ -20,8 +20,10 @@ pub mod routes;
 pub use cidr::Cidr;
 pub use linux::Peer;
 pub use listen::Listen;
-pub use network::{Config, HostPort, Mode, Network, NetworkError, Snapshot, choose_ranges};
-pub use ranges::ClusterRanges;
+pub use network::{
+    Config, HostPort, Mode, Network, NetworkError, Snapshot, choose_ranges, neighbourhood,
+};
+pub use ranges::{ClusterRanges, Neighbourhood};
 pub use routes::{
     Endpoint, HealthCheck, Place, PortRoute, Protocol, RouteChange, RouteTable, ServiceKey,
     ServiceRoute,

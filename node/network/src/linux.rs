@@ -20,7 +20,13 @@ pub(crate) use netns::on_thread;
 pub use netns::{Make, NetNs, NetNsError};
 pub use peers::Peer;
 pub use pod_network::{PodNetwork, PodNetworkConfig, PodNetworkError};
-pub use rtnl::{RtnlError, taken_ranges};
+pub use rtnl::{RtnlError, neighbourhood, taken_ranges};
+
+/// What the names of links begin with that are the node `id`'s.
+#[must_use]
+pub fn link_names(id: &str) -> [String; 2] {
+    [format!("{}{id}", pod_network::LINK), format!("{}{id}", peers::TUNNEL)]
+}
 
 /// Whether this process may set networks up: it has `CAP_NET_ADMIN` and `CAP_SYS_ADMIN`, as root usually does and
 /// root in an ordinary container does not.

@@ -115,6 +115,15 @@ pub fn choose_ranges(mode: Mode, seed_text: &str) -> Result<ClusterRanges, Netwo
     }
 }
 
+/// The networks of this machine that are not those of the node `id`, as [`ranges::Neighbourhood::in_the_way`] wants them.
+///
+/// # Errors
+/// When the machine's routes cannot be read.
+pub fn neighbourhood(id: &str) -> Result<Vec<ranges::Neighbourhood>, NetworkError> {
+    let own = linux::link_names(id);
+    Ok(linux::neighbourhood(|link| own.iter().any(|name| link.starts_with(name)))?)
+}
+
 /// Reserves ranges for this process, all or none: a link or a listener, which others would see, is made only later. The
 /// name of an abstract socket belongs to one process of the network namespace, and goes with it.
 fn reserve(ranges: &[Cidr]) -> bool {

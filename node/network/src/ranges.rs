@@ -92,6 +92,27 @@ impl ClusterRanges {
     }
 }
 
+/// A network that this machine is in, or has a route to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Neighbourhood {
+    /// Its addresses.
+    pub range: Cidr,
+    /// The link that leads there, where one does.
+    pub link: String,
+    /// Whether the machine has an address in it; otherwise there is a route.
+    pub is_own: bool,
+}
+
+impl Neighbourhood {
+    /// What of a machine's networks a cluster's range cannot be beside. A route that leads to more than the range is for what
+    /// narrower ones leave over; a network that the machine is in must be reached as a whole.
+    #[must_use]
+    pub fn in_the_way(found: &[Self], range: Cidr) -> Option<&Self> {
+        let mut overlapping = found.iter().filter(|it| it.range.overlaps(range));
+        overlapping.find(|it| it.is_own || it.range.prefix() >= range.prefix())
+    }
+}
+
 /// A seed that stays the same for the same text (FNV-1a): the data directory's path, for instance.
 #[must_use]
 pub fn seed(text: &[u8]) -> u64 {

@@ -247,6 +247,19 @@ impl Machine {
         Ok(self.run(|| set_losses(LOSSES, losses))??)
     }
 
+    /// Gives it another address, in a network of that prefix length.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn add_address(&self, address: Ipv4Addr, prefix: u8) -> anyhow::Result<()> {
+        self.run(|| {
+            with_netlink(async move |netlink| {
+                let eth = index(&netlink, "eth0").await?;
+                Ok(netlink.address().add(eth, address.into(), prefix).execute().await?)
+            })
+        })?
+    }
+
     /// Restarts the router that it is behind: what that knew of connections is gone, and they with it.
     ///
     /// # Errors

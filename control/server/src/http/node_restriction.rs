@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use coracle_api::csr::{self, NODE_CLIENT, NODE_SERVING, NODE_USER, Request};
 use coracle_api::json::Json;
-use coracle_api::{ApiError, Kind, Object, kinds};
+use coracle_api::{ApiError, Cluster, Kind, Object, kinds};
+use coracle_controllers::owner_of_range;
 use serde_json::Value;
 
 use crate::auth::{Identity, node};
@@ -35,7 +36,12 @@ const RESTRICTED: &str = "node-restriction.kubernetes.io";
 ///
 /// # Errors
 /// 403 for what a node may not create.
-pub(super) fn create(kind: &Kind, identity: &Identity, new: &Value) -> Result<(), ApiError> {
+pub(super) fn create(
+    cluster: &Cluster,
+    kind: &Kind,
+    identity: &Identity,
+    new: &Value,
+) -> Result<(), ApiError> {
     let Some(node) = node::name(identity) else { return Ok(()) };
     let name = new.text(&["metadata", "name"]);
     let refuse = |why: String| Err(ApiError::forbidden(kind, name, &why));
@@ -48,6 +54,14 @@ pub(super) fn create(kind: &Kind, identity: &Identity, new: &Value) -> Result<()
             return refuse(format!(
                 "node \"{node}\" is not allowed to set the following labels: {}",
                 forbidden.join(", ")
+            ));
+        }
+        // A node that was deleted meanwhile comes with the range that it had (upstream's come with none): addresses of others'
+        // Pods must not lead to it.
+        let range = new.text(&["spec", "podCIDR"]);
+        if let Some(other) = owner_of_range(cluster, range, node) {
+            return refuse(format!(
+                "node \"{node}\" is not allowed to have the Pod range {range}: it is of node \"{other}\""
             ));
         }
     } else if kind.resource == kinds::LEASE.resource && name != node {

@@ -25,7 +25,7 @@ impl Written<'_> {
     pub(super) fn create(&self, new: &mut Value) -> Result<(), ApiError> {
         escalation::check(self.registry, self.kind, self.namespace, self.parts, new)?;
         let Some(identity) = self.identity() else { return Ok(()) };
-        node_restriction::create(self.kind, identity, new)?;
+        node_restriction::create(&self.registry.cache.read(), self.kind, identity, new)?;
         if self.kind.resource == CSR.resource {
             certificates::ask(identity, new)?;
         }

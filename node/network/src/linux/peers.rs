@@ -17,7 +17,7 @@ use super::rtnl::{self, Rtnl, RtnlError};
 use crate::cidr::Cidr;
 
 /// What the names of tunnels begin with: not as links to Pods do, whose traffic is told by that.
-const TUNNEL: &str = "covx-";
+pub(super) const TUNNEL: &str = "covx-";
 /// The UDP port of tunnels (RFC 7348, section 5).
 const PORT: u16 = 4789;
 /// What the outer headers take of a packet: Ethernet, IPv4, UDP and VXLAN.

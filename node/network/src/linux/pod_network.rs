@@ -38,7 +38,7 @@ use crate::routes::{RouteChange, ServiceRoute};
 pub(super) const INNER: &str = "eth0";
 
 /// What the names of links on this machine begin with, and those of Service tables.
-const LINK: &str = "cor-";
+pub(super) const LINK: &str = "cor-";
 const TABLE: &str = "coracle-";
 
 /// How often the routes to all other machines are looked at, whether or not anything changed.

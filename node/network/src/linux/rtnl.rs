@@ -24,6 +24,7 @@ use rtnetlink::{
 use super::netns::on_thread;
 use super::peers::Way;
 use crate::cidr::Cidr;
+use crate::ranges::Neighbourhood;
 
 /// The MTU of links that nobody says anything of.
 const ETHERNET_MTU: u32 = 1500;
@@ -66,6 +67,29 @@ pub fn taken_ranges() -> Result<Vec<Cidr>, RtnlError> {
         taken.extend(rtnl.addresses().await?);
         taken.retain(|range| range.prefix() > 0);
         Ok(taken)
+    })
+}
+
+/// The networks that this machine is in or has routes to, but for those of the links that `is_known` tells, and loopback.
+///
+/// # Errors
+/// When the kernel refuses to list them.
+pub fn neighbourhood(
+    is_known: impl Fn(&str) -> bool + Send + Sync,
+) -> Result<Vec<Neighbourhood>, RtnlError> {
+    with(async |rtnl| {
+        let mut found = Vec::new();
+        let routes = rtnl.routes().await?.into_iter();
+        let routes = routes.filter_map(|route| Some((route.destination, route.link?, false)));
+        let networks = rtnl.networks().await?.into_iter().map(|(range, link)| (range, link, true));
+        for (range, link, is_own) in networks.chain(routes) {
+            let link = link_name(rtnl, link).await;
+            let is_told = range.prefix() == 0 || range.base().is_loopback() || is_known(&link);
+            if !is_told && !range.base().is_multicast() && !range.base().is_broadcast() {
+                found.push(Neighbourhood { range, link, is_own });
+            }
+        }
+        Ok(found)
     })
 }
 

@@ -52,3 +52,26 @@ fn seeds_differ_and_stay() {
     assert_eq!(seed(b"/var/lib/coracle"), seed(b"/var/lib/coracle"));
     assert_ne!(seed(b"/var/lib/coracle"), seed(b"/var/lib/coracle2"));
 }
+
+#[test]
+fn networks_are_in_the_way_of_ranges() {
+    let network = |(range, is_own): (&str, bool)| Neighbourhood {
+        range: range.parse().unwrap(),
+        link: "eth0".to_owned(),
+        is_own,
+    };
+    for (found, expected) in [
+        (&[][..], None),
+        (&[("192.168.7.0/24", true)], None),
+        (&[("10.9.3.0/24", true)], Some("10.9.3.0/24")),
+        (&[("10.0.0.0/8", true)], Some("10.0.0.0/8")),
+        (&[("10.0.0.0/8", false)], None),
+        (&[("10.8.0.0/14", false)], Some("10.8.0.0/14")),
+        (&[("10.0.0.0/8", false), ("10.11.255.0/24", false)], Some("10.11.255.0/24")),
+        (&[("10.12.0.0/24", true), ("10.7.255.0/24", false)], None),
+    ] {
+        let found: Vec<Neighbourhood> = found.iter().copied().map(network).collect();
+        let way = Neighbourhood::in_the_way(&found, "10.8.0.0/14".parse().unwrap());
+        assert_eq!(way.map(|it| it.range.to_string()).as_deref(), expected, "{found:?}");
+    }
+}

@@ -146,6 +146,12 @@ impl Cluster {
         Ok(command)
     }
 
+    /// What a node's agent has said on its standard error, in all of its lives.
+    pub fn node_errors(&self, name: &str) -> String {
+        let path = self.folder.path().join("logs").join(format!("{name}.err"));
+        std::fs::read_to_string(path).unwrap_or_default()
+    }
+
     /// Kills a node's agent with SIGKILL; returns when it is gone.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use coracle_test_cluster::{Cluster, Machine, Part, Runtime, eventually, http, tools};
+use coracle_test_cluster::{Cidr, Cluster, Machine, Part, Runtime, eventually, http, tools};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -306,4 +306,82 @@ pub(crate) async fn a_hidden_machine_is_reached(context: Arc<Context>) -> Outcom
     cluster.start_node_with("hidden", &["--no-tunnel"]).await?;
     let said = cluster.kubectl_with(&["logs", "talker"], "").await?.refused()?;
     expect(&said, &["the agent of node", "does not answer"])
+}
+
+/// A Node that is deleted is gone until its agent is started again; its Pods are replaced on others.
+pub(crate) async fn a_deleted_node_stays_away(context: Arc<Context>) -> Outcome {
+    let Some(cluster) = context.fleet(&["one", "two"]).await? else { return Ok(()) };
+    cluster.push_all(&[("hello-v1", "hello:v1")]).await?;
+    cluster.apply(&hello("web", "hello:v1", 4)).await?;
+    cluster.rolled_out("web").await?;
+    let on_two = ["pods", "-l", "app=web", "--field-selector", "spec.nodeName=two"];
+    let pods = cluster.get(&on_two).await?;
+    anyhow::ensure!(pods["items"].as_array().is_some_and(|pods| !pods.is_empty()), "{pods:#}");
+    let (machine, old) = (cluster.machine("two")?, address_of(&pods["items"][0])?);
+    expect(&ask(&machine, old, "/version")?, &["v1"])?;
+    let before = cluster.get(&["node", "two"]).await?;
+    cluster.kubectl(&["delete", "node", "two"]).await?;
+    eventually(SOON, "its agent knows", async || {
+        expect(&cluster.node_errors("two"), &["was deleted", "start the agent again"])
+    })
+    .await?;
+    // Nor does it come back when the server does.
+    cluster.kill9(Part::Server).await?;
+    cluster.start(Part::Server).await?;
+    eventually(3 * SOON, "the other takes over", async || {
+        let deployment = cluster.get(&["deployment", "web"]).await?;
+        let ready = &deployment["status"]["readyReplicas"];
+        let left = cluster.get(&on_two).await?;
+        let left = left["items"].as_array().map_or(0, Vec::len);
+        anyhow::ensure!(*ready == 4 && left == 0, "{ready} of 4 are ready, {left} are left");
+        anyhow::ensure!(ask(&machine, old, "/version").is_err(), "one still answers");
+        Ok(())
+    })
+    .await?;
+    let nodes = cluster.kubectl(&["get", "nodes", "-o", "name"]).await?;
+    anyhow::ensure!(nodes.trim() == "node/one", "{nodes}");
+    let leases = cluster.kubectl(&["get", "leases", "-n", "kube-node-lease", "-o", "name"]).await?;
+    anyhow::ensure!(!leases.contains("two"), "{leases}");
+
+    // Its range is another's by the time that it returns.
+    let range = before["spec"]["podCIDR"].as_str().context("no podCIDR")?;
+    let taken = format!(
+        "{{apiVersion: v1, kind: Node, metadata: {{name: other}}, spec: {{podCIDR: {range}, podCIDRs: [{range}], unschedulable: true}}}}"
+    );
+    cluster.apply(&taken).await?;
+    cluster.kill9_node("two")?;
+    cluster.start_node("two").await?;
+    cluster.kubectl(&["wait", "--for=condition=Ready", "node/two", PATIENCE]).await?;
+    let after = cluster.get(&["node", "two"]).await?;
+    anyhow::ensure!(after["spec"]["podCIDR"] != range, "{after:#}");
+    cluster.kubectl(&["scale", "deployment/web", "--replicas=12"]).await?;
+    cluster.rolled_out("web").await?;
+    let pods = cluster.get(&on_two).await?;
+    let pod = pods["items"].get(0).context("it takes no Pods")?;
+    let one = cluster.machine("one")?;
+    eventually(SOON, "its Pods are reached at their new addresses", async || {
+        expect(&ask(&one, address_of(pod)?, "/version")?, &["v1"])
+    })
+    .await
+}
+
+/// Ranges that a machine has a use for already are refused, where the cluster begins and where a machine joins.
+pub(crate) async fn overlapping_ranges_are_refused(context: Arc<Context>) -> Outcome {
+    let Some(cluster) = context.fleet(&[]).await? else { return Ok(()) };
+    let data = cluster.home().join("another").to_string_lossy().into_owned();
+    for (flag, range) in [("--pod-range", "198.18.0.0/15"), ("--service-range", "198.18.0.0/16")] {
+        let args = ["server", "--listen", "127.0.0.1:0", "--data", &data, flag, range];
+        let said = cluster.coracle(&args).await?.refused()?;
+        expect(&said, &[flag, range, "overlaps", "by cotest"])?;
+    }
+    let machine = cluster.add_machine("one", &[])?;
+    let facts: Value =
+        serde_json::from_slice(&std::fs::read(cluster.data().join("network.json"))?)?;
+    let pods: Cidr = facts["pods"].as_str().context("no range")?.parse()?;
+    let inside = pods.nth(70_000).context("too small")?;
+    machine.add_address(inside, 24)?;
+    let said = cluster.refused_node("one", &[]).await?;
+    let network = Cidr::new(inside, 24).to_string();
+    expect(&said, &["--pod-range", &pods.to_string(), &network, "eth0"])?;
+    Ok(())
 }

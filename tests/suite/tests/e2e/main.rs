@@ -421,7 +421,10 @@ suite! {
             supervisors_may_be_away,
             a_lost_machine_is_replaced,
             a_hidden_machine_is_reached,
+            a_deleted_node_stays_away,
         ]
+        // About machines, whatever their Pods are.
+        wasm [overlapping_ranges_are_refused]
     }
     services {
         both [

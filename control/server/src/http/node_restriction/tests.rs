@@ -26,6 +26,13 @@ fn request(name: &str) -> String {
 fn nodes_create_what_is_theirs() {
     let labelled = |label: &str| json!({"metadata": {"name": "n1", "labels": {label: "x"}}});
     let named = |name: &str| json!({"metadata": {"name": name}});
+    let ranged = |range: &str| json!({"metadata": {"name": "n1"}, "spec": {"podCIDR": range}});
+    let mut cluster = Cluster::new(jiff::Timestamp::now());
+    for (name, range) in [("n1", "10.8.0.0/24"), ("other", "10.8.1.0/24"), ("odd", "10.8.2.0")] {
+        let other = json!({"metadata": {"name": name}, "spec": {"podCIDR": range}});
+        let other = Object::from_json(&kinds::NODE, other.to_string().into()).expect("a Node");
+        cluster.put(std::sync::Arc::new(other));
+    }
     let csr = |signer: &str, name: &str| json!({"metadata": {"name": "c"}, "spec": {"signerName": signer, "request": request(name)}});
     for (kind, new, expected) in [
         (&kinds::NODE, named("n1"), ""),
@@ -39,6 +46,12 @@ fn nodes_create_what_is_theirs() {
         (&kinds::NODE, labelled("k8s.io/x"), "following labels"),
         (&kinds::NODE, labelled("node-restriction.kubernetes.io/pci"), "following labels"),
         (&kinds::NODE, labelled("a.node-restriction.kubernetes.io/pci"), "following labels"),
+        // Its own and free ones, but none that has an address of another's.
+        (&kinds::NODE, ranged("10.8.0.0/24"), ""),
+        (&kinds::NODE, ranged("10.8.2.0/24"), ""),
+        (&kinds::NODE, ranged("10.8.1.0/24"), "it is of node \"other\""),
+        (&kinds::NODE, ranged("10.8.1.128/28"), "it is of node \"other\""),
+        (&kinds::NODE, ranged("10.8.0.0/16"), "it is of node \"other\""),
         (&kinds::LEASE, named("n1"), ""),
         (&kinds::LEASE, named("n2"), "node lease"),
         (&kinds::CERTIFICATE_SIGNING_REQUEST, csr(NODE_CLIENT, "system:node:n1"), ""),
@@ -51,11 +64,12 @@ fn nodes_create_what_is_theirs() {
         ),
         (&kinds::EVENT, named("n2"), ""),
     ] {
-        let said = create(kind, &node(), &new).err().map(|e| e.message).unwrap_or_default();
+        let said =
+            create(&cluster, kind, &node(), &new).err().map(|e| e.message).unwrap_or_default();
         assert_eq!(said.is_empty(), expected.is_empty(), "{kind:?} {new}: {said}");
         assert!(said.contains(expected), "{kind:?} {new}: {said}");
         // Others are none of this.
-        assert!(create(kind, &Identity::default(), &new).is_ok());
+        assert!(create(&cluster, kind, &Identity::default(), &new).is_ok());
     }
 }
 
