@@ -9,13 +9,20 @@ const OURS: &[(&str, &[&str])] = &[
     ("coracle-api", &[]),
     ("coracle-store", &[]),
     ("coracle-sandbox", &[]),
+    ("coracle-cel", &["coracle-api"]),
     ("coracle-controllers", &["coracle-api"]),
     ("coracle-scheduler", &["coracle-api"]),
     ("coracle-network", &["coracle-api"]),
     ("coracle-ingress", &["coracle-api", "coracle-sandbox"]),
     (
         "coracle-server",
-        &["coracle-api", "coracle-store", "coracle-controllers", "coracle-scheduler"],
+        &[
+            "coracle-api",
+            "coracle-cel",
+            "coracle-store",
+            "coracle-controllers",
+            "coracle-scheduler",
+        ],
     ),
     ("coracle-agent", &["coracle-api", "coracle-ingress", "coracle-network", "coracle-sandbox"]),
     ("coracle-wasm", &["coracle-sandbox"]),
@@ -37,21 +44,37 @@ const KEPT: &[(&[&str], &[&str])] = &[
     (&["wasmtime", "cranelift"], &["coracle-wasm"]),
     (&["libcontainer", "libcgroups"], &["coracle-oci"]),
     (&["redb", "etcd"], &["coracle-store"]),
+    (&["cel", "antlr4rust"], &["coracle-cel"]),
 ];
 
 /// Outside libraries that these of our crates must not name: among control crates, only the server speaks HTTP, and
 /// what is pure does no I/O.
 const FORBIDDEN: &[(&[&str], &[&str])] = &[
-    (&["axum"], &["coracle-api", "coracle-store", "coracle-controllers", "coracle-scheduler"]),
+    (
+        &["axum"],
+        &[
+            "coracle-api",
+            "coracle-cel",
+            "coracle-store",
+            "coracle-controllers",
+            "coracle-scheduler",
+        ],
+    ),
     (
         &["tokio", "hyper", "reqwest", "rustls", "nix", "libc", "kube", "async-std", "socket2"],
-        &["coracle-api", "coracle-controllers", "coracle-scheduler", "coracle-sim"],
+        &["coracle-api", "coracle-cel", "coracle-controllers", "coracle-scheduler", "coracle-sim"],
     ),
 ];
 
 /// What must build without the heavy libraries, not even through others.
-const LIGHT: &[&str] =
-    &["coracle-api", "coracle-store", "coracle-controllers", "coracle-scheduler", "coracle-sim"];
+const LIGHT: &[&str] = &[
+    "coracle-api",
+    "coracle-cel",
+    "coracle-store",
+    "coracle-controllers",
+    "coracle-scheduler",
+    "coracle-sim",
+];
 const HEAVY: &[&str] = &["wasmtime", "cranelift", "axum", "libcontainer"];
 
 /// What a workspace's metadata (`cargo metadata --format-version 1`) breaks, one line each. Development and build
