@@ -166,12 +166,8 @@ pub(crate) fn check(
     };
     let mut node = checker.check(tree);
     node.ty = checker.unifier.resolve(&node.ty, true);
-    if checker.found.is_empty()
-        && !expected.is_empty()
-        && node.ty != Type::Dyn
-        && !expected.contains(&node.ty)
-    {
-        return Err(CompileError::result(expected));
+    if checker.found.is_empty() && !expected.is_empty() && !expected.contains(&node.ty) {
+        return Err(CompileError::result(expected, &node.ty));
     }
     if checker.found.is_empty() {
         Ok(node)

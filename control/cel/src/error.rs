@@ -1,13 +1,21 @@
 //! What is wrong with an expression, before and while it runs, in upstream's words.
 
-use std::fmt;
-
 use crate::types::Type;
 
-/// Why an expression does not compile: all that was found, each with its place and the line it is on.
+/// Why an expression does not compile.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub struct CompileError {
-    text: String,
+pub enum CompileError {
+    /// All that was found, each with its place and the line it is on.
+    #[error("{0}")]
+    Wrong(String),
+    /// It is fine, but not what is wanted there.
+    #[error("must evaluate to {wanted} but got {found}")]
+    Result {
+        /// One type, or `one of [a b]`.
+        wanted: String,
+        /// What it comes to.
+        found: String,
+    },
 }
 
 /// Places reported for one expression, as upstream.
@@ -40,21 +48,27 @@ impl CompileError {
         if found.len() > REPORTED {
             text.push_str(&format!("\n {} more errors were truncated", found.len() - REPORTED));
         }
-        Self { text }
+        Self::Wrong(text)
     }
-}
 
-impl CompileError {
-    /// The expression is fine, but not what is wanted here.
-    pub(crate) fn result(expected: &[Type]) -> Self {
-        let names: Vec<String> = expected.iter().map(Type::to_string).collect();
-        Self { text: format!("must evaluate to {}", names.join(" or ")) }
+    pub(crate) fn result(wanted: &[Type], found: &Type) -> Self {
+        let name = |ty: &Type| match ty {
+            Type::Null => "null_type".to_owned(),
+            other => other.to_string(),
+        };
+        let wanted = match wanted {
+            [one] => name(one),
+            many => format!("one of [{}]", many.iter().map(name).collect::<Vec<_>>().join(" ")),
+        };
+        Self::Result { wanted, found: name(found) }
     }
-}
 
-impl fmt::Display for CompileError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+    /// As upstream tells it of a field: what was found after `compilation failed: `, or what is wanted instead.
+    pub fn detail(&self) -> String {
+        match self {
+            Self::Wrong(found) => format!("compilation failed: {found}"),
+            Self::Result { .. } => self.to_string(),
+        }
     }
 }
 

@@ -46,6 +46,45 @@ const LEVEL: usize = 16 << 10;
 /// Compilation, on a stack of its own too: the generated parser takes about ten frames for a bracket.
 const COMPILE_STACK: usize = 64 << 20;
 
+/// The name under which expressions find a property: names that are no identifiers, or words of the language, are
+/// escaped (`a-b` is `a__dash__b`). `None` for those that cannot be named at all.
+pub fn escape(name: &str) -> Option<String> {
+    const WORDS: [&str; 21] = [
+        "true",
+        "false",
+        "null",
+        "in",
+        "as",
+        "break",
+        "const",
+        "continue",
+        "else",
+        "for",
+        "function",
+        "if",
+        "import",
+        "let",
+        "loop",
+        "package",
+        "namespace",
+        "return",
+        "var",
+        "void",
+        "while",
+    ];
+    if WORDS.contains(&name) {
+        return Some(format!("__{name}__"));
+    }
+    let mut chars = name.chars();
+    let starts = chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '/');
+    if !starts || !chars.all(allowed) {
+        return None;
+    }
+    let escaped = name.replace("__", "__underscores__").replace('.', "__dot__");
+    Some(escaped.replace('-', "__dash__").replace('/', "__slash__"))
+}
+
 /// What expressions may name.
 #[derive(Debug, Clone, Default)]
 pub struct Env {
@@ -97,7 +136,7 @@ impl Env {
         self.compile_to(text, &[])
     }
 
-    /// Compiles an expression that must come to one of these types, or whose type shows at run time.
+    /// Compiles an expression that must come to one of these types; `dyn` is none, as upstream.
     pub fn compile_to(&self, text: &str, expected: &[Type]) -> Result<Program, CompileError> {
         stacker::grow(COMPILE_STACK, || {
             let (tree, source) = parse::parse(text)?;

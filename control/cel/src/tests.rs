@@ -478,10 +478,28 @@ fn a_bill_is_kept_and_a_limit_holds() {
 fn results_of_other_types_are_refused() {
     let env = Env::new().variable("o", Type::Dyn);
     let refused =
-        |text: &str| env.compile_to(text, &[Type::Bool]).map(drop).unwrap_err().to_string();
-    assert_eq!(refused("'a'"), "must evaluate to bool");
-    assert!(env.compile_to("o.a", &[Type::Bool]).is_ok());
-    assert!(env.compile_to("1 == 1", &[Type::Bool]).is_ok());
+        |text: &str, to: &[Type]| env.compile_to(text, to).map(drop).unwrap_err().detail();
+    assert_eq!(refused("'a'", &[Type::Bool]), "must evaluate to bool but got string");
+    assert_eq!(refused("o.a", &[Type::Bool]), "must evaluate to bool but got dyn");
+    assert_eq!(
+        refused("1", &[Type::String, Type::Null]),
+        "must evaluate to one of [string null_type] but got int"
+    );
+    assert!(refused("a", &[Type::Bool]).starts_with("compilation failed: ERROR: <input>:1:1: "));
+    assert!(env.compile_to("o.a == 1", &[Type::Bool]).is_ok());
+}
+
+#[test]
+fn names_of_properties_are_escaped() {
+    let escaped = |name: &str| crate::escape(name).unwrap_or_default();
+    assert_eq!(escaped("plain"), "plain");
+    assert_eq!(escaped("namespace"), "__namespace__");
+    assert_eq!(escaped("x-prop"), "x__dash__prop");
+    assert_eq!(escaped("redact__d"), "redact__underscores__d");
+    assert_eq!(escaped("a.b/c"), "a__dot__b__slash__c");
+    assert_eq!(crate::escape("1a"), None);
+    assert_eq!(crate::escape("ä"), None);
+    assert_eq!(crate::escape(""), None);
 }
 
 #[test]

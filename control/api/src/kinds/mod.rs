@@ -209,6 +209,7 @@ impl std::fmt::Debug for Kind {
 mod common;
 mod devices;
 pub mod flow_control;
+mod policy;
 mod rbac;
 mod webhook;
 mod workload;
@@ -268,6 +269,8 @@ table! {
     flow_schema FLOW_SCHEMA;
     priority_level_configuration PRIORITY_LEVEL_CONFIGURATION;
     api_service API_SERVICE;
+    validating_admission_policy VALIDATING_ADMISSION_POLICY;
+    validating_admission_policy_binding VALIDATING_ADMISSION_POLICY_BINDING;
     runtime_class RUNTIME_CLASS;
     priority_class PRIORITY_CLASS;
     role ROLE;

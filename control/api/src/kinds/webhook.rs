@@ -252,7 +252,7 @@ fn validate_url(url: &str, at: &Path<'_>, errors: &mut Vec<FieldError>) {
 }
 
 /// Checks `admissionregistration/v1 RuleWithOperations`.
-fn validate_rule(rule: &Value, at: &Path<'_>, errors: &mut Vec<FieldError>) {
+pub(super) fn validate_rule(rule: &Value, at: &Path<'_>, errors: &mut Vec<FieldError>) {
     const OPERATIONS: [&str; 5] = ["*", "CONNECT", "CREATE", "DELETE", "UPDATE"];
     for (field, what) in
         [("operations", "operations"), ("apiGroups", "API groups"), ("apiVersions", "API versions")]

@@ -154,7 +154,7 @@ impl Auth {
         identity: &Identity,
         attributes: &Attributes,
     ) -> Result<(), ApiError> {
-        authorize(cluster, identity, attributes).map_err(|why| forbidden(identity, attributes, why))
+        allows(cluster, identity, attributes).map_err(|why| forbidden(identity, attributes, why))
     }
 
     /// A token for a ServiceAccount (`TokenRequest`), with its expiry.
@@ -179,7 +179,7 @@ impl Auth {
 }
 
 /// Whether that caller may do that; if not, what stands against it beyond that nothing grants it.
-fn authorize(
+pub(crate) fn allows(
     cluster: &Cluster,
     identity: &Identity,
     attributes: &Attributes,
@@ -208,7 +208,7 @@ pub(crate) fn may_request(cluster: &Cluster, who: &Requester, subresource: &str)
         subresource: subresource.to_owned(),
         ..Attributes::default()
     };
-    authorize(cluster, &identity, &attributes).is_ok()
+    allows(cluster, &identity, &attributes).is_ok()
 }
 
 /// A bearer token, or the password of Basic authentication.

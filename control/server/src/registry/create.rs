@@ -7,6 +7,7 @@ use coracle_api::{ApiError, Kind, Object};
 use coracle_store::{Batch, Expect};
 use serde_json::Value;
 
+use super::admission::note;
 use super::commit::Refused;
 use super::{ATTEMPTS, Operation, Registry, WriteOptions, fields, meta, update, validate};
 use crate::keys;
@@ -61,6 +62,7 @@ impl Registry {
         }
         fields::created(kind, custom.as_ref(), &mut tree, claimed, &options.fields)?;
         (kind.prepare)(Prepare::Create(&mut tree));
+        note(kind, &mut tree, None);
         validate::create(kind, custom.as_ref(), &tree)?;
         let first_name = tree["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         request.name = &first_name;

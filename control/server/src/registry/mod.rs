@@ -49,6 +49,7 @@ pub(crate) struct Registry {
     webhooks: Arc<admission::Webhooks>,
     ledger: admission::Ledger,
     toleration_seconds: [i64; 2],
+    policies: Arc<admission::Policies>,
 }
 
 /// What a writer may ask for beside the write.
@@ -97,8 +98,9 @@ impl Registry {
     ) -> Self {
         let taken = Arc::default();
         let webhooks = Arc::new(admission::Webhooks::new(cache.clone()));
-        let ledger = admission::Ledger::default();
-        Self { webhooks, ledger, store, cache, ranges: Arc::new(ranges), taken, toleration_seconds }
+        let (ledger, policies) = (admission::Ledger::default(), Arc::default());
+        let ranges = Arc::new(ranges);
+        Self { webhooks, ledger, policies, store, cache, ranges, taken, toleration_seconds }
     }
 
     /// Fills in what the kind fills in, as this cluster has it.

@@ -7,6 +7,7 @@ use coracle_api::{ApiError, Kind, Object};
 use coracle_store::{Batch, Expect};
 use serde_json::{Map, Value};
 
+use super::admission::note;
 use super::commit::Refused;
 use super::{ATTEMPTS, Operation, Registry, WriteOptions, allocate, fields, meta, scale, validate};
 use crate::custom::Served;
@@ -78,6 +79,7 @@ impl Registry {
                 new = self.compose(&old, &before, new, part)?;
             }
             let gone = Self::change(&old, custom.as_ref(), &before, &mut new, part)?;
+            note(kind, &mut new, Some(&before));
             fields::updated(kind, custom.as_ref(), &mut new, &before, claimed, &options.fields)?;
             if part == Part::Scale {
                 let (old_scale, told) = (scale::of(&before, scale), scale::of(&new, scale));

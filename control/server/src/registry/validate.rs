@@ -4,6 +4,7 @@ use coracle_api::meta::{validate_meta, validate_meta_update};
 use coracle_api::{ApiError, FieldError, Kind};
 use serde_json::Value;
 
+use super::admission::problems;
 use super::meta;
 use crate::custom::Served;
 
@@ -13,6 +14,7 @@ pub(super) fn create(kind: &Kind, custom: Option<&Served>, tree: &Value) -> Resu
     errors.extend((kind.validate)(tree));
     errors.extend((kind.validate_create)(tree));
     errors.extend(custom.map(|it| it.version().validate(tree, None)).unwrap_or_default());
+    errors.extend(problems(kind, tree, None));
     refuse(kind, tree, &errors)
 }
 
@@ -48,6 +50,7 @@ pub(super) fn changed(
     errors.extend((kind.validate)(new));
     errors.extend(change(new, old));
     errors.extend(custom.map(|it| it.version().validate(new, Some(old))).unwrap_or_default());
+    errors.extend(problems(kind, new, Some(old)));
     refuse(kind, new, &errors)
 }
 

@@ -11,6 +11,7 @@ mod ingresses;
 mod lists;
 mod logs;
 mod network;
+mod policies;
 mod protobuf;
 mod quotas;
 mod services;

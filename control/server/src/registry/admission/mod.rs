@@ -16,8 +16,10 @@
 //! and where [`Caller::is_server`]. What it has to say beside yes or no goes to [`Caller::warn`] and [`Caller::annotate`].
 
 mod limits;
+mod matching;
 mod plugins;
 mod pod_security;
+mod policies;
 mod quota;
 mod request;
 mod token;
@@ -29,6 +31,7 @@ use coracle_api::{ApiError, kinds};
 use serde_json::Value;
 
 use super::Registry;
+pub(in crate::registry) use policies::{Policies, note, problems};
 pub(in crate::registry) use quota::Ledger;
 pub(crate) use request::{Caller, Gv, Operation, Request, Requested};
 pub(in crate::registry) use webhooks::Webhooks;
@@ -73,6 +76,9 @@ impl Registry {
         }
         self.check_limits(request, new)?;
         self.pod_security(request, old, new)?;
+        if self.cache.read().count(&kinds::VALIDATING_ADMISSION_POLICY_BINDING) > 0 {
+            self.admit_by_policies(request, old, new)?;
+        }
         if self.cache.read().count(&kinds::VALIDATING_WEBHOOK_CONFIGURATION) > 0 {
             self.call_validating(request, old, new).await?;
         }

@@ -1,0 +1,183 @@
+//! What is checked and noted when a policy is written: whether its expressions compile, and, in its status, what is
+//! probably wrong with them for the kinds that it is for.
+
+use coracle_api::json::Json;
+use coracle_api::kinds::{self, Kind};
+use coracle_api::path::Path;
+use coracle_api::{FieldError, kinds::VALIDATING_ADMISSION_POLICY};
+use coracle_cel::{Env, Type};
+use serde_json::{Value, json};
+
+use super::compile::{Envs, RULES, declare};
+use super::schemas;
+use crate::registry::admission::matching::Matches;
+
+/// Kinds that expressions are checked against.
+const CHECKED: usize = 10;
+
+/// What does not compile of what is being written; `old` is what was stored, whose expressions stay.
+pub(in crate::registry) fn problems(
+    kind: &Kind,
+    new: &Value,
+    old: Option<&Value>,
+) -> Vec<FieldError> {
+    if kind.resource != VALIDATING_ADMISSION_POLICY.resource {
+        return Vec::new();
+    }
+    let spec = new.at(&["spec"]).cloned().unwrap_or_default();
+    if old.is_some_and(|old| old.at(&["spec"]) == Some(&spec)) {
+        return Vec::new();
+    }
+    let mut errors = Vec::new();
+    let envs = Envs::of(spec.has(&["paramKind"]), &spec);
+    for expression in expressions(&spec) {
+        // That there is none is said elsewhere.
+        if expression.text.trim().is_empty() {
+            continue;
+        }
+        if let Err(why) = expression.compile(&envs, &spec) {
+            errors.push(FieldError::invalid(expression.at, expression.text, why));
+        }
+    }
+    errors
+}
+
+/// Which expression it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Condition,
+    /// By its place.
+    Variable(usize),
+    Validation,
+    Message,
+    Annotation,
+}
+
+struct Written<'s> {
+    at: String,
+    text: &'s str,
+    role: Role,
+}
+
+impl Written<'_> {
+    fn compile(&self, envs: &Envs, spec: &Value) -> Result<(), String> {
+        let to = |env: &Env, text: &str, types: &[Type]| {
+            env.compile_to(text, types).map(drop).map_err(|why| why.detail())
+        };
+        match self.role {
+            Role::Condition => to(&envs.conditions, self.text.trim(), &[Type::Bool]),
+            Role::Validation => to(&envs.full, self.text, &[Type::Bool]),
+            Role::Message => to(&envs.plain, self.text, &[Type::String]),
+            Role::Annotation => to(&envs.full, self.text.trim(), &[Type::String, Type::Null]),
+            // Those after it, and itself, it cannot name.
+            Role::Variable(at) => match envs.variables.get(at) {
+                Some(variable) => variable.program.as_ref().map(drop).map_err(Clone::clone),
+                None => to(&envs.conditions, spec.text(&[]), &[]),
+            },
+        }
+    }
+}
+
+/// All expressions of a policy, in upstream's order.
+fn expressions(spec: &Value) -> Vec<Written<'_>> {
+    let at = Path::new("spec");
+    let mut all = Vec::new();
+    let mut of = |list: &'static str, field: &'static str, role: fn(usize) -> Role| {
+        let at = at.child(list);
+        for (i, item) in spec.list(&[list]).iter().enumerate() {
+            let path = at.index(i);
+            all.push(Written {
+                at: path.child(field).to_string(),
+                text: item.text(&[field]),
+                role: role(i),
+            });
+        }
+    };
+    of("matchConditions", "expression", |_| Role::Condition);
+    of("variables", "expression", Role::Variable);
+    of("validations", "expression", |_| Role::Validation);
+    of("validations", "messageExpression", |_| Role::Message);
+    of("auditAnnotations", "valueExpression", |_| Role::Annotation);
+    all
+}
+
+/// Notes in a policy's status which generation was looked at, and what seems wrong for the kinds that it is for.
+pub(in crate::registry) fn note(kind: &Kind, new: &mut Value, old: Option<&Value>) {
+    if kind.resource != VALIDATING_ADMISSION_POLICY.resource {
+        return;
+    }
+    let generation = new["metadata"]["generation"].clone();
+    if let Some(old) = old
+        && old["metadata"]["generation"] == generation
+    {
+        return;
+    }
+    let warnings = warnings(new.at(&["spec"]).unwrap_or(&Value::Null));
+    let mut checking = json!({});
+    if !warnings.is_empty() {
+        checking["expressionWarnings"] = warnings.into();
+    }
+    new["status"]["observedGeneration"] = generation;
+    new["status"]["typeChecking"] = checking;
+}
+
+fn warnings(spec: &Value) -> Vec<Value> {
+    let targets = targets(spec);
+    let mut warnings = Vec::new();
+    let params = spec.has(&["paramKind"]);
+    let mut found = std::collections::BTreeMap::<usize, String>::new();
+    let written = expressions(spec);
+    for target in targets {
+        let Some(decl) = schemas::of_kind(target.group, target.version, target.kind) else {
+            continue;
+        };
+        let conditions = declare(params, true, decl.ty());
+        let envs = Envs::with(conditions, declare(params, false, decl.ty()), spec);
+        for (i, expression) in written.iter().enumerate() {
+            if !matches!(expression.role, Role::Validation | Role::Message) {
+                continue;
+            }
+            if expression.text.is_empty() {
+                continue;
+            }
+            let env = if expression.role == Role::Message { &envs.plain } else { &envs.full };
+            if let Err(why) = env.compile(expression.text) {
+                let name = match target.group {
+                    "" => format!("{}, Kind={}", target.version, target.kind),
+                    group => format!("{group}/{}, Kind={}", target.version, target.kind),
+                };
+                let text = found.entry(i).or_default();
+                text.push_str(&format!("{name}: {why}\n"));
+            }
+        }
+    }
+    for (i, warning) in found {
+        warnings.push(json!({"fieldRef": written[i].at, "warning": warning}));
+    }
+    warnings
+}
+
+/// The kinds that a policy names; with `*` nobody knows them.
+fn targets(spec: &Value) -> Vec<&'static Kind> {
+    let mut targets: Vec<&'static Kind> = Vec::new();
+    for rule in Matches::from_value(&spec["matchConstraints"], RULES).rules {
+        let vague = |list: &[String]| list.iter().any(|name| name == "*" || name.contains('/'));
+        if vague(&rule.groups) || vague(&rule.versions) || vague(&rule.resources) {
+            continue;
+        }
+        for group in &rule.groups {
+            for resource in &rule.resources {
+                let kind = kinds::by_resource(group, resource);
+                let Some(kind) = kind.filter(|k| rule.versions.iter().any(|v| v == k.version))
+                else {
+                    continue;
+                };
+                let known = targets.iter().any(|known| known.resource == kind.resource);
+                if !known && targets.len() < CHECKED {
+                    targets.push(kind);
+                }
+            }
+        }
+    }
+    targets
+}
