@@ -286,11 +286,12 @@ fn scale(cluster: &Cluster, pods: &[&Arc<Object>]) -> Result<(i32, bool), String
             |object: &Object, kind: &Kind| owners::controller_of(cluster, object, kind).cloned();
         let found = match find(pod, &kinds::REPLICA_SET) {
             Some(set) => Some(find(&set, &kinds::DEPLOYMENT).unwrap_or(set)),
-            None => find(pod, &kinds::STATEFUL_SET),
+            None => find(pod, &kinds::STATEFUL_SET)
+                .or_else(|| find(pod, &kinds::REPLICATION_CONTROLLER)),
         };
         let Some(controller) = found else {
             return Err(match owner.kind.as_str() {
-                "ReplicaSet" | "StatefulSet" => {
+                "ReplicaSet" | "StatefulSet" | "ReplicationController" => {
                     format!("found no controllers for pod {:?}", pod.meta.name)
                 }
                 other => format!("{other} {} does not implement the scale subresource", owner.name),

@@ -28,6 +28,9 @@ mod stateful_set;
 mod autoscaler;
 mod disruption;
 
+mod service_cidr;
+mod volumes;
+
 mod endpoint_slice;
 mod endpoint_slice_mirroring;
 mod endpoints;
@@ -80,9 +83,11 @@ pub use replica_set::ReplicaSetController;
 pub use resource_quota::ResourceQuotaController;
 pub use root_ca::RootCaPublisher;
 pub use service_account::ServiceAccountController;
+pub use service_cidr::ServiceCidrController;
 pub use stateful_set::StatefulSetController;
 pub use taint_eviction::TaintEviction;
 pub use token_cleaner::TokenCleaner;
+pub use volumes::{ClaimController, VolumeController};
 
 /// Every controller that needs nothing but the cluster, with its usual settings.
 pub fn all() -> Vec<Box<dyn Controller>> {
@@ -93,7 +98,8 @@ pub fn all() -> Vec<Box<dyn Controller>> {
 pub fn with(nodes: NodeLifecycle) -> Vec<Box<dyn Controller>> {
     vec![
         Box::new(DeploymentController),
-        Box::new(ReplicaSetController),
+        Box::new(ReplicaSetController::REPLICA_SETS),
+        Box::new(ReplicaSetController::REPLICATION_CONTROLLERS),
         Box::new(JobController),
         Box::new(CronJobController),
         Box::new(DaemonSetController),
@@ -107,6 +113,9 @@ pub fn with(nodes: NodeLifecycle) -> Vec<Box<dyn Controller>> {
         Box::new(NamespaceController),
         Box::new(ServiceAccountController),
         Box::new(ResourceQuotaController),
+        Box::new(ServiceCidrController),
+        Box::new(ClaimController),
+        Box::new(VolumeController),
         Box::new(GarbageCollector),
         Box::new(CustomResourceDefinitionController),
         Box::new(nodes),

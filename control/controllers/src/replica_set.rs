@@ -1,4 +1,5 @@
-//! ReplicaSet: keeps as many Pods as declared, made from one template.
+//! ReplicaSet, and ReplicationController, its forerunner, whose selector is a map of labels: keeps as many Pods as declared,
+//! made from one template.
 //!
 //! The next step of the apply trace is the scheduler, which binds these Pods.
 
@@ -7,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use coracle_api::plan::{Controller, Key, Propagation};
-use coracle_api::{Cluster, LabelSelector, Object, Plan, kinds};
+use coracle_api::{Cluster, Kind, LabelSelector, Object, Plan, kinds};
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -15,9 +16,28 @@ use serde_json::{Value, json};
 use crate::patch::count;
 use crate::{BURST, owners, pods};
 
-/// Plans Pods for ReplicaSets.
+/// Plans Pods for ReplicaSets, or for ReplicationControllers.
 #[derive(Debug, Clone, Copy)]
-pub struct ReplicaSetController;
+pub struct ReplicaSetController {
+    name: &'static str,
+    kind: &'static Kind,
+    selector: fn(&Value) -> Option<LabelSelector>,
+}
+
+impl ReplicaSetController {
+    /// That of ReplicaSets.
+    pub const REPLICA_SETS: Self = Self {
+        name: "replicaset",
+        kind: &kinds::REPLICA_SET,
+        selector: |selector| LabelSelector::from_value(Some(selector)).ok(),
+    };
+    /// That of ReplicationControllers.
+    pub const REPLICATION_CONTROLLERS: Self = Self {
+        name: "replication",
+        kind: &kinds::REPLICATION_CONTROLLER,
+        selector: |labels| LabelSelector::from_value(Some(&json!({"matchLabels": labels}))).ok(),
+    };
+}
 
 /// What controllers read of a ReplicaSet.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -61,26 +81,26 @@ impl Spec {
 
 impl Controller for ReplicaSetController {
     fn name(&self) -> &'static str {
-        "replicaset"
+        self.name
     }
 
     fn wakes(&self, cluster: &Cluster, object: &Object) -> Vec<Key> {
-        if object.kind.resource == kinds::REPLICA_SET.resource {
+        if object.kind.resource == self.kind.resource {
             return vec![Key::of(object)];
         }
         if !object.kind.is_pod() {
             return Vec::new();
         }
-        owners::wakes(cluster, &kinds::REPLICA_SET, object, |set| {
-            LabelSelector::from_value(Some(&set.decode::<View>().ok()?.spec.selector)).ok()
+        owners::wakes(cluster, self.kind, object, |set| {
+            (self.selector)(&set.decode::<View>().ok()?.spec.selector)
         })
     }
 
     fn reconcile(&self, cluster: &Cluster, key: &Key) -> Plan {
         let mut plan = Plan::none();
-        if let Some(set) = cluster.get(&kinds::REPLICA_SET, &key.namespace, &key.name)
+        if let Some(set) = cluster.get(self.kind, &key.namespace, &key.name)
             && let Ok(view) = set.decode::<View>()
-            && let Ok(selector) = LabelSelector::from_value(Some(&view.spec.selector))
+            && let Some(selector) = (self.selector)(&view.spec.selector)
         {
             reconcile(cluster, set, &view, &selector, &mut plan);
         }

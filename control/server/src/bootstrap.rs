@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use coracle_api::{ApiError, Kind, kinds};
 use serde_json::{Value, json};
 
-use crate::auth;
 use crate::registry::{Part, Registry, WriteOptions};
+use crate::{auth, http};
 
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 /// Each is the name of its handler too. The longer ones also say who shares a process with whom.
@@ -61,6 +61,10 @@ pub(crate) async fn bootstrap(registry: &Registry, serving: SocketAddr) -> Resul
         let annotations = json!({"apf.kubernetes.io/autoupdate-spec": "true"});
         (kind, json!({"metadata": {"name": name, "annotations": annotations}, "spec": spec}))
     }));
+    objects.push((
+        &kinds::SERVICE_CIDR,
+        json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": [registry.service_range()]}}),
+    ));
     let roles = auth::bootstrap::cluster_roles();
     objects.extend(roles.into_iter().map(|role| (&kinds::CLUSTER_ROLE, role)));
     let bindings = auth::bootstrap::cluster_role_bindings();
@@ -69,6 +73,32 @@ pub(crate) async fn bootstrap(registry: &Registry, serving: SocketAddr) -> Resul
     let writes = objects.into_iter().map(|(kind, object)| registry.ensure(kind, "", object));
     futures::future::try_join_all(writes).await?;
     kubernetes_service(registry, serving).await
+}
+
+/// Creates what is missing of the APIServices, one for each group and version that is served: nobody waits for them when the
+/// server starts.
+pub(crate) async fn api_services(registry: Registry) {
+    let groups = http::served_groups();
+    let count = groups.len();
+    let writes = groups.into_iter().enumerate().map(|(i, (group, version))| {
+        // In the order of discovery, the first of a group's versions before the others.
+        let api = json!({
+            "metadata": {
+                "name": format!("{version}.{group}"),
+                "labels": {"kube-aggregator.kubernetes.io/automanaged": "onstart"},
+            },
+            "spec": {
+                "group": group,
+                "version": version,
+                "groupPriorityMinimum": 17_000 + 10 * (count - i),
+                "versionPriority": count - i,
+            },
+        });
+        registry.ensure(&kinds::API_SERVICE, "", api)
+    });
+    if let Err(error) = futures::future::try_join_all(writes).await {
+        tracing::error!(%error, "not all APIServices could be made; they are when the server starts again");
+    }
 }
 
 async fn kubernetes_service(registry: &Registry, serving: SocketAddr) -> Result<(), ApiError> {

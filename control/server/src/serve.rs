@@ -154,6 +154,7 @@ pub async fn start(config: Config) -> Result<Server, StartError> {
     if config.scheduler {
         tasks.spawn(scheduling::run(registry.clone(), recorder, stopping));
     }
+    tasks.spawn(bootstrap::api_services(registry.clone()));
     app.ready.store(true, Ordering::Release);
 
     let serving = tokio::spawn(async move {

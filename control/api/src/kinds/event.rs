@@ -3,6 +3,7 @@
 use super::common::{age_of, or, text, wide};
 use super::*;
 use crate::json::Json;
+use crate::names;
 
 /// `events`.
 pub static KIND: Kind = Kind {
@@ -12,19 +13,7 @@ pub static KIND: Kind = Kind {
     resource: "events",
     short_names: &["ev"],
     short_history: true,
-    validate: |event| {
-        // An event about something cluster-scoped lives in `default`.
-        let about = event.text(&["involvedObject", "namespace"]);
-        let namespace = event.text(&["metadata", "namespace"]);
-        if or(about, "default") == namespace || (about.is_empty() && namespace == "kube-system") {
-            return Vec::new();
-        }
-        vec![FieldError::invalid(
-            "involvedObject.namespace",
-            about,
-            "does not match event.namespace",
-        )]
-    },
+    validate: |event| told(event, "reportingComponent"),
     columns: &[
         text("Last Seen", "When it was last seen."),
         text("Type", "Normal or Warning."),
@@ -62,6 +51,109 @@ pub static KIND: Kind = Kind {
     ],
     ..Kind::BASE
 };
+
+/// Most bytes of names of who reports and of what was done, and of what is said of it.
+const MAX_NAME: usize = 128;
+const MAX_MESSAGE: usize = 1024;
+
+/// Checks an event; those with a time of their own are of the newer form, which says more. `reporter` is what the field with who
+/// reports it is called.
+fn told(event: &Value, reporter: &str) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let of = |field: &str| event.text(&[field]);
+    // An event about something cluster-scoped lives in `default`.
+    let about = event.text(&["involvedObject", "namespace"]);
+    let namespace = event.text(&["metadata", "namespace"]);
+    if or(about, "default") != namespace && !(about.is_empty() && namespace == "kube-system") {
+        let why = "does not match event.namespace";
+        errors.push(FieldError::invalid("involvedObject.namespace", about, why));
+    }
+    if of("eventTime").is_empty() {
+        return errors;
+    }
+    let component = of("reportingComponent");
+    if component.is_empty() {
+        errors.push(FieldError::required(reporter, ""));
+    }
+    if let Some(problem) = names::qualified(component) {
+        errors.push(FieldError::invalid(reporter, component, problem));
+    }
+    for field in ["reportingInstance", "action", "reason"] {
+        if of(field).is_empty() {
+            errors.push(FieldError::required(field, ""));
+        }
+    }
+    for (field, most) in [
+        ("reportingInstance", MAX_NAME),
+        ("action", MAX_NAME),
+        ("reason", MAX_NAME),
+        ("message", MAX_MESSAGE),
+    ] {
+        if of(field).len() > most {
+            let why = format!("can have at most {most} characters");
+            errors.push(FieldError::invalid(field, "", why));
+        }
+    }
+    errors
+}
+
+/// What `events.k8s.io/v1` checks beside, of a new event or of a change, as it is stored: fields are named as there.
+pub fn check_v1(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let mut errors = told(new, "reportingController");
+    if new.has(&["series"]) {
+        if new.int(&["series", "count"]).unwrap_or(0) < 2 {
+            errors.push(FieldError::invalid("series.count", "", "should be at least 2"));
+        }
+        if new.text(&["series", "lastObservedTime"]).is_empty() {
+            errors.push(FieldError::required("series.lastObservedTime", ""));
+        }
+    }
+    let Some(old) = old else {
+        if new.text(&["eventTime"]).is_empty() {
+            errors.push(FieldError::required("eventTime", ""));
+        }
+        let kind = new.text(&["type"]);
+        if !matches!(kind, "Normal" | "Warning") {
+            errors.push(FieldError::invalid("type", "", format!("has invalid value: {kind}")));
+        }
+        // What the older form has in their place.
+        for field in ["firstTimestamp", "lastTimestamp", "count", "source"] {
+            let unset = match new.at(&[field]) {
+                None => true,
+                Some(Value::Number(number)) => number.as_i64() == Some(0),
+                Some(Value::Object(fields)) => fields.values().all(|v| v == ""),
+                Some(_) => false,
+            };
+            if !unset {
+                errors.push(FieldError::invalid(field, "", "needs to be unset"));
+            }
+        }
+        return errors;
+    };
+    for field in [
+        "involvedObject",
+        "reason",
+        "message",
+        "source",
+        "firstTimestamp",
+        "lastTimestamp",
+        "count",
+        "reportingController",
+        "reportingInstance",
+        "action",
+        "type",
+        "eventTime",
+    ] {
+        let of = |event: &Value| {
+            let stored = if field == "reportingController" { "reportingComponent" } else { field };
+            event.at(&[stored]).cloned().unwrap_or_default()
+        };
+        if of(new) != of(old) {
+            errors.push(FieldError::immutable(field, of(new)));
+        }
+    }
+    errors
+}
 
 const fn field(path: &'static str, read: fn(&Object) -> String) -> SelectableField {
     SelectableField { path, read }

@@ -289,8 +289,10 @@ pub use ingress_class::{
 };
 
 pub use persistent_volume::PROTECTION as VOLUME_PROTECTION;
-pub use persistent_volume_claim::PROTECTION as CLAIM_PROTECTION;
-pub use storage_class::DEFAULT_ANNOTATION as DEFAULT_STORAGE_CLASS_ANNOTATION;
+pub use persistent_volume_claim::{
+    BETA_CLASS_ANNOTATION as STORAGE_CLASS_ANNOTATION, PROTECTION as CLAIM_PROTECTION,
+};
+pub use storage_class::DEFAULT_ANNOTATIONS as DEFAULT_STORAGE_CLASS_ANNOTATIONS;
 
 /// Checks a change (`new`, `old`) through `/ephemeralcontainers` of a Pod, after `validate(new)`.
 pub fn validate_ephemeral_update(new: &Value, old: &Value) -> Vec<FieldError> {
@@ -300,6 +302,11 @@ pub fn validate_ephemeral_update(new: &Value, old: &Value) -> Vec<FieldError> {
 /// Autoscalers in their older version, `autoscaling/v1`.
 pub mod autoscaling_v1 {
     pub use super::horizontal_pod_autoscaler::v1::{VERSION, show, store};
+}
+
+/// Events as `events.k8s.io/v1` has them.
+pub mod events_v1 {
+    pub use super::event::check_v1 as check;
 }
 
 /// Checks a change (`new`, `old`) through `/approval` of a CertificateSigningRequest, after `validate(new)`.

@@ -14,7 +14,7 @@ use crate::quantity::Quantity;
 /// Keeps a claim for as long as Pods use it.
 pub const PROTECTION: &str = "kubernetes.io/pvc-protection";
 /// What the class was named by before it had a field.
-pub(super) const BETA_CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
+pub const BETA_CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
 
 /// `persistentvolumeclaims`.
 pub static KIND: Kind = Kind {

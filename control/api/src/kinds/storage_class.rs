@@ -9,10 +9,11 @@ use crate::names;
 use crate::path::Path;
 use crate::status::FieldProblem;
 
-/// The annotation that makes a class the one of claims that name none.
-pub const DEFAULT_ANNOTATION: &str = "storageclass.kubernetes.io/is-default-class";
-/// The same, as it was written before it was stable; still honoured when classes are shown.
-const BETA_DEFAULT_ANNOTATION: &str = "storageclass.beta.kubernetes.io/is-default-class";
+/// The annotations that make a class the one of claims that name none: of today, and from before it was stable.
+pub const DEFAULT_ANNOTATIONS: [&str; 2] = [
+    "storageclass.kubernetes.io/is-default-class",
+    "storageclass.beta.kubernetes.io/is-default-class",
+];
 
 /// Most parameters that a class may have.
 const MAX_PARAMETERS: usize = 512;
@@ -54,7 +55,7 @@ pub static KIND: Kind = Kind {
     cells: |object, now| {
         let class = object.value();
         let annotations = &object.meta.annotations;
-        let default = [DEFAULT_ANNOTATION, BETA_DEFAULT_ANNOTATION]
+        let default = DEFAULT_ANNOTATIONS
             .iter()
             .any(|a| annotations.get(*a).is_some_and(|v| v == "true"));
         let name = &object.meta.name;

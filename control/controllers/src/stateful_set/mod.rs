@@ -47,6 +47,13 @@ struct Spec {
     revision_history_limit: Option<i32>,
     ordinals: Ordinals,
     volume_claim_templates: Vec<Value>,
+    persistent_volume_claim_retention_policy: Retention,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Retention {
+    when_deleted: String,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -125,6 +132,8 @@ struct Run<'a> {
     current: Version,
     update: Version,
     created: Vec<Value>,
+    /// Claims of those, with the names of the Pods that they are for.
+    claims: Vec<(Value, String)>,
     deleted: Vec<&'a Arc<Object>>,
     plan: Plan,
 }
@@ -193,7 +202,9 @@ impl Controller for StatefulSetController {
             .collect();
         pods.sort_by_key(|pod| pod.number);
         let (created, deleted) = (Vec::new(), Vec::new());
-        let mut run = Run { cluster, set, spec, pods, current, update, created, deleted, plan };
+        let claims = Vec::new();
+        let mut run =
+            Run { cluster, set, spec, pods, current, update, created, claims, deleted, plan };
         if !set.is_deleting() {
             run.step();
             let live = |name: &str| {
@@ -366,11 +377,13 @@ impl<'a> Run<'a> {
         self.created.push(pod);
     }
 
-    /// Names the claims that a Pod mounts. There is nobody to make them: it waits, and the set says so.
+    /// Names the claims that a Pod mounts, and plans those that are not there yet. They stay when the Pod goes, for the next of its
+    /// number.
     fn mount_claims(&mut self, pod: &mut Value, name: &str) {
         if self.spec.volume_claim_templates.is_empty() {
             return;
         }
+        let namespace = self.set.meta.namespace.as_str();
         let spec = &mut pod["spec"];
         let mut volumes = match spec.get("volumes") {
             Some(Value::Array(volumes)) => volumes.clone(),
@@ -381,13 +394,33 @@ impl<'a> Run<'a> {
             let claim = format!("{volume}-{name}");
             volumes.retain(|known| known["name"] != volume);
             volumes.push(json!({"name": volume, "persistentVolumeClaim": {"claimName": claim}}));
-            let message = format!(
-                "create Claim {claim} for Pod {name} in StatefulSet {} failed error: this cluster has no PersistentVolumeClaims yet, the Pod waits for its volume",
-                self.set.meta.name
-            );
-            self.plan.warning(self.set, "FailedCreate", message);
+            if self.cluster.get(&kinds::PERSISTENT_VOLUME_CLAIM, namespace, &claim).is_none() {
+                self.claims.push((self.claim(template, &claim), name.to_owned()));
+            }
         }
         spec["volumes"] = volumes.into();
+    }
+
+    fn claim(&self, template: &Value, name: &str) -> Value {
+        let mut labels = template["metadata"]["labels"].as_object().cloned().unwrap_or_default();
+        let own = self.spec.selector["matchLabels"].as_object().cloned().unwrap_or_default();
+        labels.extend(own);
+        let mut metadata = json!({
+            "name": name, "namespace": self.set.meta.namespace, "labels": labels,
+        });
+        let annotations = &template["metadata"]["annotations"];
+        if annotations.is_object() {
+            metadata["annotations"] = annotations.clone();
+        }
+        if self.spec.persistent_volume_claim_retention_policy.when_deleted == "Delete" {
+            metadata["ownerReferences"] = json!([self.set.owner_ref()]);
+        }
+        json!({
+            "kind": "PersistentVolumeClaim",
+            "apiVersion": "v1",
+            "metadata": metadata,
+            "spec": template["spec"],
+        })
     }
 
     fn finish(mut self, old: &Status) -> Plan {
@@ -402,6 +435,12 @@ impl<'a> Run<'a> {
             self.plan.delete(pod, Propagation::Background);
             let message = format!("delete Pod {} in StatefulSet {set} successful", pod.meta.name);
             self.plan.event(self.set, "SuccessfulDelete", message);
+        }
+        for (claim, pod) in self.claims {
+            let name = claim["metadata"]["name"].as_str().unwrap_or_default();
+            let message = format!("create Claim {name} Pod {pod} in StatefulSet {set} success");
+            self.plan.event(self.set, "SuccessfulCreate", message);
+            self.plan.create(&kinds::PERSISTENT_VOLUME_CLAIM, claim);
         }
         for pod in self.created {
             let name = pod["metadata"]["name"].as_str().unwrap_or_default();

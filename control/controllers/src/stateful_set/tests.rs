@@ -156,14 +156,25 @@ fn statuses() {
 }
 
 #[test]
-fn claims_are_named_and_said_to_be_missing() {
-    let claims = json!({"volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {}}]});
-    let plan = plan(set(claims, "b", json!({})), "");
-    let volume = &created(&plan)[0]["spec"]["volumes"][0];
-    assert_eq!(volume["persistentVolumeClaim"]["claimName"], "data-db-0");
-    let warned = plan
-        .events
-        .iter()
-        .any(|e| e.warning && e.message.contains("no PersistentVolumeClaims yet"));
-    assert!(warned, "{:?}", plan.events);
+fn a_pod_gets_the_claims_of_its_number() {
+    let claims = |when: &str| {
+        json!({
+            "volumeClaimTemplates": [{
+                "metadata": {"name": "data", "labels": {"own": "yes"}},
+                "spec": {"accessModes": ["ReadWriteOnce"]},
+            }],
+            "persistentVolumeClaimRetentionPolicy": {"whenDeleted": when},
+        })
+    };
+    let kept = plan(set(claims("Retain"), "b", json!({})), "");
+    let [claim, pod] = created(&kept)[..] else { panic!("{kept:?}") };
+    assert_eq!(pod["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"], "data-db-0");
+    assert_eq!(claim["metadata"]["name"], "data-db-0");
+    assert_eq!(claim["metadata"]["labels"]["own"], "yes");
+    assert_eq!(claim["spec"], json!({"accessModes": ["ReadWriteOnce"]}));
+    assert!(claim["metadata"]["ownerReferences"].is_null());
+    let messages: Vec<_> = kept.events.iter().map(|event| event.message.as_str()).collect();
+    assert_eq!(messages[0], "create Claim data-db-0 Pod db-0 in StatefulSet db success");
+    let owned = plan(set(claims("Delete"), "b", json!({})), "");
+    assert_eq!(created(&owned)[0]["metadata"]["ownerReferences"][0]["kind"], "StatefulSet");
 }

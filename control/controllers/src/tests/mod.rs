@@ -232,7 +232,8 @@ fn replica_set_deletes_the_most_expendable_first() {
         set["status"]["replicas"] = json!(8);
         let mut objects: Vec<(&'static Kind, Value)> = vec![(&kinds::REPLICA_SET, set)];
         objects.extend(pods.iter().rev().map(|p| (&kinds::POD, p.clone())));
-        let plan = ReplicaSetController.reconcile(&cluster(objects), &Key::new("ns", "web-1"));
+        let plan = ReplicaSetController::REPLICA_SETS
+            .reconcile(&cluster(objects), &Key::new("ns", "web-1"));
         let mut deleted: Vec<_> = plan
             .writes
             .iter()
@@ -256,10 +257,44 @@ fn replica_set_creates_the_same_pods_from_the_same_view() {
         created(plan).iter().map(|p| p["metadata"]["name"].to_string()).collect()
     };
     let key = Key::new("ns", "web-1");
-    let first = ReplicaSetController.reconcile(&world(), &key);
+    let first = ReplicaSetController::REPLICA_SETS.reconcile(&world(), &key);
     assert_eq!(names(&first).len(), 3);
-    assert_eq!(names(&first), names(&ReplicaSetController.reconcile(&world(), &key)));
+    assert_eq!(names(&first), names(&ReplicaSetController::REPLICA_SETS.reconcile(&world(), &key)));
     assert_eq!(first.events[0].reason, "SuccessfulCreate");
+}
+
+#[test]
+fn a_replication_controller_keeps_its_pods_as_a_replica_set_does() {
+    let controller = |replicas: i64| {
+        json!({
+            "metadata": {"name": "web-1", "generation": 1},
+            "spec": {"replicas": replicas, "selector": {"app": "web"},
+                "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": []}}},
+        })
+    };
+    let plan = |replicas| {
+        let mut own = pod("own", "n1", "Running", true, json!({}));
+        let mut orphan = pod("orphan", "n1", "Running", true, json!({}));
+        own["metadata"]["ownerReferences"] = owner(&kinds::REPLICATION_CONTROLLER, "web-1");
+        orphan["metadata"]["ownerReferences"] = json!([]);
+        let world = cluster([
+            (&kinds::REPLICATION_CONTROLLER, controller(replicas)),
+            (&kinds::POD, own),
+            (&kinds::POD, orphan),
+        ]);
+        ReplicaSetController::REPLICATION_CONTROLLERS.reconcile(&world, &Key::new("ns", "web-1"))
+    };
+    let more = plan(4);
+    assert_eq!(created(&more).len(), 2);
+    assert_eq!(
+        created(&more)[0]["metadata"]["ownerReferences"][0]["kind"],
+        "ReplicationController"
+    );
+    let [("orphan", adopted), ("web-1", status)] = patches(&more)[..] else { panic!("{more:?}") };
+    assert_eq!(adopted["metadata"]["ownerReferences"][0]["uid"], "uid-web-1");
+    assert_eq!(status["status"]["readyReplicas"], 2);
+    let deletions = plan(1).writes.iter().filter(|w| matches!(w, Write::Delete { .. })).count();
+    assert_eq!(deletions, 1);
 }
 
 #[test]
@@ -273,7 +308,7 @@ fn replica_set_adopts_and_releases() {
         (&kinds::POD, stray),
         (&kinds::POD, orphan),
     ]);
-    let plan = ReplicaSetController.reconcile(&world, &Key::new("ns", "web-1"));
+    let plan = ReplicaSetController::REPLICA_SETS.reconcile(&world, &Key::new("ns", "web-1"));
     let [("stray", released), ("orphan", adopted), ("web-1", status)] = patches(&plan)[..] else {
         panic!("{plan:?}")
     };

@@ -147,7 +147,7 @@ pub(crate) async fn apply(
         }
         Ok::<_, ApiError>(tree)
     };
-    let restricted = Written { registry, kind, namespace, parts };
+    let restricted = Written { registry, kind, namespace, parts, other: info.other_version() };
     for _ in 0..ATTEMPTS {
         registry.catch_up().await?;
         let found = registry.cache.get(kind, namespace, name).is_some();

@@ -52,6 +52,8 @@ use tokio::sync::watch as channel;
 pub(crate) use answer::{Answer, Failure};
 pub(crate) use logs::Kubelets;
 pub(crate) use metrics::Metrics;
+#[cfg(test)]
+pub(crate) use other_versions::ALL as OTHER_VERSIONS;
 use render::Render;
 use request::{RequestInfo, not_found_here};
 
@@ -60,6 +62,13 @@ use crate::distribution;
 use crate::flow::{self, Flow};
 use crate::registry::{Caller, Part, Registry};
 use crate::serve::PeerCertificate;
+
+/// Groups and versions of which this server has APIServices: all but the one that these belong to.
+pub(crate) fn served_groups() -> Vec<(&'static str, &'static str)> {
+    let mut all = discovery::groups(&crate::custom::Table::default());
+    all.retain(|(group, _)| *group != kinds::API_SERVICE.group);
+    all
+}
 
 /// What handlers need; clones share it.
 #[derive(Clone)]
@@ -304,7 +313,11 @@ async fn object(
             write::patch(registry, info, kind, part, parts, body).await
         }
         ("delete", Some(Part::Main)) => delete::delete(registry, info, kind, parts, body).await,
-        ("deletecollection", _) if kind.namespaced && info.namespace.is_empty() => {
+        // Too much at once: that of all namespaces, and all namespaces.
+        ("deletecollection", _)
+            if kind.namespaced && info.namespace.is_empty()
+                || kind.resource == kinds::NAMESPACE.resource =>
+        {
             Err(method_not_allowed().into())
         }
         ("deletecollection", _) => {

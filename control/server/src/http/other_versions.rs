@@ -1,8 +1,8 @@
 //! Kinds under a second group or version: the same stored objects in other words. `events.k8s.io/v1` are core Events with other
 //! field names; `autoscaling/v1` are autoscalers with one metric.
 
-use coracle_api::kinds::autoscaling_v1;
-use coracle_api::{Kind, kinds};
+use coracle_api::kinds::{autoscaling_v1, events_v1};
+use coracle_api::{ApiError, FieldError, Kind, kinds};
 use serde_json::Value;
 
 /// One of them.
@@ -18,6 +18,23 @@ pub(crate) struct OtherVersion {
     pub(crate) show: fn(&mut Value),
     /// From how this version writes it to how it is stored.
     pub(crate) store: fn(&mut Value),
+    /// What this version checks beyond what is checked of what is stored, of a new object or of a change (`new`, `old`).
+    check: fn(&Value, Option<&Value>) -> Vec<FieldError>,
+}
+
+impl OtherVersion {
+    /// Checks an object as it is to be stored, and was, if it was there.
+    ///
+    /// # Errors
+    /// 422, with each field that is wrong.
+    pub(crate) fn check(&self, new: &Value, old: Option<&Value>) -> Result<(), ApiError> {
+        let errors = (self.check)(new, old);
+        if errors.is_empty() {
+            return Ok(());
+        }
+        let name = new["metadata"]["name"].as_str().unwrap_or_default();
+        Err(ApiError::invalid(self.kind, name, &errors))
+    }
 }
 
 impl OtherVersion {
@@ -35,6 +52,7 @@ pub(crate) static ALL: [OtherVersion; 2] = [
         kind: &kinds::EVENT,
         show: |event| rename(event, "events.k8s.io/v1", |(stored, served)| (stored, served)),
         store: |event| rename(event, "v1", |(stored, served)| (served, stored)),
+        check: events_v1::check,
     },
     OtherVersion {
         group: "autoscaling",
@@ -42,6 +60,7 @@ pub(crate) static ALL: [OtherVersion; 2] = [
         kind: &kinds::HORIZONTAL_POD_AUTOSCALER,
         show: autoscaling_v1::show,
         store: autoscaling_v1::store,
+        check: |_, _| Vec::new(),
     },
 ];
 

@@ -36,7 +36,8 @@ pub(crate) async fn create(
         );
     }
     registry.catch_up().await?;
-    Written { registry, kind, namespace: info.scope(kind), parts }.create(&mut value)?;
+    Written { registry, kind, namespace: info.scope(kind), parts, other: info.other_version() }
+        .create(&mut value)?;
     let object = registry.create(kind, info.scope(kind), value, options).await?;
     Ok(warn(render.answer(201, &object), &warnings))
 }
@@ -61,7 +62,8 @@ pub(crate) async fn update(
         .into());
     }
     let place = (info.scope(kind), info.name.as_str());
-    let written = Written { registry, kind, namespace: info.scope(kind), parts };
+    let written =
+        Written { registry, kind, namespace: info.scope(kind), parts, other: info.other_version() };
     let edit = |old: &Arc<Object>, _| {
         written.change(part, old, &value)?;
         Ok(value.clone())
@@ -88,7 +90,8 @@ pub(crate) async fn patch(
     let shape = Shape::of(info, kind)?;
     let schema = shape.schema()?;
     let complaints = Mutex::new(Vec::new());
-    let written = Written { registry, kind, namespace: info.scope(kind), parts };
+    let written =
+        Written { registry, kind, namespace: info.scope(kind), parts, other: info.other_version() };
     let place = (info.scope(kind), info.name.as_str());
     let object = registry
         .update(kind, place, part, options, |old, mut tree| {

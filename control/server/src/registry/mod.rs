@@ -144,6 +144,11 @@ impl Registry {
         self.ranges.first()
     }
 
+    /// Where Services have their addresses: `10.96.0.0/16`.
+    pub(crate) fn service_range(&self) -> String {
+        format!("{}/{}", self.ranges.network, self.ranges.prefix)
+    }
+
     /// Waits until the cache shows all that was acknowledged before this call.
     pub(crate) async fn catch_up(&self) -> Result<(), ApiError> {
         self.cache.wait_for(self.store.revision(), CATCH_UP).await.map_err(|behind| {

@@ -1,7 +1,7 @@
 //! `autoscaling/v1` Scale, the view of an object that `kubectl scale` and autoscalers write to.
 
 use coracle_api::custom::Scale;
-use coracle_api::{ApiError, FieldError, Object};
+use coracle_api::{ApiError, FieldError, Object, kinds};
 use serde_json::{Value, json};
 
 /// The Scale of an object; `paths` say where a custom kind has its numbers.
@@ -39,7 +39,7 @@ pub(crate) fn of(tree: &Value, paths: Option<&Scale>) -> Value {
         "spec": {"replicas": tree["spec"]["replicas"].as_i64().unwrap_or(0)},
         "status": {
             "replicas": tree["status"]["replicas"].as_i64().unwrap_or(0),
-            "selector": selector(&tree["spec"]["selector"]),
+            "selector": selector(tree),
         },
     })
 }
@@ -81,9 +81,12 @@ fn put(tree: &mut Value, path: &[String], number: i64) {
     *at = number.into();
 }
 
-/// A label selector in text form, as autoscalers expect it.
-fn selector(selector: &Value) -> String {
-    let mut terms: Vec<String> = selector["matchLabels"]
+/// A label selector in text form, as autoscalers expect it; a ReplicationController's is nothing but labels.
+fn selector(tree: &Value) -> String {
+    let selector = &tree["spec"]["selector"];
+    let is_map = tree["kind"] == kinds::REPLICATION_CONTROLLER.kind;
+    let labels = if is_map { selector } else { &selector["matchLabels"] };
+    let mut terms: Vec<String> = labels
         .as_object()
         .into_iter()
         .flatten()

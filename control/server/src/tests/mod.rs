@@ -17,6 +17,7 @@ mod quotas;
 mod services;
 mod streams;
 mod tunnels;
+mod walk;
 mod watches;
 mod writes;
 

@@ -318,9 +318,11 @@ async fn events_have_two_names() {
         (&shown["apiVersion"], &shown["note"], &shown["regarding"]["name"]),
         (&json!("events.k8s.io/v1"), &json!("m"), &json!("p"))
     );
-    let patched = it.merge(&format!("{named}/e"), json!({"note": "n"})).await;
+    let series = json!({"series": {"count": 2, "lastObservedTime": "2024-01-01T00:00:00.000000Z"}});
+    let patched = it.merge(&format!("{named}/e"), series).await;
     assert_eq!(patched.code, 200, "{}", patched.body);
-    assert_eq!(it.get(&format!("{core}/e")).await.body["message"], "n");
+    assert_eq!(it.get(&format!("{core}/e")).await.body["series"]["count"], 2);
+    it.merge(&format!("{core}/e"), json!({"message": "n"})).await;
     assert_eq!(it.get(named).await.body["items"][0]["note"], "n");
 }
 

@@ -177,9 +177,10 @@ pub(crate) async fn stateful_pods_keep_their_names(context: Arc<Context>) -> Out
 
     let claims = "replicas: 1\n  serviceName: dbs\n  volumeClaimTemplates: [{metadata: {name: data}, spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}}]";
     cluster.apply(&workload("StatefulSet", "disk", "hello:v1", claims)).await?;
-    eventually(SOON, "it says that there are no claims", async || {
-        let events = kubectl(&["describe", "sts", "disk"]).await?;
-        expect(&events, &["data-disk-0", "no PersistentVolumeClaims yet"])
+    eventually(SOON, "its claim says that nobody makes volumes", async || {
+        let events = kubectl(&["describe", "pvc", "data-disk-0"]).await?;
+        let none = "no persistent volumes available for this claim and no storage class is set";
+        expect(&events, &["Pending", none])
     })
     .await
 }

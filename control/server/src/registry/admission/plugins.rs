@@ -1,7 +1,8 @@
 //! What the cluster's state adds to a new object, or has against it, in the order of upstream's plugins: NamespaceLifecycle,
-//! ServiceAccount, Priority, RuntimeClass, DefaultIngressClass. Each reads the watch cache. (Tolerations for sick nodes are
+//! ServiceAccount, Priority, RuntimeClass, DefaultStorageClass, DefaultIngressClass. Each reads the watch cache. (Tolerations for sick nodes are
 //! a default of the kind Pod.)
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +28,10 @@ impl Registry {
         }
         if kind.resource == kinds::INGRESS.resource {
             return default_ingress_class(&self.cache.read(), kind, tree);
+        }
+        if kind.resource == kinds::PERSISTENT_VOLUME_CLAIM.resource {
+            default_storage_class(&self.cache.read(), tree);
+            return Ok(());
         }
         if !kind.is_pod() {
             return Ok(());
@@ -209,6 +214,27 @@ fn runtime_class(cluster: &Cluster, kind: &Kind, tree: &mut Value) -> Result<(),
         tree["spec"]["tolerations"] = all.into();
     }
     Ok(())
+}
+
+/// Of several defaults the newest, as upstream: so that another one can be made the default before the old one is none.
+fn default_storage_class(cluster: &Cluster, tree: &mut Value) {
+    let annotation = &tree["metadata"]["annotations"][kinds::STORAGE_CLASS_ANNOTATION];
+    if !annotation.is_null() || !tree["spec"]["storageClassName"].is_null() {
+        return;
+    }
+    let is_default = |class: &&Arc<Object>| {
+        let marks = &class.meta.annotations;
+        kinds::DEFAULT_STORAGE_CLASS_ANNOTATIONS
+            .iter()
+            .any(|mark| marks.get(*mark).is_some_and(|value| value == "true"))
+    };
+    let newest = cluster
+        .list(&kinds::STORAGE_CLASS)
+        .filter(is_default)
+        .max_by_key(|class| (class.meta.creation_timestamp, Reverse(&class.meta.name)));
+    if let Some(class) = newest {
+        tree["spec"]["storageClassName"] = class.meta.name.as_str().into();
+    }
 }
 
 fn default_ingress_class(cluster: &Cluster, kind: &Kind, tree: &mut Value) -> Result<(), ApiError> {
