@@ -1,6 +1,7 @@
 //! Field selectors: `metadata.name=x,status.phase!=Running`, on the fields that a kind declares.
 
 use super::SelectorError;
+use crate::json::peek;
 use crate::kinds::Kind;
 use crate::object::Object;
 
@@ -23,6 +24,18 @@ impl FieldSelector {
     /// # Errors
     /// Bad syntax, or a field that the kind does not select by.
     pub fn parse(text: &str, kind: &Kind) -> Result<Self, SelectorError> {
+        Self::parse_for(text, kind, &[])
+    }
+
+    /// The same for a kind whose definition makes fields selectable: paths such as `spec.color`.
+    ///
+    /// # Errors
+    /// Bad syntax, or a field that the kind does not select by.
+    pub fn parse_for(
+        text: &str,
+        kind: &Kind,
+        selectable: &[String],
+    ) -> Result<Self, SelectorError> {
         let mut terms = Vec::new();
         for part in split(text).into_iter().filter(|p| !p.is_empty()) {
             let (at, op) = part
@@ -37,7 +50,9 @@ impl FieldSelector {
                     SelectorError(format!("invalid selector: '{text}'; can't understand '{part}'"))
                 })?;
             let path = &part[..at];
-            supported(kind, path)?;
+            if !selectable.iter().any(|known| known == path) {
+                supported(kind, path, selectable.is_empty() && kind.fields.is_empty())?;
+            }
             terms.push(Term {
                 path: path.to_owned(),
                 value: unescape(&part[at + op.len()..])?,
@@ -63,14 +78,14 @@ impl FieldSelector {
     }
 }
 
-fn supported(kind: &Kind, path: &str) -> Result<(), SelectorError> {
+fn supported(kind: &Kind, path: &str, none: bool) -> Result<(), SelectorError> {
     if path == "metadata.name"
         || (path == "metadata.namespace" && (kind.namespaced || kind.fields.is_empty()))
         || kind.fields.iter().any(|f| f.path == path)
     {
         return Ok(());
     }
-    Err(SelectorError(if kind.fields.is_empty() {
+    Err(SelectorError(if none {
         format!(
             "\"{path}\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
         )
@@ -83,6 +98,7 @@ fn read(object: &Object, path: &str) -> String {
     match path {
         "metadata.name" => object.meta.name.clone(),
         "metadata.namespace" => object.meta.namespace.clone(),
+        _ if object.kind.custom => peek(object.json(), path),
         _ => object
             .kind
             .fields

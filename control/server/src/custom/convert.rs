@@ -7,28 +7,28 @@ use coracle_api::{ApiError, Kind, Object};
 use serde_json::Value;
 
 use super::{Definitions, Served, webhook};
-use crate::cache::Cache;
+use crate::registry::Clients;
 
 impl Definitions {
     /// The object as `kind`'s version shows it: pruned, converted, defaults filled in. Built-in kinds are shown as they are
     /// stored.
     pub(crate) async fn show(
         &self,
-        cache: &Cache,
+        clients: &Clients,
         kind: &'static Kind,
         object: Arc<Object>,
     ) -> Result<Arc<Object>, ApiError> {
         if !kind.custom {
             return Ok(object);
         }
-        let mut shown = self.show_all(cache, kind, vec![object]).await?;
+        let mut shown = self.show_all(clients, kind, vec![object]).await?;
         shown.pop().ok_or_else(|| ApiError::internal("a conversion lost its object"))
     }
 
     /// The same of many, which a webhook converts at once.
     pub(crate) async fn show_all(
         &self,
-        cache: &Cache,
+        clients: &Clients,
         kind: &'static Kind,
         objects: Vec<Arc<Object>>,
     ) -> Result<Vec<Arc<Object>>, ApiError> {
@@ -45,7 +45,7 @@ impl Definitions {
             structure.prune(&mut tree);
             trees.push(tree);
         }
-        convert(cache, &served, &wanted, &mut trees).await?;
+        convert(clients, &served, &wanted, &mut trees).await?;
         let shown = objects.into_iter().zip(trees).map(|(object, mut tree)| {
             served.version().structure.fill_in(&mut tree);
             let shown = Object::from_value(kind, &tree).map_err(ApiError::internal)?;
@@ -59,14 +59,14 @@ impl Definitions {
     /// The tree as it is to be stored, and the kind that it then is of.
     pub(crate) async fn store(
         &self,
-        cache: &Cache,
+        clients: &Clients,
         kind: &'static Kind,
         tree: Value,
     ) -> Result<(Value, &'static Kind), ApiError> {
         let Some(served) = self.of(kind)? else { return Ok((tree, kind)) };
         let Some(storage) = served.definition.storage() else { return Ok((tree, kind)) };
         let mut trees = vec![tree];
-        convert(cache, &served, &storage.kind.api_version(), &mut trees).await?;
+        convert(clients, &served, &storage.kind.api_version(), &mut trees).await?;
         let tree = trees.pop().unwrap_or_default();
         Ok((tree, storage.kind))
     }
@@ -80,7 +80,7 @@ fn written_in<'a>(served: &'a Served, tree: &Value) -> Option<&'a Version> {
 
 /// Brings those that are of another version to the wanted one.
 async fn convert(
-    cache: &Cache,
+    clients: &Clients,
     served: &Served,
     wanted: &str,
     trees: &mut [Value],
@@ -98,7 +98,7 @@ async fn convert(
             Ok(())
         }
         Conversion::Webhook(webhook) => {
-            webhook::convert(cache, served, webhook, wanted, &mut others).await
+            webhook::convert(clients, served, webhook, wanted, &mut others).await
         }
     }
 }

@@ -76,7 +76,9 @@ impl Selection {
         let query = &info.query;
         let labels = LabelSelector::parse(query.get("labelSelector").unwrap_or_default())
             .map_err(|e| ApiError::bad_request(e.to_string()))?;
-        let fields = FieldSelector::parse(query.get("fieldSelector").unwrap_or_default(), kind)
+        let selectable = info.custom.as_ref().map(|custom| &custom.version().selectable[..]);
+        let fields = query.get("fieldSelector").unwrap_or_default();
+        let fields = FieldSelector::parse_for(fields, kind, selectable.unwrap_or_default())
             .map_err(|e| ApiError::bad_request(e.to_string()))?;
         // A watch of one object by its path is a selection by name.
         let fields = if info.name.is_empty() {

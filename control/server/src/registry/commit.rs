@@ -38,7 +38,8 @@ impl Registry {
         if !kind.custom {
             return Ok(Stored { kind, tree: Cow::Borrowed(tree) });
         }
-        let stored = self.cache.definitions().store(&self.cache, kind, tree.clone()).await?;
+        let stored =
+            self.cache.definitions().store(self.webhooks.clients(), kind, tree.clone()).await?;
         Ok(Stored { kind: stored.1, tree: Cow::Owned(stored.0) })
     }
 

@@ -26,7 +26,7 @@ use serde_json::Value;
 
 use crate::cache::Cache;
 use crate::custom::Served;
-pub(crate) use admission::{Caller, Gv, Operation, Request, Requested};
+pub(crate) use admission::{Caller, Clients, Gv, Operation, Request, Requested};
 pub(crate) use allocate::ServiceRanges;
 pub(crate) use delete::{DeleteOptions, Deleted, Preconditions, answers_with_object};
 pub(crate) use fields::{FieldWriter, ignored as ignored_fields};
@@ -127,7 +127,7 @@ impl Registry {
         kind: &'static Kind,
         object: Arc<Object>,
     ) -> Result<Arc<Object>, ApiError> {
-        self.cache.definitions().show(&self.cache, kind, object).await
+        self.cache.definitions().show(self.webhooks.clients(), kind, object).await
     }
 
     /// The objects as the kind's version shows them.
@@ -136,7 +136,7 @@ impl Registry {
         kind: &'static Kind,
         objects: Vec<Arc<Object>>,
     ) -> Result<Vec<Arc<Object>>, ApiError> {
-        self.cache.definitions().show_all(&self.cache, kind, objects).await
+        self.cache.definitions().show_all(self.webhooks.clients(), kind, objects).await
     }
 
     /// The address of the `kubernetes` Service.

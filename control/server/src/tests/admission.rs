@@ -22,9 +22,9 @@ const MUTATING: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookcon
 type Answers = Box<dyn Fn(&str, &Value) -> Value + Send + Sync>;
 
 /// A webhook server of our own, for `localhost` and for Services of the namespace `default`.
-struct Webhook {
-    port: u16,
-    ca: String,
+pub(super) struct Webhook {
+    pub(super) port: u16,
+    pub(super) ca: String,
     /// What was asked, by path.
     asked: Arc<Mutex<Vec<(String, Value)>>>,
     serving: JoinHandle<()>,
@@ -32,7 +32,9 @@ struct Webhook {
 
 impl Webhook {
     /// `answer` makes the `response` of what is asked at a path.
-    async fn new(answer: impl Fn(&str, &Value) -> Value + Send + Sync + 'static) -> Self {
+    pub(super) async fn new(
+        answer: impl Fn(&str, &Value) -> Value + Send + Sync + 'static,
+    ) -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect("parameters");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key"));
@@ -68,8 +70,8 @@ impl Webhook {
                             }
                             seen.lock().expect("no panic").push((path, review["request"].clone()));
                             let body = json!({
-                                "apiVersion": "admission.k8s.io/v1",
-                                "kind": "AdmissionReview",
+                                "apiVersion": review["apiVersion"],
+                                "kind": review["kind"],
                                 "response": response,
                             });
                             let body = Full::new(bytes::Bytes::from(body.to_string()));

@@ -375,3 +375,243 @@ async fn names_are_given_once() {
     assert_eq!(condition(&freed, "Established")[0], "True");
     assert_eq!(it.get("/apis/stable.example.com/v1/others").await.code, 200);
 }
+
+#[tokio::test]
+async fn fields_that_a_definition_makes_selectable_select() {
+    let it = Fixture::defining(cron_tabs()).await;
+    for (name, color) in [("a", json!("red")), ("b", json!("green")), ("c", Value::Null)] {
+        it.create(CRON_TABS, cron_tab(name, json!({"image": "i", "color": color}))).await;
+    }
+    let red = it.get(&format!("{CRON_TABS}?fieldSelector=spec.color=red")).await;
+    assert_eq!(red.names(), ["a"]);
+    let others = it.get(&format!("{CRON_TABS}?fieldSelector=spec.color!=red")).await;
+    assert_eq!(others.names(), ["b", "c"]);
+    let refused = it.get(&format!("{CRON_TABS}?fieldSelector=spec.image=i")).await;
+    assert_eq!((refused.code, refused.message()), (400, "field label not supported: spec.image"));
+    let mut events =
+        it.watch(&format!("{CRON_TABS}?watch=true&fieldSelector=spec.color=green")).await;
+    assert_eq!(events.step().await, ("ADDED".into(), "b".into()));
+    it.merge(&format!("{CRON_TABS}/a"), json!({"spec": {"color": "green"}})).await;
+    assert_eq!(events.step().await, ("ADDED".into(), "a".into()));
+    it.merge(&format!("{CRON_TABS}/b"), json!({"spec": {"color": "red"}})).await;
+    assert_eq!(events.step().await, ("DELETED".into(), "b".into()));
+    let all =
+        it.call("DELETE", &format!("{CRON_TABS}?fieldSelector=spec.color=green"), "", "").await;
+    assert_eq!((all.code, it.get(CRON_TABS).await.names()), (200, vec!["b", "c"]));
+}
+
+/// Two versions: the old one has one text where the new one, which is stored, has two.
+fn hosts(conversion: Value) -> Value {
+    let version = |name: &str, storage: bool, fields: &[&str]| {
+        let fields: serde_json::Map<_, _> =
+            fields.iter().map(|f| ((*f).to_owned(), json!({"type": "string"}))).collect();
+        json!({"name": name, "served": true, "storage": storage, "schema": {"openAPIV3Schema": {
+            "type": "object", "properties": {"spec": {"type": "object", "properties": fields}}}}})
+    };
+    let mut old = version("v1beta1", false, &["hostPort", "common"]);
+    old["deprecated"] = true.into();
+    json!({
+        "metadata": {"name": "hosts.example.com"},
+        "spec": {
+            "group": "example.com", "scope": "Cluster", "conversion": conversion,
+            "names": {"plural": "hosts", "kind": "Host"},
+            "versions": [old, version("v1", true, &["host", "port", "common"])],
+        },
+    })
+}
+
+#[tokio::test]
+async fn versions_without_conversion_differ_in_name_only() {
+    let it = Fixture::defining(hosts(json!({"strategy": "None"}))).await;
+    let old = "/apis/example.com/v1beta1/hosts";
+    let new = "/apis/example.com/v1/hosts";
+    let spec = json!({"common": "c", "hostPort": "a:1"});
+    let body = json!({"apiVersion": "example.com/v1beta1", "kind": "Host", "metadata": {"name": "a"}, "spec": spec});
+    let made = it.post(old, body).await;
+    assert_eq!((made.code, &made.body["apiVersion"]), (201, &json!("example.com/v1beta1")));
+    let warning = made.headers["warning"].to_str().unwrap();
+    assert_eq!(warning, "299 - \"example.com/v1beta1 Host is deprecated\"");
+    let shown = it.get(&format!("{new}/a")).await.body;
+    assert_eq!(shown["apiVersion"], "example.com/v1");
+    assert_eq!(shown["spec"], json!({"common": "c"}), "pruned by what it was stored as");
+    let mut events = it.watch(&format!("{old}?watch=true")).await;
+    assert_eq!(events.next().await.unwrap()["object"]["apiVersion"], "example.com/v1beta1");
+    let list = it.get(old).await.body;
+    assert_eq!(list["items"][0]["apiVersion"], "example.com/v1beta1");
+
+    // Another storage version: what is stored is shown as before, and comes over when it is written.
+    let path = &format!("{DEFINITIONS}/hosts.example.com");
+    let mut definition = it.get(path).await.body;
+    assert_eq!(definition["spec"]["names"]["singular"], "host");
+    for version in definition["spec"]["versions"].as_array_mut().unwrap() {
+        version["storage"] = (version["name"] == "v1beta1").into();
+    }
+    let put = it.put(path, definition.clone()).await;
+    assert_eq!(put.body["status"]["storedVersions"], json!(["v1", "v1beta1"]), "{}", put.body);
+    let before = it.get(&format!("{new}/a")).await.body;
+    assert_eq!(before["spec"], json!({"common": "c"}));
+    let same = it.put(&format!("{new}/a"), before.clone()).await.body;
+    assert_ne!(same["metadata"]["resourceVersion"], before["metadata"]["resourceVersion"]);
+
+    let mut gone = put.body;
+    gone["spec"]["versions"].as_array_mut().unwrap().retain(|v| v["name"] != "v1");
+    let refused = it.put(path, gone).await;
+    assert!(
+        refused.message().contains(
+            "status.storedVersions[0]: Invalid value: \"v1\": missing from spec.versions"
+        ),
+        "{}",
+        refused.message()
+    );
+}
+
+#[tokio::test]
+async fn a_webhook_converts_both_ways() {
+    let hook = super::admission::Webhook::new(|_, request| {
+        let wanted = request["desiredAPIVersion"].clone();
+        let convert = |object: &Value| {
+            let mut object = object.clone();
+            let spec = object["spec"].as_object_mut().expect("a spec");
+            if wanted == "example.com/v1" {
+                let both = spec.remove("hostPort").unwrap_or_default();
+                let (host, port) = both.as_str().unwrap_or(":").split_once(':').expect("two");
+                spec.insert("host".into(), host.into());
+                spec.insert("port".into(), port.into());
+            } else {
+                let text = |value: Option<Value>| value.and_then(|v| v.as_str().map(str::to_owned));
+                let host = text(spec.remove("host")).unwrap_or_default();
+                let port = text(spec.remove("port")).unwrap_or_default();
+                spec.insert("hostPort".into(), format!("{host}:{port}").into());
+            }
+            if object["metadata"]["name"] == "cursed" {
+                object["metadata"]["name"] = "other".into();
+            }
+            object["apiVersion"] = wanted.clone();
+            object
+        };
+        let objects: Vec<_> = request["objects"].as_array().unwrap().iter().map(convert).collect();
+        json!({"result": {"status": "Success"}, "convertedObjects": objects})
+    })
+    .await;
+    let client =
+        json!({"url": format!("https://localhost:{}/convert", hook.port), "caBundle": hook.ca});
+    let conversion = json!({"strategy": "Webhook",
+        "webhook": {"clientConfig": client, "conversionReviewVersions": ["v2", "v1"]}});
+    let it = Fixture::defining(hosts(conversion)).await;
+    let old = "/apis/example.com/v1beta1/hosts";
+    let new = "/apis/example.com/v1/hosts";
+    let body = |name: &str| json!({"apiVersion": "example.com/v1beta1", "kind": "Host", "metadata": {"name": name}, "spec": {"hostPort": "a:1"}});
+    let mut events = it.watch(&format!("{old}?watch=true")).await;
+    let made = it.create(old, body("a")).await;
+    assert_eq!(made["spec"], json!({"hostPort": "a:1"}));
+    assert_eq!(events.next().await.unwrap()["object"]["spec"], json!({"hostPort": "a:1"}));
+    assert_eq!(it.get(&format!("{new}/a")).await.body["spec"], json!({"host": "a", "port": "1"}));
+    let patched = it.merge(&format!("{old}/a"), json!({"spec": {"hostPort": "b:2"}})).await;
+    assert_eq!(patched.body["spec"], json!({"hostPort": "b:2"}));
+    assert_eq!(it.get(new).await.body["items"][0]["spec"], json!({"host": "b", "port": "2"}));
+    assert_eq!(it.get(old).await.body["items"][0]["spec"], json!({"hostPort": "b:2"}));
+    let refused = it.post(old, body("cursed")).await;
+    assert_eq!(refused.code, 500);
+    let why = "returned invalid converted object at index 0: must have the same name: \"cursed\" != \"other\"";
+    assert!(refused.message().contains(why), "{}", refused.message());
+}
+
+#[tokio::test]
+async fn definitions_are_checked_in_upstreams_words() {
+    let it = Fixture::new().await;
+    let schema = |change: &dyn Fn(&mut Value)| {
+        let mut definition = cron_tabs();
+        change(&mut definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]);
+        definition
+    };
+    let spec = "spec.validation.openAPIV3Schema.properties[spec]";
+    let whole = |change: &dyn Fn(&mut Value)| {
+        let mut definition = cron_tabs();
+        change(&mut definition);
+        definition
+    };
+    let cases: Vec<(Value, Vec<String>)> = vec![
+        (
+            whole(&|d| d["metadata"]["name"] = "other.example.com".into()),
+            vec!["metadata.name: Invalid value: \"other.example.com\": must be spec.names.plural+\".\"+spec.group".into()],
+        ),
+        (
+            whole(&|d| d["spec"]["scope"] = "Galaxy".into()),
+            vec!["spec.scope: Unsupported value: \"Galaxy\": supported values: \"Cluster\", \"Namespaced\"".into()],
+        ),
+        (
+            whole(&|d| d["spec"]["versions"][0]["storage"] = false.into()),
+            vec!["must have exactly one version marked as storage version".into()],
+        ),
+        (
+            whole(&|d| _ = d["spec"]["versions"][0].as_object_mut().unwrap().remove("schema")),
+            vec!["spec.versions[0].schema.openAPIV3Schema: Required value: schemas are required".into()],
+        ),
+        (
+            schema(&|s| s["properties"]["spec"]["properties"]["x"] = json!({})),
+            vec![format!("{spec}.properties[x].type: Required value: must not be empty for specified object fields")],
+        ),
+        (
+            schema(&|s| s["properties"]["spec"]["properties"]["x"] = json!({"type": "array"})),
+            vec![format!("{spec}.properties[x].items: Required value: must be specified")],
+        ),
+        (
+            schema(&|s| s["properties"]["spec"]["anyOf"] = json!([{"properties": {"nope": {"minimum": 1}}}])),
+            vec![format!("{spec}.properties[nope]: Required value: because it is defined in {spec}.anyOf[0].properties[nope]")],
+        ),
+        (
+            schema(&|s| s["properties"]["spec"]["not"] = json!({"type": "object"})),
+            vec![format!("{spec}.not.type: Forbidden: must be empty to be structural")],
+        ),
+        (
+            schema(&|s| s["properties"]["spec"]["properties"]["replicas"]["default"] = "many".into()),
+            vec![format!("{spec}.properties[replicas].default: Invalid value: \"string\"")],
+        ),
+        (
+            schema(&|s| s["properties"]["spec"]["properties"]["cronSpec"]["pattern"] = "(".into()),
+            vec![format!("{spec}.properties[cronSpec].pattern: Invalid value: \"(\": must be a valid regular expression, but isn't")],
+        ),
+        (
+            schema(&|s| s["properties"]["metadata"] = json!({"type": "object", "properties": {"labels": {"type": "object"}}})),
+            vec!["spec.validation.openAPIV3Schema.properties[metadata]: Forbidden: must not specify anything other than name and generateName, but metadata is implicitly specified".into()],
+        ),
+        (
+            schema(&|s| s["properties"]["spec"]["properties"]["ports"]["items"]["required"] = json!([])),
+            vec![format!("{spec}.properties[ports].items.properties[name].default: Required value: this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property")],
+        ),
+        (
+            schema(&|s| s["properties"]["spec"]["properties"]["tags"]["uniqueItems"] = true.into()),
+            vec![format!("{spec}.properties[tags].uniqueItems: Forbidden: uniqueItems cannot be set to true since the runtime complexity becomes quadratic")],
+        ),
+        (
+            whole(&|d| d["spec"]["versions"][0]["subresources"]["scale"]["specReplicasPath"] = ".status.x".into()),
+            vec!["spec.subresources.scale.specReplicasPath: Invalid value: \".status.x\": should be a json path under .spec".into()],
+        ),
+        (
+            whole(&|d| d["spec"]["versions"][0]["selectableFields"] = json!([{"jsonPath": ".spec.tags"}])),
+            vec!["spec.selectableFields[0].jsonPath: Invalid value: \".spec.tags\": must point to a field of type string, boolean or integer.".into()],
+        ),
+        (
+            whole(&|d| d["spec"]["conversion"] = json!({"strategy": "Webhook"})),
+            vec![
+                "spec.conversion.webhookClientConfig: Required value: required when strategy is set to Webhook".into(),
+                "spec.conversion.conversionReviewVersions: Required value".into(),
+            ],
+        ),
+        (
+            whole(&|d| {
+                d["spec"]["group"] = "apps.k8s.io".into();
+                d["metadata"]["name"] = "crontabs.apps.k8s.io".into();
+            }),
+            vec!["metadata.annotations[api-approved.kubernetes.io]: Required value: protected groups must have approval annotation".into()],
+        ),
+    ];
+    for (definition, expected) in cases {
+        let answer = it.post(DEFINITIONS, definition).await;
+        assert_eq!(answer.code, 422, "{expected:?}: {}", answer.body);
+        for text in expected {
+            assert!(answer.message().contains(&text), "{text}\nis not in\n{}", answer.message());
+        }
+    }
+    it.create(DEFINITIONS, cron_tabs()).await;
+}

@@ -25,6 +25,7 @@ mod request;
 mod token;
 mod webhooks;
 
+use coracle_api::custom::Version;
 use coracle_api::patch::PatchError;
 use coracle_api::schema::{self, Schema};
 use coracle_api::{ApiError, kinds};
@@ -34,6 +35,7 @@ use super::Registry;
 pub(in crate::registry) use policies::{Policies, note, problems};
 pub(in crate::registry) use quota::Ledger;
 pub(crate) use request::{Caller, Gv, Operation, Request, Requested};
+pub(crate) use webhooks::Clients;
 pub(in crate::registry) use webhooks::Webhooks;
 
 impl Registry {
@@ -112,7 +114,10 @@ fn schema_of(request: &Request<'_>) -> Result<Schema<'static>, ApiError> {
 }
 
 /// What somebody made of an object, as its schema has it: fields that it does not know are dropped.
-fn reread(tree: Value, schema: Schema<'_>) -> Result<Value, PatchError> {
-    let decoded = schema::check(tree, schema);
+fn reread(tree: Value, schema: Schema<'_>, custom: Option<&Version>) -> Result<Value, PatchError> {
+    let decoded = match custom {
+        Some(version) => version.check(tree),
+        None => schema::check(tree, schema),
+    };
     Ok(decoded.map_err(|error| PatchError::Unprocessable(error.to_string()))?.value)
 }

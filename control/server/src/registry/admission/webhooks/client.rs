@@ -41,7 +41,7 @@ const IDLE_PER_HOST: usize = 16;
 type HttpsClient = Client<HttpsConnector<Dialer>, Full<Bytes>>;
 
 /// Clients by the trust that they have.
-pub(super) struct Clients {
+pub(crate) struct Clients {
     cache: Cache,
     known: Mutex<HashMap<Vec<u8>, HttpsClient>>,
 }
@@ -55,7 +55,7 @@ impl Clients {
     ///
     /// # Errors
     /// What went wrong, in the words that upstream's users know where there are such.
-    pub(super) async fn post(
+    pub(crate) async fn post(
         &self,
         url: &str,
         ca: &[u8],

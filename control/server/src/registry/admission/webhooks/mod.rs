@@ -19,7 +19,7 @@ use serde_json::Value;
 use super::{Gv, Request, Requested};
 use crate::cache::Cache;
 use crate::registry::Registry;
-use client::Clients;
+pub(crate) use client::Clients;
 use hook::Hook;
 use review::Verdict;
 
@@ -54,6 +54,11 @@ impl Called {
 impl Webhooks {
     pub(in crate::registry) fn new(cache: Cache) -> Self {
         Self { clients: Clients::new(cache), read: Mutex::default() }
+    }
+
+    /// Who calls webhooks, of whichever sort.
+    pub(in crate::registry) fn clients(&self) -> &Clients {
+        &self.clients
     }
 }
 
@@ -163,7 +168,12 @@ impl Registry {
         let failed = |error: PatchError| {
             ApiError::internal(format!("admission webhook \"{name}\": {error}"))
         };
-        let schema = super::schema_of(request)?;
+        let custom = self.custom(request.kind)?.filter(|_| super::is_of_collection(request));
+        let custom = custom.as_ref().map(|custom| custom.version());
+        let schema = match custom.and_then(|version| version.schema()) {
+            Some(schema) => schema,
+            None => super::schema_of(request)?,
+        };
         let mut tree = new.clone();
         let other = called.other(request);
         if let Some(other) = other {
@@ -173,7 +183,7 @@ impl Registry {
         if let Some(other) = other {
             (other.store)(&mut tree);
         }
-        let patched = super::reread(tree, schema).map_err(failed)?;
+        let patched = super::reread(tree, schema, custom).map_err(failed)?;
         let changed = patched != *new;
         if changed {
             *new = patched;
