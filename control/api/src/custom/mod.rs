@@ -19,6 +19,9 @@ mod prune;
 pub(crate) mod structure;
 mod validate;
 
+#[cfg(test)]
+mod tests;
+
 pub use definition::{CLEANUP_FINALIZER, Conversion, Definition, Scale, Service, Version, Webhook};
 pub use identity::{Identity, intern, kind_of, kinds_by_version};
 pub use json_path::JsonPath;
