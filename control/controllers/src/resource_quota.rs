@@ -121,7 +121,7 @@ mod tests {
         }
         let pod = cluster.get(&kinds::POD, "n", "a").cloned().expect("there");
         let key = Key::new("n", "q");
-        assert_eq!(ResourceQuotaController.wakes(&cluster, &pod), [key.clone()]);
+        assert_eq!(ResourceQuotaController.wakes(&cluster, &pod), std::slice::from_ref(&key));
         let plan = ResourceQuotaController.reconcile(&cluster, &key);
         let [Write::Patch { patch, .. }] = &plan.writes[..] else { panic!("{plan:?}") };
         assert_eq!(
