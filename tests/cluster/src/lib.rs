@@ -7,7 +7,8 @@
 //! A cluster of several machines ([`Cluster::fleet`]) has each in a network namespace, on a wire that a test may cut.
 //!
 //! [`load`] is the client under whose constant requests updates and kills are done; [`tools`] finds the programs,
-//! [`guests`] makes the components that are too big to be checked in, and [`containers`] container images.
+//! [`guests`] makes the components that are too big to be checked in, [`containers`] container images,
+//! and [`libraries`] fetches client libraries of other languages.
 
 mod cluster;
 mod command;
@@ -15,6 +16,7 @@ pub mod containers;
 pub mod guests;
 pub mod http;
 mod leftovers;
+pub mod libraries;
 pub mod load;
 mod process;
 pub mod tools;

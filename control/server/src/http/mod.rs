@@ -93,6 +93,8 @@ impl App {
 pub(crate) fn router(app: App) -> Router {
     let gated = Router::new()
         .route("/version", get(async || health::version()))
+        // As the Python client asks.
+        .route("/version/", get(async || health::version()))
         .route("/metrics", get(own_metrics))
         .route("/coracle/v1/join", get(join::facts))
         .route(coracle_api::tunnel::PATH, get(tunnel::open))

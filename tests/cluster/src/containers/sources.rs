@@ -15,7 +15,7 @@ use crate::tools::repository;
 /// What an image is made of cannot be had here: a reason to leave a test out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("needs {0}")]
-pub struct Missing(String);
+pub struct Missing(pub(crate) String);
 
 /// Tools that the busybox image has under their own names.
 const APPLETS: &[&str] = &[

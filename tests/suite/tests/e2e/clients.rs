@@ -1,10 +1,11 @@
-//! The `kube` crate, as programs use it.
+//! The `kube` crate and other languages' libraries, as programs use them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use coracle_test_cluster::{Part, eventually};
+use coracle_test_cluster::libraries::Language;
+use coracle_test_cluster::{Part, User, eventually};
 use futures::{AsyncBufReadExt as _, StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
@@ -15,7 +16,8 @@ use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, ResourceExt as _};
 use serde_json::json;
 
-use crate::context::{ClusterExt as _, Context, Outcome, SOON, command_pod, hello};
+use crate::containers::{push_script, web};
+use crate::context::{ClusterExt as _, Context, Outcome, SOON, command_pod, expect, hello};
 
 pub(crate) async fn the_kube_crate(context: Arc<Context>) -> Outcome {
     let cluster = context.up().await?;
@@ -165,4 +167,25 @@ pub(crate) async fn a_watch_resumes(context: Arc<Context>) -> Outcome {
     .await??;
     anyhow::ensure!(seen == (1..=60).collect::<Vec<u32>>(), "{seen:?}");
     Ok(())
+}
+
+pub(crate) async fn the_python_client(context: Arc<Context>) -> Outcome {
+    runs(context, Language::Python).await
+}
+
+pub(crate) async fn the_javascript_client(context: Arc<Context>) -> Outcome {
+    runs(context, Language::JavaScript).await
+}
+
+/// Runs that language's program against a cluster; only root's has containers, in which something can be executed.
+async fn runs(context: Arc<Context>, language: Language) -> Outcome {
+    let program = tokio::task::spawn_blocking(move || language.program()).await??;
+    let cluster = context.up().await?;
+    let mut program = tokio::process::Command::from(program);
+    program.arg(cluster.kubeconfig());
+    if context.user == User::Root && push_script(&cluster, "client:v1", &web("v1")).await? {
+        program.arg("client:v1");
+    }
+    let output = coracle_test_cluster::run(program, b"").await?;
+    expect(&output.ok()?, &["all is well"])
 }

@@ -322,7 +322,7 @@ suite! {
     }
     clients {
         // About the API.
-        wasm [the_kube_crate, a_watch_resumes]
+        wasm [the_kube_crate, a_watch_resumes, the_python_client, the_javascript_client]
     }
     images {
         // About components in registries; `container_images` is about the others.
