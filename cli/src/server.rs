@@ -69,6 +69,21 @@ pub(crate) struct ServerArgs {
     /// The same of requests that write
     #[arg(long, value_name = "REQUESTS", default_value_t = 1000)]
     pub max_mutating_requests_inflight: u32,
+    /// File to which is written who asked for what; - is standard output [default: it is not written]
+    #[arg(long, value_name = "FILE")]
+    pub audit_log_path: Option<PathBuf>,
+    /// Policy that says what is written there [default: of every request that it happened, and who did it]
+    #[arg(long, value_name = "FILE", requires = "audit_log_path")]
+    pub audit_policy_file: Option<PathBuf>,
+    /// Days that old audit logs are kept; 0: for ever
+    #[arg(long, value_name = "DAYS", default_value_t = 0)]
+    pub audit_log_maxage: u32,
+    /// Old audit logs that are kept; 0: all
+    #[arg(long, value_name = "FILES", default_value_t = 0)]
+    pub audit_log_maxbackup: u32,
+    /// Megabytes from which on the audit log is set aside and a new one begun; 0: never
+    #[arg(long, value_name = "MEGABYTES", default_value_t = 100)]
+    pub audit_log_maxsize: u32,
     /// Where the cluster is stored
     #[arg(long, value_name = "redb|etcd://…", default_value = "redb", value_parser = ["redb"])]
     pub store: String,
@@ -129,6 +144,13 @@ pub(crate) async fn start(
     }
     config.max_requests =
         u64::from(args.max_requests_inflight) + u64::from(args.max_mutating_requests_inflight);
+    config.audit_log = args.audit_log_path.clone().map(|path| coracle_server::LogOptions {
+        path,
+        max_age: args.audit_log_maxage,
+        max_backups: args.audit_log_maxbackup,
+        max_size: args.audit_log_maxsize,
+    });
+    config.audit_policy.clone_from(&args.audit_policy_file);
     config.scheduler = !args.no_scheduler;
     config.controllers = !args.no_controllers;
     Ok(coracle_server::start(config).await?)

@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::audit::{AuditError, LogOptions};
 use crate::auth::PkiError;
 
 /// What a server is started with.
@@ -41,6 +42,10 @@ pub struct Config {
     pub signing_duration: Duration,
     /// Requests that are served at once, watches and members of `system:masters` aside; others wait for their turn.
     pub max_requests: u64,
+    /// The audit log, if there is to be one.
+    pub audit_log: Option<LogOptions>,
+    /// A file that says what is written there; none: of every request that it happened and who did it.
+    pub audit_policy: Option<PathBuf>,
     /// Run the controllers in this process.
     pub controllers: bool,
     /// Run the scheduler in this process.
@@ -68,6 +73,8 @@ impl Config {
             load_balancer_pool: Vec::new(),
             signing_duration: Duration::from_secs(365 * 24 * 3600),
             max_requests: 3000,
+            audit_log: None,
+            audit_policy: None,
             controllers: true,
             scheduler: true,
             store: coracle_store::Options::default(),
@@ -103,6 +110,9 @@ pub enum StartError {
     /// The image registry.
     #[error(transparent)]
     Images(#[from] crate::distribution::OpenError),
+    /// The audit log.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// The first objects could not be written.
     #[error("creating the cluster's first objects failed: {0}")]
     Bootstrap(coracle_api::ApiError),

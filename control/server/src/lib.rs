@@ -2,10 +2,12 @@
 //!
 //! Read in this order: [`serve`] accepts connections, [`pods`] those of Pods; [`http`] turns requests into calls; [`registry`] is the one path by
 //! which anything is written; [`cache`] holds the cluster in memory and feeds watches, [`custom`] its custom kinds; [`driver`] and
-//! [`scheduling`] run the controllers and the scheduler; [`auth`] says who may do what, [`flow`] in which turn; [`tunnels`] leads
+//! [`scheduling`] run the controllers and the scheduler; [`auth`] says who may do what, [`flow`] in which turn, [`audit`] writes down who
+//! did; [`tunnels`] leads
 //! to agents. [`distribution`] is the image registry that is served
 //! beside the API.
 
+mod audit;
 pub mod auth;
 mod bootstrap;
 mod cache;
@@ -28,5 +30,6 @@ mod tunnels;
 #[cfg(test)]
 mod tests;
 
+pub use audit::LogOptions;
 pub use config::{Config, StartError};
 pub use serve::{Server, start};

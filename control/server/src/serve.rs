@@ -21,6 +21,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 
+use crate::audit::Audit;
 use crate::auth::pki::{self, ServingNames};
 use crate::auth::signer::Signer;
 use crate::auth::{self, Auth, NetworkFacts};
@@ -49,6 +50,10 @@ const STREAMS: u32 = 1000;
 /// The client's certificate, verified by TLS; a request extension.
 #[derive(Clone)]
 pub(crate) struct PeerCertificate(pub(crate) Option<CertificateDer<'static>>);
+
+/// Where a request comes from; a request extension.
+#[derive(Clone)]
+pub(crate) struct PeerAddress(pub(crate) IpAddr);
 
 /// A running server.
 pub struct Server {
@@ -84,6 +89,10 @@ async fn listen(config: &Config) -> Result<(TcpListener, SocketAddr, Option<Pods
 /// Starts a server; returns once `/readyz` answers `ok`.
 pub async fn start(config: Config) -> Result<Server, StartError> {
     let (listener, addr, pods) = listen(&config).await?;
+    let audit = match config.audit_log.clone() {
+        Some(log) => Audit::open(log, config.audit_policy.as_deref())?,
+        None => Audit::default(),
+    };
     let path = config.data.join("store.redb");
     let options = config.store.clone();
     let opening = tokio::task::spawn_blocking(move || Store::open(path, options));
@@ -114,6 +123,7 @@ pub async fn start(config: Config) -> Result<Server, StartError> {
         kubelets: Kubelets::new(tls::kubelet_client(auth.pki())?, registry.clone()),
         metrics: Metrics::default(),
         flow: Flow::new(config.max_requests),
+        audit,
         ready: Arc::new(AtomicBool::new(false)),
         shutdown: stopping.clone(),
     };
@@ -318,6 +328,7 @@ async fn connection(
 ) {
     // Latency matters more than packets.
     let _ = stream.set_nodelay(true);
+    let address = stream.peer_addr().ok().map(|address| PeerAddress(address.ip()));
     let Ok(Ok(tls)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await else {
         return;
     };
@@ -325,6 +336,7 @@ async fn connection(
     let peer = PeerCertificate(peer.map(|certificate| certificate.clone().into_owned()));
     let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(peer.clone());
+        address.clone().map(|address| request.extensions_mut().insert(address));
         let router = router.clone();
         async move {
             let answer = router.oneshot(request.map(axum::body::Body::new)).await;

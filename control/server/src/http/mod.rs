@@ -55,8 +55,10 @@ pub(crate) use metrics::Metrics;
 #[cfg(test)]
 pub(crate) use other_versions::ALL as OTHER_VERSIONS;
 use render::Render;
-use request::{RequestInfo, not_found_here};
+pub(crate) use request::RequestInfo;
+use request::not_found_here;
 
+use crate::audit::Audit;
 use crate::auth::{Auth, Identity, node};
 use crate::distribution;
 use crate::flow::{self, Flow};
@@ -79,6 +81,7 @@ pub(crate) struct App {
     pub(crate) kubelets: Kubelets,
     pub(crate) metrics: Metrics,
     pub(crate) flow: Flow,
+    pub(crate) audit: Audit,
     pub(crate) ready: Arc<AtomicBool>,
     pub(crate) shutdown: channel::Receiver<bool>,
 }
@@ -125,7 +128,7 @@ async fn own_metrics(State(app): State<App>) -> Response {
 }
 
 /// Who asks, and may they?
-async fn gate(State(app): State<App>, mut request: Request, next: Next) -> Response {
+async fn gate(State(app): State<App>, request: Request, next: Next) -> Response {
     let mut info = RequestInfo::parse(request.method(), request.uri());
     if info.may_be_custom() {
         // Of a cache that does not follow, the request itself will tell.
@@ -136,7 +139,19 @@ async fn gate(State(app): State<App>, mut request: Request, next: Next) -> Respo
     let timed = app.metrics.begin(&info);
     let in_protobuf = accept::prefers_protobuf(request.headers());
     let (mut parts, body) = request.into_parts();
-    let admitted = admit(&app, &parts, &info);
+    let who = authenticate(&app, &parts);
+    let acting = who.clone().and_then(|who| {
+        impersonate::impersonated(&app.auth, &app.registry.cache.read(), who, &parts.headers)
+    });
+    let mut audited = app.audit.begin(
+        &parts,
+        &info,
+        who.as_ref().ok().map(|who| (who, acting.as_ref().unwrap_or(who))),
+    );
+    let admitted = acting.and_then(|identity| admit(&app, identity, &info));
+    if let Some(audited) = &mut audited {
+        audited.decided(admitted.is_ok());
+    }
     let answer = match admitted {
         Ok(identity) => match enter(&app, &identity, &info).await {
             Ok(entered) => {
@@ -144,9 +159,25 @@ async fn gate(State(app): State<App>, mut request: Request, next: Next) -> Respo
                 parts.extensions.insert(caller.clone());
                 parts.extensions.insert(identity);
                 parts.extensions.insert(info.clone());
-                request = Request::from_parts(parts, body);
-                let answer = limits::in_time(&info, next.run(request)).await;
-                let answer = answer::warn(answer, &caller.take_notes().warnings);
+                let answer = limits::in_time(&info, async {
+                    let body = match &mut audited {
+                        Some(audited) if audited.wants_request(&info) => {
+                            let read = body::read(&parts.headers, body).await;
+                            match read {
+                                Ok(bytes) => audited.request(&parts.headers, bytes),
+                                Err(error) => return Failure(error).into_response(),
+                            }
+                        }
+                        _ => body,
+                    };
+                    next.run(Request::from_parts(parts, body)).await
+                });
+                let answer = answer.await;
+                let notes = caller.take_notes();
+                if let Some(audited) = &mut audited {
+                    audited.annotate(&notes.annotations);
+                }
+                let answer = answer::warn(answer, &notes.warnings);
                 entered.into_iter().fold(answer, |answer, entered| entered.finish(answer))
             }
             Err(refused) => refused.finish(Failure(refused.error.clone()).into_response()),
@@ -161,6 +192,10 @@ async fn gate(State(app): State<App>, mut request: Request, next: Next) -> Respo
             }
             answer
         }
+    };
+    let answer = match audited {
+        Some(audited) => audited.answer(answer, limits::is_long_running(&info)).await,
+        None => answer,
     };
     let answer = if in_protobuf { answer::in_protobuf(answer).await } else { answer };
     timed.finish(answer)
@@ -179,17 +214,19 @@ async fn enter(
     app.flow.enter(flow::Request { who, wanted: &info.attributes(), objects }).await.map(Some)
 }
 
-fn admit(app: &App, parts: &Parts, info: &RequestInfo) -> Result<Identity, ApiError> {
-    let cluster = app.registry.cache.read();
-    let identity = match parts.extensions.get::<Identity>() {
+fn authenticate(app: &App, parts: &Parts) -> Result<Identity, ApiError> {
+    match parts.extensions.get::<Identity>() {
         // Set only within this process; nothing that arrives over the network carries extensions.
-        Some(identity) => identity.clone(),
+        Some(identity) => Ok(identity.clone()),
         None => {
             let peer = parts.extensions.get::<PeerCertificate>().and_then(|peer| peer.0.as_ref());
-            app.auth.authenticate(&cluster, &parts.headers, peer)?
+            app.auth.authenticate(&app.registry.cache.read(), &parts.headers, peer)
         }
-    };
-    let identity = impersonate::impersonated(&app.auth, &cluster, identity, &parts.headers)?;
+    }
+}
+
+fn admit(app: &App, identity: Identity, info: &RequestInfo) -> Result<Identity, ApiError> {
+    let cluster = app.registry.cache.read();
     app.auth.authorize(&cluster, &identity, &info.attributes())?;
     if let Some(node) = node::name(&identity)
         && info.resource == "pods"

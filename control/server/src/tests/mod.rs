@@ -2,6 +2,7 @@
 
 mod admission;
 mod applies;
+mod audits;
 mod conflicts;
 mod custom;
 mod deletion;
