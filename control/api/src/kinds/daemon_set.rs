@@ -25,6 +25,7 @@ pub static KIND: Kind = Kind {
     prepare,
     validate,
     validate_update: workload::validate_update,
+    warnings: warnings::workload,
     columns: &[
         NAME,
         integer("Desired", "How many nodes should run its pod."),

@@ -23,6 +23,7 @@ pub static KIND: Kind = Kind {
     prepare: prepare_status,
     validate,
     validate_update: workload::validate_update,
+    warnings: warnings::workload,
     columns: &[
         NAME,
         text("Ready", "Number of the pod with ready state."),

@@ -22,6 +22,7 @@ pub static KIND: Kind = Kind {
         }
     },
     validate,
+    deprecated: "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
     columns: &[NAME, text("Endpoints", "Addresses and ports that serve."), AGE],
     cells: |object, now| {
         let endpoints = object.value();

@@ -50,6 +50,10 @@ pub struct Kind {
     pub validate_create: fn(&Value) -> Vec<FieldError>,
     /// Checks a change (`new`, `old`), after `validate(new)`.
     pub validate_update: fn(&Value, &Value) -> Vec<FieldError>,
+    /// What its writer is told that stands not against it.
+    pub warnings: fn(&Value) -> Vec<String>,
+    /// What everybody is told who asks for it; empty if nothing.
+    pub deprecated: &'static str,
     /// Columns for `kubectl get`.
     pub columns: &'static [Column],
     /// One cell per column.
@@ -175,6 +179,8 @@ impl Kind {
         validate: |_| Vec::new(),
         validate_create: |_| Vec::new(),
         validate_update: |_, _| Vec::new(),
+        warnings: |_| Vec::new(),
+        deprecated: "",
         columns: &[],
         cells: |_, _| Vec::new(),
         fields: &[],
@@ -211,6 +217,7 @@ mod devices;
 pub mod flow_control;
 mod policy;
 mod rbac;
+mod warnings;
 mod webhook;
 mod workload;
 

@@ -70,6 +70,7 @@ pub static KIND: Kind = Kind {
         errors
     },
     validate_update,
+    warnings: warnings::volume,
     columns: &[
         NAME,
         text("Capacity", "How much it holds."),

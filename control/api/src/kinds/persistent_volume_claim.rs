@@ -47,6 +47,7 @@ pub static KIND: Kind = Kind {
         errors
     },
     validate_update,
+    warnings: warnings::claim,
     columns: &[
         NAME,
         text("Status", "Whether it is bound to a volume."),

@@ -21,6 +21,7 @@ pub static KIND: Kind = Kind {
     prepare: prepare_status,
     validate: |replica_set| workload::validate(replica_set, "replicaset"),
     validate_update: workload::validate_update,
+    warnings: warnings::workload,
     columns: &[
         NAME,
         integer("Desired", "Number of desired pods."),

@@ -22,6 +22,7 @@ pub static KIND: Kind = Kind {
     default,
     prepare: prepare_status,
     validate,
+    warnings: warnings::workload,
     columns: &[
         NAME,
         integer("Desired", "Number of desired pods."),

@@ -24,6 +24,7 @@ pub static KIND: Kind = Kind {
     prepare: prepare_with_labels,
     validate,
     validate_update,
+    warnings: warnings::workload,
     columns: &[
         NAME,
         text("Ready", "Number of the pod with ready state."),

@@ -74,6 +74,11 @@ pub fn cluster_roles() -> Vec<Value> {
                 READ,
             ),
             rule(&["policy"], &["poddisruptionbudgets", "poddisruptionbudgets/status"], READ),
+            rule(
+                &["resource.k8s.io"],
+                &["resourceclaims", "resourceclaims/status", "resourceclaimtemplates"],
+                READ,
+            ),
             rule(&["metrics.k8s.io"], &["pods", "nodes"], READ),
         ]
     };
@@ -134,6 +139,7 @@ pub fn cluster_roles() -> Vec<Value> {
             rule(&["batch"], &["cronjobs", "jobs"], WRITE),
             rule(&["networking.k8s.io"], &["ingresses", "networkpolicies"], WRITE),
             rule(&["policy"], &["poddisruptionbudgets"], WRITE),
+            rule(&["resource.k8s.io"], &["resourceclaims", "resourceclaimtemplates"], WRITE),
         ]);
         rules
     };

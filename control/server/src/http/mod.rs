@@ -311,8 +311,9 @@ async fn resource(
     }
     let part = write::part_of(kind, &info.subresource);
     let answer = object(app, info, kind, part, parts, body).await;
-    // Deprecated versions of custom kinds.
-    match info.custom.as_ref().and_then(|custom| custom.version().warning.as_deref()) {
+    // Deprecated kinds, and versions of custom kinds.
+    let warning = info.custom.as_ref().and_then(|custom| custom.version().warning.as_deref());
+    match warning.or((!kind.deprecated.is_empty()).then_some(kind.deprecated)) {
         Some(warning) => answer.map(|answer| answer::warn(answer, &[warning.to_owned()])),
         None => answer,
     }

@@ -33,6 +33,7 @@ pub static KIND: Kind = Kind {
     validate,
     validate_create,
     validate_update: update::job,
+    warnings: warnings::workload,
     columns: &[
         NAME,
         text("Status", "Status of the job."),

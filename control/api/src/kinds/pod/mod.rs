@@ -35,6 +35,7 @@ pub static KIND: Kind = Kind {
     validate: validate::pod,
     validate_create: validate::pod_create,
     validate_update: validate::pod_update,
+    warnings: warnings::pod,
     columns: &[
         common::NAME,
         text("Ready", "The aggregate readiness state of this pod for accepting traffic."),

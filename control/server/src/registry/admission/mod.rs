@@ -76,6 +76,12 @@ impl Registry {
         if request.caller.is_server() {
             return Ok(());
         }
+        if matches!(request.caller, Caller::Client(_))
+            && request.subresource.is_empty()
+            && let Some(new) = new
+        {
+            (request.kind.warnings)(new).into_iter().for_each(|text| request.caller.warn(text));
+        }
         self.check_limits(request, new)?;
         self.pod_security(request, old, new)?;
         if self.cache.read().count(&kinds::VALIDATING_ADMISSION_POLICY_BINDING) > 0 {

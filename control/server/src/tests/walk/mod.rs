@@ -211,11 +211,15 @@ impl Walk<'_> {
 
         let made = self.it.post(&self.collection(), self.object(self.name())).await;
         assert_eq!(made.code, 201, "{}: {}", self.served.line, made.body);
-        let made = made.body;
+        let (made, headers) = (made.body, made.headers);
         for field in ["uid", "creationTimestamp", "resourceVersion"] {
             assert!(made["metadata"][field].is_string(), "{}: {field}", self.served.line);
         }
         assert_eq!(made["kind"], self.served.kind.kind);
+        let warned = headers.get_all("warning").iter().filter_map(|w| w.to_str().ok());
+        let deprecated = self.served.kind.deprecated;
+        let wanted = (!deprecated.is_empty()).then(|| format!("299 - \"{deprecated}\""));
+        assert_eq!(warned.map(str::to_owned).collect::<Vec<_>>(), Vec::from_iter(wanted));
         assert!(self.generation(&made) <= 1);
         let again = self.it.post(&self.collection(), self.object(self.name())).await;
         assert_eq!((again.code, again.reason()), (409, "AlreadyExists"));
