@@ -12,13 +12,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::services::{self, Distribution, Port, TargetRef};
-use crate::{BURST, names, owners, patch};
+use crate::slices::{self, Maker, SERVICE_NAME};
+use crate::{BURST, owners, patch};
 
 const MAX_ENDPOINTS: usize = 100;
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
-const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
-const HEADLESS: &str = "service.kubernetes.io/headless";
 
 /// Plans EndpointSlices for Services.
 #[derive(Debug, Clone, Copy)]
@@ -133,7 +131,7 @@ impl Controller for EndpointSliceController {
 }
 
 fn reconcile(cluster: &Cluster, service: &Object, spec: &services::Spec, plan: &mut Plan) {
-    let labels = labels(service, spec);
+    let labels = slices::labels(service, MANAGER, spec.is_headless());
     let mut groups = wanted(cluster, service, spec);
     let (slices, mut spare) = keep(cluster, service, &mut groups);
     let slices = fill(slices, &mut spare, groups);
@@ -158,18 +156,6 @@ fn reconcile(cluster: &Cluster, service: &Object, spec: &services::Spec, plan: &
 
 fn ports_of(slice: &Object) -> Vec<Port> {
     slice.decode::<View>().ok().and_then(|view| view.ports.clone()).unwrap_or_default()
-}
-
-/// Labels of a Service's slices: the Service's own and what consumers find them by.
-fn labels(service: &Object, spec: &services::Spec) -> BTreeMap<String, String> {
-    let mut labels = service.meta.labels.clone();
-    labels.remove(HEADLESS);
-    labels.insert(SERVICE_NAME.into(), service.meta.name.clone());
-    labels.insert(MANAGED_BY.into(), MANAGER.into());
-    if spec.is_headless() {
-        labels.insert(HEADLESS.into(), String::new());
-    }
-    labels
 }
 
 fn wanted(
@@ -208,11 +194,8 @@ fn keep<'a>(
     service: &Object,
     groups: &mut BTreeMap<Vec<Port>, Group>,
 ) -> (Vec<Slice<'a>>, Vec<&'a Arc<Object>>) {
-    let (mut slices, mut spare) = (Vec::new(), Vec::new());
-    for seen in cluster.owned_of_kind(&service.meta.uid, &kinds::ENDPOINT_SLICE) {
-        if seen.is_deleting() || seen.meta.labels.get(MANAGED_BY).is_none_or(|m| m != MANAGER) {
-            continue;
-        }
+    let (mut kept, mut spare) = (Vec::new(), Vec::new());
+    for seen in slices::of(cluster, service, MANAGER) {
         let view = seen.decode::<View>().unwrap_or_default();
         let ports = view.ports.clone().unwrap_or_default();
         let Some(group) = groups.get_mut(&ports) else {
@@ -228,10 +211,10 @@ fn keep<'a>(
             spare.push(seen);
         } else {
             let changed = endpoints != before;
-            slices.push(Slice { seen: Some(seen), ports, endpoints, changed });
+            kept.push(Slice { seen: Some(seen), ports, endpoints, changed });
         }
     }
-    (slices, spare)
+    (kept, spare)
 }
 
 /// Puts the endpoints that have no slice yet where they cost the fewest writes.
@@ -268,30 +251,11 @@ fn write(
     slices: &[Slice<'_>],
     plan: &mut Plan,
 ) {
-    let base = format!("{}-", service.meta.name);
-    let mut free = (0..).map(|i| names::generated(&base, &service.meta.uid, i)).filter(|name| {
-        cluster.get(&kinds::ENDPOINT_SLICE, &service.meta.namespace, name).is_none()
-    });
+    let mut maker = Maker::new(cluster, service);
     for slice in slices {
         let Some(seen) = slice.seen else {
-            let Some(name) = free.next() else { return };
-            plan.create(
-                &kinds::ENDPOINT_SLICE,
-                json!({
-                    "kind": "EndpointSlice",
-                    "apiVersion": "discovery.k8s.io/v1",
-                    "metadata": {
-                        "name": name,
-                        "generateName": base,
-                        "namespace": service.meta.namespace,
-                        "labels": labels,
-                        "ownerReferences": [service.owner_ref()],
-                    },
-                    "addressType": "IPv4",
-                    "endpoints": slice.endpoints,
-                    "ports": slice.ports,
-                }),
-            );
+            let (endpoints, ports) = (json!(slice.endpoints), json!(slice.ports));
+            maker.create(plan, json!({"labels": labels}), "IPv4", endpoints, ports);
             continue;
         };
         let mut change = Map::new();

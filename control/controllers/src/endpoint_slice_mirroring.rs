@@ -13,13 +13,11 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::services::{self, Port};
-use crate::{BURST, names, owners, patch};
+use crate::slices::{self, MANAGED_BY, Maker, SERVICE_NAME};
+use crate::{BURST, owners, patch};
 
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
-const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "endpointslicemirroring-controller.k8s.io";
 const SKIP: &str = "endpointslice.kubernetes.io/skip-mirror";
-const HEADLESS: &str = "service.kubernetes.io/headless";
 const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
 /// What `kubectl apply` notes is about the Endpoints alone.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
@@ -95,7 +93,7 @@ impl Controller for EndpointSliceMirroring {
             !service.is_deleting() && !view.spec.has_selector() && !view.spec.is_external_name()
         });
         let wanted =
-            if is_plain && !is_led && !is_left_out { slices(endpoints) } else { Vec::new() };
+            if is_plain && !is_led && !is_left_out { mirrored(endpoints) } else { Vec::new() };
         reconcile(cluster, endpoints, wanted, &mut plan);
         plan.writes.truncate(BURST);
         plan
@@ -109,7 +107,7 @@ struct Wanted {
     endpoints: Vec<Value>,
 }
 
-fn slices(endpoints: &Object) -> Vec<Wanted> {
+fn mirrored(endpoints: &Object) -> Vec<Wanted> {
     let view = endpoints.decode::<View>().unwrap_or_default();
     let mut slices = Vec::new();
     for subset in &view.subsets {
@@ -143,47 +141,19 @@ fn slices(endpoints: &Object) -> Vec<Wanted> {
 }
 
 fn reconcile(cluster: &Cluster, endpoints: &Arc<Object>, wanted: Vec<Wanted>, plan: &mut Plan) {
-    let meta = &endpoints.meta;
-    let mut labels = meta.labels.clone();
-    labels.remove(HEADLESS);
-    labels.insert(SERVICE_NAME.into(), meta.name.clone());
-    labels.insert(MANAGED_BY.into(), MANAGER.into());
-    let mut annotations = meta.annotations.clone();
+    let labels = slices::labels(endpoints, MANAGER, false);
+    let mut annotations = endpoints.meta.annotations.clone();
     annotations.remove(LAST_APPLIED);
-    let mut seen: Vec<&Arc<Object>> = cluster
-        .owned_of_kind(&meta.uid, &kinds::ENDPOINT_SLICE)
-        .filter(|slice| !slice.is_deleting())
-        .filter(|slice| slice.meta.labels.get(MANAGED_BY).is_some_and(|m| m == MANAGER))
-        .collect();
-    let base = format!("{}-", meta.name);
-    let mut free = (0..)
-        .map(|i| names::generated(&base, &meta.uid, i))
-        .filter(|name| cluster.get(&kinds::ENDPOINT_SLICE, &meta.namespace, name).is_none());
+    let mut seen: Vec<&Arc<Object>> = slices::of(cluster, endpoints, MANAGER).collect();
+    let mut maker = Maker::new(cluster, endpoints);
     for wanted in wanted {
         let same = seen.iter().position(|slice| {
             let value = slice.value();
             value["addressType"] == wanted.kind && value["ports"] == wanted.ports
         });
         let Some(slice) = same.map(|at| seen.swap_remove(at)) else {
-            let Some(name) = free.next() else { return };
-            plan.create(
-                &kinds::ENDPOINT_SLICE,
-                json!({
-                    "kind": "EndpointSlice",
-                    "apiVersion": "discovery.k8s.io/v1",
-                    "metadata": {
-                        "name": name,
-                        "generateName": base,
-                        "namespace": meta.namespace,
-                        "labels": labels,
-                        "annotations": annotations,
-                        "ownerReferences": [endpoints.owner_ref()],
-                    },
-                    "addressType": wanted.kind,
-                    "endpoints": wanted.endpoints,
-                    "ports": wanted.ports,
-                }),
-            );
+            let metadata = json!({"labels": labels, "annotations": annotations});
+            maker.create(plan, metadata, wanted.kind, wanted.endpoints.into(), wanted.ports);
             continue;
         };
         let mut change = Map::new();

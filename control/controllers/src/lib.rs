@@ -58,6 +58,7 @@ mod owners;
 mod patch;
 mod pods;
 mod services;
+mod slices;
 
 use coracle_api::plan::Controller;
 

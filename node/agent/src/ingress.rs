@@ -121,6 +121,8 @@ struct Follower {
     classes: BTreeMap<String, IngressClass>,
     classes_listed: bool,
     ingresses_listed: bool,
+    /// There was an Ingress, of whatever class.
+    any: bool,
     objects: Objects,
     /// Those that the table names; none while they are looked for.
     secrets: BTreeMap<Name, Option<Certified>>,
@@ -149,6 +151,7 @@ pub async fn follow(settings: Settings, parts: Parts) {
         classes: BTreeMap::new(),
         classes_listed: false,
         ingresses_listed: false,
+        any: false,
         objects: objects.clone(),
         secrets: BTreeMap::new(),
         found,
@@ -169,7 +172,8 @@ pub async fn follow(settings: Settings, parts: Parts) {
     let mut looks = 0u32;
     loop {
         let item = tokio::select! {
-            Some(item) = classes.next() => Some(item),
+            // There may be thousands of nodes: without an Ingress they need not know of classes.
+            Some(item) = classes.next(), if it.any => Some(item),
             Some(item) = ingresses.next() => Some(item),
             Some((name, certified)) = results.recv() => {
                 it.found(name, certified);
@@ -217,6 +221,7 @@ impl Follower {
         match event {
             watcher::Event::Init => seen.clear(),
             watcher::Event::InitApply(ingress) => {
+                self.any = true;
                 seen.insert((ingress.namespace().unwrap_or_default(), ingress.name_any()));
                 self.table.put(Arc::new(ingress));
             }
@@ -224,7 +229,10 @@ impl Follower {
                 self.table.retain(seen);
                 self.ingresses_listed = true;
             }
-            watcher::Event::Apply(ingress) => self.table.put(Arc::new(ingress)),
+            watcher::Event::Apply(ingress) => {
+                self.any = true;
+                self.table.put(Arc::new(ingress));
+            }
             watcher::Event::Delete(ingress) => {
                 self.table.remove(&ingress.namespace().unwrap_or_default(), &ingress.name_any());
             }
@@ -291,17 +299,22 @@ impl Follower {
         Some(config)
     }
 
+    /// Whether the table is what it should be.
+    fn knows_all(&self) -> bool {
+        self.ingresses_listed && (self.classes_listed || !self.any)
+    }
+
     /// Tells the process what is different, and people what cannot be had.
     async fn apply(&mut self) {
-        if !self.classes_listed || !self.ingresses_listed {
+        if !self.knows_all() {
             return;
         }
         self.follow_secrets();
+        if self.table.is_empty() && !self.running {
+            return self.complain();
+        }
         let Some(wanted) = self.wanted() else { return };
         self.complain();
-        if self.table.is_empty() && !self.running {
-            return;
-        }
         if !self.running && !self.start().await {
             return;
         }
@@ -367,8 +380,7 @@ impl Follower {
             tracing::warn!("the process that serves Ingresses is gone");
             self.running = false;
         }
-        let known = self.classes_listed && self.ingresses_listed;
-        self.quiet = if known && self.table.is_empty() { self.quiet + 1 } else { 0 };
+        self.quiet = if self.knows_all() && self.table.is_empty() { self.quiet + 1 } else { 0 };
         if self.running && self.quiet >= QUIET {
             end(&self.settings).await;
             (self.running, self.generation) = (false, 0);

@@ -128,6 +128,9 @@ pub(crate) async fn rate_of(
             tokio::spawn(async move {
                 while !stop.load(Ordering::Relaxed) {
                     if way == Connections::New {
+                        // One that is closed as usual keeps its port for a minute, and there are fewer than are used by then.
+                        client.stream.set_zero_linger()?;
+                        drop(client);
                         client = Client::connect(address, PATIENCE).await?;
                     }
                     let status = client.get().await?;

@@ -43,13 +43,16 @@ impl Taken {
         self.keys.contains_key(key)
     }
 
-    fn follow(&mut self, services: &[Arc<Object>]) {
+    /// Takes notice of what changed; how many Services were read for that.
+    fn follow(&mut self, services: &[Arc<Object>]) -> usize {
+        let mut read = 0;
         for service in services {
             let revision = service.meta.resource_version;
             if self.services.get(&service.meta.uid).is_some_and(|(read, _)| *read == revision) {
                 continue;
             }
             let keys = held(&service.value());
+            read += 1;
             for key in &keys {
                 *self.keys.entry(key.clone()).or_default() += 1;
             }
@@ -62,6 +65,7 @@ impl Taken {
             let gone: Vec<BTreeSet<Bytes>> = gone.map(|(_, (_, keys))| keys).collect();
             gone.into_iter().for_each(|keys| self.give_back(keys));
         }
+        read
     }
 
     fn give_back(&mut self, keys: BTreeSet<Bytes>) {
@@ -284,7 +288,8 @@ impl Registry {
     fn in_use(&self) -> MutexGuard<'_, Taken> {
         let services: Vec<_> = self.cache.read().list(&kinds::SERVICE).cloned().collect();
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        taken.follow(&services);
+        let read = taken.follow(&services);
+        tracing::trace!(read, of = services.len(), "looked what Services hold");
         taken
     }
 
@@ -428,3 +433,6 @@ fn address_key(ip: Ipv4Addr) -> Bytes {
 fn port_key(port: u16) -> Bytes {
     format!("/allocations/node-ports/{port}").into()
 }
+
+#[cfg(test)]
+mod tests;

@@ -225,10 +225,28 @@ pub(crate) async fn a_lost_machine_is_replaced(context: Arc<Context>) -> Outcome
     .await?;
     // It does not know, and goes on.
     expect(&ask(&machine, old, "/version")?, &["v1"])?;
+    let node = cluster.get(&["node", "two"]).await?;
+    for condition in ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"] {
+        let mut conditions = node["status"]["conditions"].as_array().into_iter().flatten();
+        let found = conditions.find(|it| it["type"] == condition);
+        anyhow::ensure!(found.is_some_and(|it| it["status"] == "Unknown"), "{node:#}");
+    }
+    let taints = |node: &Value| -> Vec<String> {
+        let list = node["spec"]["taints"].as_array().into_iter().flatten();
+        let said = |taint: &Value| format!("{}:{}", taint["key"], taint["effect"]).replace('"', "");
+        let mut taints: Vec<String> = list.map(said).collect();
+        taints.sort();
+        taints
+    };
+    let unreachable = ["NoExecute", "NoSchedule"]
+        .map(|effect| format!("node.kubernetes.io/unreachable:{effect}"));
+    anyhow::ensure!(taints(&node) == unreachable, "{:?}", taints(&node));
     machine.plug(true)?;
     eventually(SOON, "it is a node again, without the Pods that were replaced", async || {
         let nodes = cluster.kubectl(&["get", "nodes"]).await?;
         anyhow::ensure!(!nodes.contains("NotReady"), "{nodes}");
+        let node = cluster.get(&["node", "two"]).await?;
+        anyhow::ensure!(taints(&node).is_empty(), "{:?}", taints(&node));
         anyhow::ensure!(on_node("two").await?.is_empty(), "they are still listed");
         anyhow::ensure!(ask(&machine, old, "/version").is_err(), "one still answers");
         Ok(())

@@ -1,11 +1,13 @@
 //! Where Pods go on several machines, and who makes room for whom.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use coracle_test_cluster::{Cluster, eventually};
 use serde_json::Value;
 
 use crate::context::{ClusterExt as _, Context, Outcome, PATIENCE, SOON, expect, hello};
+use crate::workloads::workload;
 
 const NODES: [&str; 3] = ["one", "two", "three"];
 
@@ -159,6 +161,11 @@ pub(crate) async fn machines_are_drained(context: Arc<Context>) -> Outcome {
     anyhow::ensure!((one, two, three) == (2, 2, 0), "{one}, {two}, {three}");
     cluster.kubectl(&["create", "pdb", "web", "--selector=app=web", "--max-unavailable=1"]).await?;
     cluster.kubectl(&["uncordon", "three"]).await?;
+    cluster.apply(&workload("DaemonSet", "daemon", "hello:v1", "minReadySeconds: 0")).await?;
+    cluster.kubectl(&["rollout", "status", "daemonset/daemon", PATIENCE]).await?;
+    let daemons = pods(&cluster, "daemon").await?;
+    let refused = cluster.kubectl_with(&["drain", "one", "--timeout=6s"], "").await?.refused()?;
+    expect(&refused, &["DaemonSet-managed Pods", "--ignore-daemonsets"])?;
     let drain = ["drain", "one", "--ignore-daemonsets", "--delete-emptydir-data", PATIENCE];
     cluster.kubectl(&drain).await?;
     anyhow::ensure!(by_node(&cluster, "web").await?[0] == 0, "the machine may be switched off");
@@ -171,5 +178,10 @@ pub(crate) async fn machines_are_drained(context: Arc<Context>) -> Outcome {
     cluster.kubectl(&["scale", "deployment/web", "--replicas=12"]).await?;
     cluster.rolled_out("web").await?;
     anyhow::ensure!(by_node(&cluster, "web").await?[0] > 0, "it takes Pods again");
+    let uids = |pods: &[Value]| -> BTreeSet<String> {
+        pods.iter().map(|pod| pod["metadata"]["uid"].to_string()).collect()
+    };
+    let now = pods(&cluster, "daemon").await?;
+    anyhow::ensure!(now.len() == 3 && uids(&now) == uids(&daemons), "daemons stay: {now:#?}");
     Ok(())
 }

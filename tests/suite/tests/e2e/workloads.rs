@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::context::{ClusterExt as _, Context, Outcome, PATIENCE, SOON, expect};
 
 /// A DaemonSet or StatefulSet of a hello component that is ready quickly.
-fn workload(kind: &str, name: &str, image: &str, more: &str) -> String {
+pub(crate) fn workload(kind: &str, name: &str, image: &str, more: &str) -> String {
     format!(
         r#"
 apiVersion: apps/v1
