@@ -23,31 +23,28 @@ pub(crate) struct Node {
 impl Node {
     /// Levels of the tree.
     pub(crate) fn depth(&self) -> usize {
-        let mut deepest = 0;
-        let mut see = |node: &Node| deepest = deepest.max(node.depth());
+        1 + self.children().into_iter().map(Node::depth).max().unwrap_or(0)
+    }
+
+    /// Whether the variable at this place is named.
+    pub(crate) fn names(&self, at: usize) -> bool {
+        matches!(self.kind, Kind::Variable(of) if of == at)
+            || self.children().into_iter().any(|child| child.names(at))
+    }
+
+    fn children(&self) -> Vec<&Node> {
         match &self.kind {
-            Kind::Select { operand, .. } | Kind::Has { operand, .. } => see(operand),
-            Kind::And(nodes) | Kind::Or(nodes) => nodes.iter().for_each(see),
-            Kind::Conditional(nodes) => nodes.iter().for_each(see),
-            Kind::Call { args, .. } => args.iter().for_each(see),
-            Kind::List(items) => items.iter().for_each(|(item, _)| see(item)),
-            Kind::Map(entries) => entries.iter().for_each(|(key, value, _)| {
-                see(key);
-                see(value);
-            }),
-            Kind::Object(_, fields) => fields.iter().for_each(|(_, value, _)| see(value)),
-            Kind::Fold(fold) => {
-                see(&fold.range);
-                fold.filter.iter().for_each(&mut see);
-                see(&fold.body);
-            }
-            Kind::Optional { target, body, .. } => {
-                see(target);
-                see(body);
-            }
-            _ => {}
+            Kind::Select { operand, .. } | Kind::Has { operand, .. } => vec![operand],
+            Kind::And(nodes) | Kind::Or(nodes) => nodes.iter().collect(),
+            Kind::Conditional(nodes) => nodes.iter().collect(),
+            Kind::Call { args, .. } => args.iter().collect(),
+            Kind::List(items) => items.iter().map(|(item, _)| item).collect(),
+            Kind::Map(entries) => entries.iter().flat_map(|(k, v, _)| [k, v]).collect(),
+            Kind::Object(_, fields) => fields.iter().map(|(_, value, _)| value).collect(),
+            Kind::Fold(fold) => [&fold.range, &fold.body].into_iter().chain(&fold.filter).collect(),
+            Kind::Optional { target, body, .. } => vec![target, body],
+            _ => Vec::new(),
         }
-        deepest + 1
     }
 }
 

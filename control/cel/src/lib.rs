@@ -12,6 +12,7 @@ mod error;
 mod eval;
 mod functions;
 mod parse;
+mod rules;
 mod types;
 mod value;
 
@@ -28,6 +29,7 @@ use functions::Function;
 pub use error::{CompileError, EvalError};
 pub use functions::NamedFormat;
 pub use functions::authorizer::{Authorizer, Decision, Query, Step};
+pub use rules::Rules;
 pub use types::{Decl, Field, Identity, Shape, Type};
 pub use value::{Fields, Key, List, Map, Opaque, Str, Val};
 
@@ -158,6 +160,11 @@ impl Program {
     /// The type of what it comes to.
     pub fn ty(&self) -> &Type {
         &self.root.ty
+    }
+
+    /// Whether it names the environment's variable at this place.
+    fn names(&self, at: usize) -> bool {
+        stacker::maybe_grow(self.depth * LEVEL, 2 * self.depth * LEVEL, || self.root.names(at))
     }
 
     /// What the expression comes to, and what that cost. `limit` bounds the cost.

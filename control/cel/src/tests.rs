@@ -1,6 +1,7 @@
 //! Expressions as data: what they come to, or what is wrong with them.
 
 mod hostile;
+mod rules;
 
 use std::rc::Rc;
 use std::sync::Arc;

@@ -7,6 +7,7 @@
 
 mod convert;
 mod publish;
+mod rules;
 mod webhook;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,9 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use coracle_api::custom::{Definition, Version};
 use coracle_api::{ApiError, Kind, Object};
 use serde_json::Value;
+
+use rules::RuleSets;
+pub(crate) use rules::problems;
 
 /// The definitions of one server; clones share them.
 #[derive(Clone, Default)]
@@ -27,6 +31,8 @@ pub(crate) struct Definitions {
 pub(crate) struct Table {
     /// By name, which is the [`Kind::resource`] of what it defines.
     all: BTreeMap<String, Arc<Definition>>,
+    /// Their rules, by the same names.
+    rules: BTreeMap<String, Arc<RuleSets>>,
     /// Hashes of the published documents, made when first asked for.
     hashes: OnceLock<Value>,
 }
@@ -36,12 +42,13 @@ pub(crate) struct Table {
 pub(crate) struct Served {
     pub(crate) definition: Arc<Definition>,
     version: usize,
+    rules: Option<Arc<RuleSets>>,
 }
 
 impl Served {
     fn of(definition: &Arc<Definition>, is_it: impl Fn(&Version) -> bool) -> Option<Self> {
         let version = definition.versions.iter().position(is_it)?;
-        Some(Self { definition: definition.clone(), version })
+        Some(Self { definition: definition.clone(), version, rules: None })
     }
 
     pub(crate) fn version(&self) -> &Version {
@@ -85,6 +92,8 @@ impl Definitions {
         let table = self.table();
         let found = table.all.get(kind.resource);
         let served = found.and_then(|it| Served::of(it, |v| v.kind.version == kind.version));
+        let rules = table.rules.get(kind.resource).cloned();
+        let served = served.map(|served| Served { rules, ..served });
         served.map(Some).ok_or_else(|| {
             let what = "the server could not find the requested resource";
             ApiError::new(404, "NotFound", what)
@@ -95,9 +104,13 @@ impl Definitions {
     pub(crate) fn put(&self, object: &Object) {
         let table = self.table();
         match Definition::read(object, table.all.get(&object.meta.name).map(|known| &**known)) {
-            Ok(definition) => self.change(|all| {
-                all.insert(definition.name.clone(), Arc::new(definition));
-            }),
+            Ok(definition) => {
+                let rules = RuleSets::of(object, table.rules.get(&definition.name));
+                self.change(|table| {
+                    table.rules.insert(definition.name.clone(), rules);
+                    table.all.insert(definition.name.clone(), Arc::new(definition));
+                });
+            }
             Err(error) => {
                 tracing::error!(definition = object.meta.name, error, "a definition is not usable");
             }
@@ -106,15 +119,17 @@ impl Definitions {
 
     /// Forgets a definition.
     pub(crate) fn remove(&self, name: &str) {
-        self.change(|all| {
-            all.remove(name);
+        self.change(|table| {
+            table.rules.remove(name);
+            table.all.remove(name);
         });
     }
 
-    fn change(&self, edit: impl FnOnce(&mut BTreeMap<String, Arc<Definition>>)) {
+    fn change(&self, edit: impl FnOnce(&mut Table)) {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
-        let mut all = table.all.clone();
-        edit(&mut all);
-        *table = Arc::new(Table { all, hashes: OnceLock::new() });
+        let (all, rules) = (table.all.clone(), table.rules.clone());
+        let mut changed = Table { all, rules, hashes: OnceLock::new() };
+        edit(&mut changed);
+        *table = Arc::new(changed);
     }
 }

@@ -14,7 +14,7 @@ impl Table {
     fn served(&self) -> impl Iterator<Item = Served> + use<'_> {
         self.all.values().filter(|definition| definition.established).flat_map(|definition| {
             let all = definition.versions.iter().enumerate().filter(|(_, version)| version.served);
-            all.map(|(version, _)| Served { definition: definition.clone(), version })
+            all.map(|(version, _)| Served { definition: definition.clone(), version, rules: None })
         })
     }
 

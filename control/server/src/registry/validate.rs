@@ -13,7 +13,7 @@ pub(super) fn create(kind: &Kind, custom: Option<&Served>, tree: &Value) -> Resu
     let mut errors = validate_meta(kind, tree);
     errors.extend((kind.validate)(tree));
     errors.extend((kind.validate_create)(tree));
-    errors.extend(custom.map(|it| it.version().validate(tree, None)).unwrap_or_default());
+    errors.extend(custom.map(|it| it.validate(tree, None)).unwrap_or_default());
     errors.extend(problems(kind, tree, None));
     refuse(kind, tree, &errors)
 }
@@ -49,7 +49,7 @@ pub(super) fn changed(
     }
     errors.extend((kind.validate)(new));
     errors.extend(change(new, old));
-    errors.extend(custom.map(|it| it.version().validate(new, Some(old))).unwrap_or_default());
+    errors.extend(custom.map(|it| it.validate(new, Some(old))).unwrap_or_default());
     errors.extend(problems(kind, new, Some(old)));
     refuse(kind, new, &errors)
 }

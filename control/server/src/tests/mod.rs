@@ -15,6 +15,7 @@ mod network;
 mod policies;
 mod protobuf;
 mod quotas;
+mod rules;
 mod services;
 mod streams;
 mod tunnels;

@@ -21,6 +21,9 @@ pub(in crate::registry) fn problems(
     new: &Value,
     old: Option<&Value>,
 ) -> Vec<FieldError> {
+    if kind.resource == kinds::CUSTOM_RESOURCE_DEFINITION.resource {
+        return crate::custom::problems(new, old);
+    }
     if kind.resource != VALIDATING_ADMISSION_POLICY.resource {
         return Vec::new();
     }
