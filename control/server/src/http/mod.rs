@@ -13,6 +13,7 @@ mod delete;
 mod discovery;
 mod escalation;
 mod eviction;
+mod gzip;
 mod health;
 mod impersonate;
 mod join;
@@ -138,6 +139,7 @@ async fn gate(State(app): State<App>, request: Request, next: Next) -> Response 
     let info = Arc::new(info);
     let timed = app.metrics.begin(&info);
     let in_protobuf = accept::prefers_protobuf(request.headers());
+    let in_gzip = gzip::is_wanted(&info, request.headers());
     let (mut parts, body) = request.into_parts();
     let who = authenticate(&app, &parts);
     let acting = who.clone().and_then(|who| {
@@ -198,7 +200,7 @@ async fn gate(State(app): State<App>, request: Request, next: Next) -> Response 
         None => answer,
     };
     let answer = if in_protobuf { answer::in_protobuf(answer).await } else { answer };
-    timed.finish(answer)
+    timed.finish(if in_gzip { gzip::compressed(answer) } else { answer })
 }
 
 /// Waits for its turn, where that is asked of it.

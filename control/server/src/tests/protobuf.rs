@@ -1,5 +1,7 @@
 //! Answers in protobuf, as client-go's typed clients ask for them.
 
+use std::io::Read as _;
+
 use coracle_api::schema::builtin;
 use coracle_api::schema::protobuf::{Envelope, MEDIA_TYPE};
 use serde_json::json;
@@ -190,4 +192,40 @@ async fn watches_are_framed() {
     let text = String::from_utf8_lossy(&body).into_owned();
     assert_eq!(code, 406, "{text}");
     assert!(text.contains("accepted: application/json;stream=watch"), "{text}");
+}
+
+#[tokio::test]
+async fn large_lists_are_compressed_for_those_who_take_it() {
+    let it = Fixture::new().await;
+    for name in ["a", "b"] {
+        let mut large = config_map(name);
+        large["data"]["large"] = "0123456789".repeat(20_000).into();
+        it.create(CONFIG_MAPS, large).await;
+    }
+    let plain = it.get(CONFIG_MAPS).await;
+    assert_eq!(plain.headers.get("content-encoding"), None);
+    for (path, accept, expected) in [
+        (CONFIG_MAPS, "gzip", true),
+        (CONFIG_MAPS, "deflate, gzip", true),
+        (CONFIG_MAPS, "deflate", false),
+        ("/api/v1/namespaces/default/configmaps/a", "gzip", true),
+        ("/api/v1/namespaces", "gzip", false),
+    ] {
+        let request = Request::get(path)
+            .header("accept-encoding", accept)
+            .body(Body::empty())
+            .expect("a request");
+        let (parts, body) = it.send(request).await.into_parts();
+        let bytes = axum::body::to_bytes(body, usize::MAX).await.expect("a readable body");
+        assert_eq!(parts.headers.contains_key("content-encoding"), expected, "{path} {accept}");
+        let mut text = String::new();
+        let read = match expected {
+            true => flate2::read::GzDecoder::new(&bytes[..]).read_to_string(&mut text),
+            false => (&bytes[..]).read_to_string(&mut text),
+        };
+        read.expect("text");
+        if path == CONFIG_MAPS {
+            assert_eq!(serde_json::from_str::<Value>(&text).expect("JSON"), plain.body);
+        }
+    }
 }
