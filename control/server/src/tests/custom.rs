@@ -248,6 +248,11 @@ async fn discovery_and_openapi_follow() {
     assert_eq!(schema["x-kubernetes-group-version-kind"][0]["kind"], "CronTab");
     let metadata = &schema["properties"]["metadata"]["allOf"][0]["$ref"];
     assert_eq!(metadata, "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta");
+    // kubectl apply sends the best patch that is named here.
+    let path = "/apis/stable.example.com/v1/namespaces/{namespace}/crontabs/{name}";
+    let patches = document["paths"][path]["patch"]["requestBody"]["content"].as_object().unwrap();
+    assert!(patches.contains_key("application/merge-patch+json"), "{patches:?}");
+    assert!(!patches.contains_key("application/strategic-merge-patch+json"), "{patches:?}");
     let v2 = it.get("/openapi/v2").await.body;
     let port = &v2["definitions"]["com.example.stable.v1.CronTab"]["properties"]["spec"]["properties"]
         ["ports"]["items"]["properties"]["port"];

@@ -13,6 +13,13 @@ const PATCH_TYPES: &[&str] = &[
     "application/apply-patch+yaml",
 ];
 
+/// The same of a custom kind. Clients take the best that is named here, and refuse what is refused.
+const PATCH_TYPES_CUSTOM: &[&str] = &[
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/apply-patch+yaml",
+];
+
 /// Adds all routes of a resource.
 pub(super) fn add<'a>(
     paths: &mut Map<String, Value>,
@@ -104,14 +111,18 @@ impl<'a> Route<'_, 'a> {
         };
         let mut operation = self.head(action, schema);
         let mut parameters = self.query_parameters(action);
+        let patches = match self.resource.schema.message().published {
+            Some(_) => PATCH_TYPES_CUSTOM,
+            None => PATCH_TYPES,
+        };
         match (body, self.version) {
             (Some(body), Version::V2) => {
                 parameters.push(json!({"name": "body", "in": "body", "required": !action.starts_with("delete"), "schema": body}));
-                let types = if action == "patch" { PATCH_TYPES } else { &["*/*"] };
+                let types = if action == "patch" { patches } else { &["*/*"] };
                 operation.insert("consumes".into(), json!(types));
             }
             (Some(body), Version::V3) => {
-                let types = if action == "patch" { PATCH_TYPES } else { &["*/*"] };
+                let types = if action == "patch" { patches } else { &["*/*"] };
                 let content: Map<_, _> =
                     types.iter().map(|t| (t.to_string(), json!({"schema": body}))).collect();
                 operation.insert("requestBody".into(), json!({"content": content}));
