@@ -15,6 +15,7 @@ mod container_survival;
 mod container_users;
 mod containers;
 mod context;
+mod custom;
 mod debugging;
 mod env;
 mod faults;
@@ -323,6 +324,10 @@ suite! {
     clients {
         // About the API.
         wasm [the_kube_crate, a_watch_resumes, the_python_client, the_javascript_client]
+    }
+    custom {
+        // About the API.
+        wasm [a_definition_as_kubectl_sees_it, an_operator]
     }
     images {
         // About components in registries; `container_images` is about the others.
