@@ -92,6 +92,14 @@ impl Cluster {
         self.kinds.get(kind.resource).into_iter().flat_map(|objects| objects.values())
     }
 
+    /// How many objects of the kind with that [`Kind::resource`] are in one namespace.
+    pub fn count_in(&self, resource: &str, namespace: &str) -> usize {
+        let start = key(namespace, "");
+        let Some(objects) = self.kinds.get(resource) else { return 0 };
+        let from = objects.range::<str, _>((Bound::Included(start.as_str()), Bound::Unbounded));
+        from.take_while(|(key, _)| key.starts_with(&start)).count()
+    }
+
     /// Objects of a kind in one namespace, ordered by name.
     pub fn list_in(
         &self,

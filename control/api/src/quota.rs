@@ -144,7 +144,10 @@ fn user_of(name: &str) -> Option<&'static Kind> {
 
 /// Whether a quota is about objects such as this one: limits something that they use, and has them in its scopes.
 pub fn concerns(quota: &Value, kind: &Kind, object: &Value) -> bool {
-    let limits = |name: &str| user_of(name).is_some_and(|user| user.resource == kind.resource);
+    let limits = |name: &str| match name.strip_prefix("count/") {
+        Some(resource) => resource == kind.resource,
+        None => user_of(name).is_some_and(|user| user.resource == kind.resource),
+    };
     quota.pairs(&["spec", "hard"]).any(|(name, _)| limits(name)) && in_scopes(quota, kind, object)
 }
 
@@ -241,6 +244,14 @@ pub fn used(cluster: &Cluster, quota: &Object) -> Amounts {
     for user in used.keys().filter_map(|name| user_of(name)) {
         if !users.iter().any(|known| known.resource == user.resource) {
             users.push(user);
+        }
+    }
+    for (name, amount) in &mut used {
+        // Of custom kinds it is only known how many there are.
+        if user_of(name).is_none()
+            && let Some(resource) = name.strip_prefix("count/")
+        {
+            *amount = whole(cluster.count_in(resource, &quota.meta.namespace));
         }
     }
     for user in users {

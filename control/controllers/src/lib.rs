@@ -50,6 +50,7 @@ mod pod_gc;
 mod taint_eviction;
 
 mod certificates;
+mod cluster_role_aggregation;
 mod token_cleaner;
 
 mod names;
@@ -64,6 +65,7 @@ use coracle_api::plan::Controller;
 
 pub use autoscaler::HorizontalPodAutoscalerController;
 pub use certificates::{CertificateApprover, CertificateCleaner, Requester};
+pub use cluster_role_aggregation::ClusterRoleAggregation;
 pub use cron_job::CronJobController;
 pub use custom_resource_definition::CustomResourceDefinitionController;
 pub use daemon_set::DaemonSetController;
@@ -117,6 +119,7 @@ pub fn with(nodes: NodeLifecycle) -> Vec<Box<dyn Controller>> {
         Box::new(ServiceCidrController),
         Box::new(ClaimController),
         Box::new(VolumeController),
+        Box::new(ClusterRoleAggregation),
         Box::new(GarbageCollector),
         Box::new(CustomResourceDefinitionController),
         Box::new(nodes),

@@ -1,10 +1,12 @@
 //! Objects that every cluster has from the start.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-use coracle_api::{ApiError, Kind, kinds};
+use coracle_api::{ApiError, Kind, Object, kinds};
 use serde_json::{Value, json};
 
+use crate::auth::bootstrap::AUTOUPDATE;
 use crate::registry::{Part, Registry, WriteOptions};
 use crate::{auth, http};
 
@@ -72,6 +74,7 @@ pub(crate) async fn bootstrap(registry: &Registry, serving: SocketAddr) -> Resul
     // All at once, so that they share a few commits to disk.
     let writes = objects.into_iter().map(|(kind, object)| registry.ensure(kind, "", object));
     futures::future::try_join_all(writes).await?;
+    complete_roles(registry).await;
     kubernetes_service(registry, serving).await
 }
 
@@ -98,6 +101,50 @@ pub(crate) async fn api_services(registry: Registry) {
     });
     if let Err(error) = futures::future::try_join_all(writes).await {
         tracing::error!(%error, "not all APIServices could be made; they are when the server starts again");
+    }
+}
+
+/// Gives the roles and bindings of an older start what they lack now; what somebody has added stays (upstream's
+/// auto-reconciliation).
+async fn complete_roles(registry: &Registry) {
+    let lists = [
+        (&kinds::CLUSTER_ROLE, "rules", auth::bootstrap::cluster_roles()),
+        (&kinds::CLUSTER_ROLE_BINDING, "subjects", auth::bootstrap::cluster_role_bindings()),
+    ];
+    for (kind, list, wanted) in lists {
+        for wanted in wanted {
+            let name = wanted["metadata"]["name"].as_str().unwrap_or_default();
+            let complete = |_: &Arc<Object>, mut known: Value| {
+                if known["metadata"]["annotations"][AUTOUPDATE] == "false" {
+                    return Ok(known);
+                }
+                for field in ["labels", "annotations"] {
+                    for (key, value) in wanted["metadata"][field].as_object().into_iter().flatten()
+                    {
+                        if known["metadata"][field].get(key).is_none() {
+                            known["metadata"][field][key] = value.clone();
+                        }
+                    }
+                }
+                if let Some(rule) = wanted.get("aggregationRule") {
+                    // The rules of such a role are its parts'.
+                    known["aggregationRule"] = rule.clone();
+                    return Ok(known);
+                }
+                let mut all = known[list].as_array().cloned().unwrap_or_default();
+                let lacking = wanted[list].as_array().into_iter().flatten();
+                all.extend(lacking.filter(|item| !all.contains(item)).cloned().collect::<Vec<_>>());
+                known[list] = all.into();
+                Ok(known)
+            };
+            let place = ("", name);
+            let written =
+                registry.update(kind, place, Part::Main, WriteOptions::default(), complete);
+            // One that somebody has made unusable is no reason not to start.
+            if let Err(error) = written.await {
+                tracing::error!(role = name, %error, "a role or binding stays as it was");
+            }
+        }
     }
 }
 

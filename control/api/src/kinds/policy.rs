@@ -237,7 +237,7 @@ pub(super) fn validate_match(resources: &Value, at: &Path<'_>, errors: &mut Vec<
     }
 }
 
-fn validate_conditions(spec: &Value, at: &Path<'_>, errors: &mut Vec<FieldError>) {
+pub(super) fn validate_conditions(spec: &Value, at: &Path<'_>, errors: &mut Vec<FieldError>) {
     let conditions = spec.list(&["matchConditions"]);
     if conditions.len() > MOST_CONDITIONS {
         errors.push(FieldError {

@@ -37,8 +37,6 @@ pub(super) const BASE: Kind = Kind {
     ..Kind::BASE
 };
 
-/// Conditions that one webhook may have.
-const MOST_CONDITIONS: usize = 64;
 const REVIEWS: [&str; 2] = ["v1", "v1beta1"];
 
 fn fill_in(webhook: &mut Fields, again: bool) {
@@ -115,40 +113,7 @@ fn validate_webhook(webhook: &Value, at: &Path<'_>, errors: &mut Vec<FieldError>
     let config = webhook.at(&["clientConfig"]).cloned().unwrap_or_default();
     validate_client(&config, &at.child("clientConfig"), errors);
     validate_reviews(webhook, &at.child("admissionReviewVersions"), errors);
-    validate_conditions(webhook, &at.child("matchConditions"), errors);
-}
-
-fn validate_conditions(webhook: &Value, at: &Path<'_>, errors: &mut Vec<FieldError>) {
-    let conditions = webhook.list(&["matchConditions"]);
-    if !conditions.is_empty() {
-        // To call it for what it does not want would be wrong, and not to call it too.
-        let why = "match conditions are not evaluated yet: say it with rules and selectors";
-        errors.push(FieldError::forbidden(at, why));
-    }
-    if conditions.len() > MOST_CONDITIONS {
-        errors.push(FieldError {
-            problem: crate::status::FieldProblem::TooMany(conditions.len()),
-            path: at.to_string(),
-            detail: format!("must have at most {MOST_CONDITIONS} items"),
-        });
-        return;
-    }
-    let mut seen = Vec::new();
-    for (i, condition) in conditions.iter().enumerate() {
-        let at = at.index(i);
-        let name = condition.text(&["name"]);
-        if name.is_empty() {
-            errors.push(FieldError::required(at.child("name"), ""));
-        } else if let Some(problem) = names::qualified(name) {
-            errors.push(FieldError::invalid(at.child("name"), name, problem));
-        } else if seen.contains(&name) {
-            errors.push(FieldError::duplicate(at.child("name"), name));
-        }
-        if condition.text(&["expression"]).trim().is_empty() {
-            errors.push(FieldError::required(at.child("expression"), ""));
-        }
-        seen.push(name);
-    }
+    policy::validate_conditions(webhook, &at.child("matchConditions"), errors);
 }
 
 fn validate_reviews(webhook: &Value, at: &Path<'_>, errors: &mut Vec<FieldError>) {

@@ -83,8 +83,7 @@ pub fn cluster_roles() -> Vec<Value> {
         ]
     };
     let edit = || {
-        let mut rules = view();
-        rules.extend([
+        vec![
             rule(
                 &[""],
                 &[
@@ -140,22 +139,22 @@ pub fn cluster_roles() -> Vec<Value> {
             rule(&["networking.k8s.io"], &["ingresses", "networkpolicies"], WRITE),
             rule(&["policy"], &["poddisruptionbudgets"], WRITE),
             rule(&["resource.k8s.io"], &["resourceclaims", "resourceclaimtemplates"], WRITE),
-        ]);
-        rules
+        ]
     };
     let admin = || {
-        let mut rules = edit();
-        rules.extend([
+        vec![
             rule(&["rbac.authorization.k8s.io"], &["rolebindings", "roles"], &["*"]),
             rule(&["authorization.k8s.io"], &["localsubjectaccessreviews"], &["create"]),
-        ]);
-        rules
+        ]
     };
     vec![
         role("cluster-admin", vec![all, anything]),
-        role("admin", admin()),
-        role("edit", edit()),
-        role("view", view()),
+        aggregated("admin", &[], [admin(), edit(), view()].concat()),
+        aggregated("edit", &["admin"], [edit(), view()].concat()),
+        aggregated("view", &["edit"], view()),
+        labelled(role("system:aggregate-to-admin", admin()), &["admin"]),
+        labelled(role("system:aggregate-to-edit", edit()), &["edit"]),
+        labelled(role("system:aggregate-to-view", view()), &["view"]),
         role("system:basic-user", basic),
         role("system:discovery", vec![discovery]),
         role("system:public-info-viewer", vec![public]),
@@ -211,6 +210,10 @@ pub fn cluster_role_bindings() -> Vec<Value> {
     ]
 }
 
+/// Labels of roles that are part of the one whose name follows.
+const AGGREGATE: &str = "rbac.authorization.k8s.io/aggregate-to-";
+/// What upstream annotates so is completed on each start, unless somebody says `false`.
+pub const AUTOUPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
 const CERTIFICATES: &[&str] = &["certificates.k8s.io"];
 const REQUESTS: &str = "certificatesigningrequests";
 const READ: &[&str] = &["get", "list", "watch"];
@@ -244,11 +247,27 @@ fn rule(groups: &[&str], resources: &[&str], verbs: &[&str]) -> Value {
     json!({"apiGroups": groups, "resources": resources, "verbs": verbs})
 }
 
+/// A role that is made of those that say so, its rules as they are at first; and part of `of`.
+fn aggregated(name: &str, of: &[&str], rules: Vec<Value>) -> Value {
+    let mut role = labelled(role(name, rules), of);
+    let labels = json!({format!("{AGGREGATE}{name}"): "true"});
+    role["aggregationRule"] = json!({"clusterRoleSelectors": [{"matchLabels": labels}]});
+    role
+}
+
+/// The role as a part of aggregated ones.
+fn labelled(mut role: Value, of: &[&str]) -> Value {
+    for name in of {
+        role["metadata"]["labels"][format!("{AGGREGATE}{name}")] = "true".into();
+    }
+    role
+}
+
 fn role(name: &str, rules: Vec<Value>) -> Value {
     json!({
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "ClusterRole",
-        "metadata": {"name": name, "labels": {"kubernetes.io/bootstrapping": "rbac-defaults"}},
+        "metadata": metadata(name),
         "rules": rules,
     })
 }
@@ -257,8 +276,16 @@ fn binding(name: &str, role: &str, group: &str) -> Value {
     json!({
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "ClusterRoleBinding",
-        "metadata": {"name": name, "labels": {"kubernetes.io/bootstrapping": "rbac-defaults"}},
+        "metadata": metadata(name),
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
         "subjects": [{"kind": "Group", "apiGroup": "rbac.authorization.k8s.io", "name": group}],
+    })
+}
+
+fn metadata(name: &str) -> Value {
+    json!({
+        "name": name,
+        "labels": {"kubernetes.io/bootstrapping": "rbac-defaults"},
+        "annotations": {AUTOUPDATE: "true"},
     })
 }

@@ -81,6 +81,13 @@ impl Definitions {
         Served::of(definition, |it| it.kind.version == version)
     }
 
+    /// The kind of that `apiVersion` and `kind`.
+    pub(crate) fn by_kind(&self, api_version: &str, kind: &str) -> Option<&'static Kind> {
+        let table = self.table();
+        let mut kinds = table.all.values().flat_map(|it| it.versions.iter().map(|v| v.kind));
+        kinds.find(|known| known.kind == kind && known.api_version() == api_version)
+    }
+
     /// The definition behind a kind, in the kind's version; none for built-in kinds.
     ///
     /// # Errors

@@ -431,3 +431,68 @@ async fn a_service_is_called_at_a_ready_endpoint() {
     fixture.create(CONFIG_MAPS, config_map("a")).await;
     assert_eq!(webhook.calls(), ["/a/b CREATE"]);
 }
+
+#[tokio::test]
+async fn custom_objects_are_changed_and_counted_too() {
+    let webhook = Webhook::new(|_, _| {
+        patched(json!([
+            {"op": "add", "path": "/spec/paint", "value": "blue"},
+            {"op": "add", "path": "/spec/unknown", "value": 1},
+        ]))
+    })
+    .await;
+    let spec = json!({"type": "object", "properties": {
+        "paint": {"type": "string"}, "seats": {"type": "integer", "default": 1}}});
+    let schema = json!({"openAPIV3Schema": {"type": "object", "properties": {"spec": spec}}});
+    let definition = json!({
+        "metadata": {"name": "boats.example.com"},
+        "spec": {
+            "group": "example.com", "scope": "Namespaced",
+            "names": {"plural": "boats", "kind": "Boat"},
+            "versions": [{"name": "v1", "served": true, "storage": true, "schema": schema}],
+        },
+    });
+    let fixture = Fixture::defining(definition).await;
+    let rule =
+        json!({"operations": ["CREATE"], "apiGroups": ["example.com"], "resources": ["boats"]});
+    fixture.create(MUTATING, configuration("paint", &[webhook.at("paint", rule, json!({}))])).await;
+    let quota =
+        json!({"metadata": {"name": "q"}, "spec": {"hard": {"count/boats.example.com": "1"}}});
+    fixture.create("/api/v1/namespaces/default/resourcequotas", quota).await;
+    let boats = "/apis/example.com/v1/namespaces/default/boats";
+    let boat = |name: &str| json!({"apiVersion": "example.com/v1", "kind": "Boat", "metadata": {"name": name}, "spec": {}});
+    let made = fixture.create(boats, boat("one")).await;
+    assert_eq!(made["spec"], json!({"paint": "blue", "seats": 1}));
+    assert_eq!(
+        fixture.post(boats, boat("two")).await.message(),
+        "boats.example.com \"two\" is forbidden: exceeded quota: q, requested: count/boats.example.com=1, used: count/boats.example.com=1, limited: count/boats.example.com=1"
+    );
+}
+
+#[tokio::test]
+async fn conditions_say_who_is_asked() {
+    let webhook = Webhook::new(|_, _| allow()).await;
+    let fixture = Fixture::new().await;
+    let conditions =
+        |expression: &str| json!({"matchConditions": [{"name": "c", "expression": expression}]});
+    let rule = || json!({"operations": ["CREATE"]});
+    let not_leases = "object.metadata.name != 'quiet' && request.userInfo.username == 'admin'";
+    let hooks = [webhook.at("check", rule(), conditions(not_leases))];
+    fixture.create(VALIDATING, configuration("check", &hooks)).await;
+    fixture.create(CONFIG_MAPS, config_map("quiet")).await;
+    assert!(webhook.calls().is_empty());
+    fixture.create(CONFIG_MAPS, config_map("loud")).await;
+    assert_eq!(webhook.calls(), ["/check CREATE"]);
+    let hooks = [webhook.at("wrong", rule(), conditions("object.metadata.name +"))];
+    let answer = fixture.post(VALIDATING, configuration("wrong", &hooks)).await;
+    assert_eq!(answer.code, 422);
+    assert!(
+        answer.message().contains("webhooks[0].matchConditions[0].expression: Invalid value"),
+        "{}",
+        answer.message()
+    );
+    // What cannot be decided is refused, or not asked.
+    let hooks = [webhook.at("odd", rule(), conditions("object.data.absent == 'x'"))];
+    fixture.create(VALIDATING, configuration("odd", &hooks)).await;
+    assert_eq!(fixture.post(CONFIG_MAPS, config_map("other")).await.code, 403);
+}

@@ -58,14 +58,14 @@ fn cron_tab(name: &str, spec: Value) -> Value {
 
 impl Fixture {
     /// A server with controllers, and with a definition that is served.
-    async fn defining(definition: Value) -> Self {
+    pub(super) async fn defining(definition: Value) -> Self {
         let it = Self::with(|config| config.scheduler = false).await;
         it.define(definition).await;
         it
     }
 
     /// Creates a definition and waits until it is established.
-    async fn define(&self, definition: Value) -> Value {
+    pub(super) async fn define(&self, definition: Value) -> Value {
         let made = self.create(DEFINITIONS, definition).await;
         let name = made["metadata"]["name"].as_str().expect("a name");
         let revision = made["metadata"]["resourceVersion"].as_str().expect("a revision");

@@ -12,11 +12,13 @@
 //!
 //! A [`Request`] says what is asked and by whom; objects go beside it: `old` is `None` for CREATE and CONNECT, `new` for DELETE.
 //! A part of either phase is a function `(&Registry, &Request, old, new) -> Result<(), ApiError>`, called in the order of
-//! upstream's plugins; quotas come last, once nothing else can refuse ([`Registry::charge`]). It returns before anything costs where nothing is configured, which [`coracle_api::Cluster::count`] tells,
-//! and where [`Caller::is_server`]. What it has to say beside yes or no goes to [`Caller::warn`] and [`Caller::annotate`].
+//! upstream's plugins; quotas come last, once nothing else can refuse ([`Registry::charge`]). It returns before anything costs
+//! where nothing is configured, which [`coracle_api::Cluster::count`] tells, and where [`Caller::is_server`]. What it has to say
+//! beside yes or no goes to [`Caller::warn`] and [`Caller::annotate`].
 
 mod limits;
 mod matching;
+mod owners;
 mod plugins;
 mod pod_security;
 mod policies;
@@ -84,6 +86,7 @@ impl Registry {
         }
         self.check_limits(request, new)?;
         self.pod_security(request, old, new)?;
+        self.check_owners(request, old, new)?;
         if self.cache.read().count(&kinds::VALIDATING_ADMISSION_POLICY_BINDING) > 0 {
             self.admit_by_policies(request, old, new)?;
         }

@@ -21,7 +21,7 @@ pub(super) struct Expression {
 }
 
 impl Expression {
-    fn new(text: &str, env: &Env, to: &[Type]) -> Self {
+    pub(super) fn new(text: &str, env: &Env, to: &[Type]) -> Self {
         // What was stored compiled when it was written; a server that knows less says so when it is asked.
         let program = env.compile_to(text, to).map_err(|why| why.detail());
         Self { text: text.to_owned(), program }

@@ -56,7 +56,7 @@ struct Spent;
 
 pub(super) fn evaluate(policy: &Policy, inputs: &Inputs<'_>, params: &Value) -> Found {
     let conditions = Activation::new(inputs.values(params));
-    match wanted(policy, &conditions) {
+    match all_hold(&policy.conditions, policy.ignores, &conditions) {
         Ok(true) => {}
         Ok(false) => return Found::default(),
         Err(why) => return Found::only(why, policy),
@@ -102,10 +102,14 @@ pub(super) fn evaluate(policy: &Policy, inputs: &Inputs<'_>, params: &Value) -> 
 }
 
 /// Whether all conditions hold. One that does not decides, whatever is wrong with the others.
-fn wanted<'a>(policy: &'a Policy, activation: &Activation<'a>) -> Result<bool, String> {
+pub(super) fn all_hold<'a>(
+    conditions: &'a [Expression],
+    ignores: bool,
+    activation: &Activation<'a>,
+) -> Result<bool, String> {
     let mut budget = CONDITIONS_BUDGET;
     let mut wrong = Vec::new();
-    for condition in &policy.conditions {
+    for condition in conditions {
         match run(condition, activation, &mut budget) {
             Ok(Ok(Val::Bool(false))) => return Ok(false),
             Ok(Ok(_)) => {}
@@ -118,7 +122,7 @@ fn wanted<'a>(policy: &'a Policy, activation: &Activation<'a>) -> Result<bool, S
     }
     match &wrong[..] {
         [] => Ok(true),
-        _ if policy.ignores => Ok(false),
+        _ if ignores => Ok(false),
         [one] => Err(one.clone()),
         many => Err(format!("[{}]", many.join(", "))),
     }

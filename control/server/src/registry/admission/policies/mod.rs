@@ -7,6 +7,7 @@
 //! Source: `k8s.io/apiserver/pkg/admission/plugin/policy/validating`.
 
 mod compile;
+mod conditions;
 mod evaluate;
 mod inputs;
 mod schemas;
@@ -21,6 +22,7 @@ use serde_json::{Value, json};
 use super::matching::EXEMPT;
 use super::{Registry, Request};
 use compile::{Binding, Policy};
+pub(super) use conditions::Conditions;
 use evaluate::{Action, Denied};
 use inputs::Inputs;
 pub(in crate::registry) use write::{note, problems};

@@ -24,6 +24,11 @@ pub(in crate::registry) fn problems(
     if kind.resource == kinds::CUSTOM_RESOURCE_DEFINITION.resource {
         return crate::custom::problems(new, old);
     }
+    if kind.resource == kinds::VALIDATING_WEBHOOK_CONFIGURATION.resource
+        || kind.resource == kinds::MUTATING_WEBHOOK_CONFIGURATION.resource
+    {
+        return conditions(new, old);
+    }
     if kind.resource != VALIDATING_ADMISSION_POLICY.resource {
         return Vec::new();
     }
@@ -40,6 +45,32 @@ pub(in crate::registry) fn problems(
         }
         if let Err(why) = expression.compile(&envs, &spec) {
             errors.push(FieldError::invalid(expression.at, expression.text, why));
+        }
+    }
+    errors
+}
+
+/// The same of webhooks.
+fn conditions(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let webhooks = new.list(&["webhooks"]);
+    let known = old.map_or(&[][..], |old| old.list(&["webhooks"]));
+    let known = |text: &str| {
+        let mut all = known.iter().flat_map(|webhook| webhook.list(&["matchConditions"]));
+        all.any(|condition| condition.text(&["expression"]) == text)
+    };
+    let env = declare(false, true, Type::Dyn);
+    let mut errors = Vec::new();
+    for (i, webhook) in webhooks.iter().enumerate() {
+        for (j, condition) in webhook.list(&["matchConditions"]).iter().enumerate() {
+            let text = condition.text(&["expression"]);
+            // That there is none is said elsewhere.
+            if text.trim().is_empty() || known(text) {
+                continue;
+            }
+            if let Err(why) = env.compile_to(text.trim(), &[Type::Bool]) {
+                let at = format!("webhooks[{i}].matchConditions[{j}].expression");
+                errors.push(FieldError::invalid(at, text, why.detail()));
+            }
         }
     }
     errors

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use coracle_api::json::Json;
-use coracle_api::{ApiError, Cluster, Object};
+use coracle_api::{ApiError, Object};
 use serde_json::Value;
 
+use crate::registry::Registry;
 use crate::registry::admission::matching::{EXEMPT, Matches};
+use crate::registry::admission::policies::Conditions;
 use crate::registry::admission::{Gv, Request};
 
 /// How long one may take that does not say.
@@ -28,6 +30,7 @@ pub(super) struct Hook {
     /// The version of `admission.k8s.io` that it is asked in.
     pub(super) review: &'static str,
     matches: Matches,
+    conditions: Conditions,
 }
 
 /// The webhooks of a configuration, in its order.
@@ -66,16 +69,17 @@ impl Hook {
             again: hook.text(&["reinvocationPolicy"]) == "IfNeeded",
             review: review.unwrap_or("v1"),
             matches: Matches::from_value(hook, "rules"),
+            conditions: Conditions::from_value(hook),
         }
     }
 
     /// The version of the resource to call it with, if it is to be called.
     ///
     /// # Errors
-    /// 404 for a namespace that there is not.
+    /// 404 for a namespace that there is not; 403 for conditions that cannot be decided.
     pub(super) fn wants(
         &self,
-        cluster: &Cluster,
+        registry: &Registry,
         request: &Request<'_>,
         old: Option<&Value>,
         new: Option<&Value>,
@@ -83,6 +87,11 @@ impl Hook {
         if request.kind.group == EXEMPT {
             return Ok(None);
         }
-        self.matches.wants(cluster, request, old, new)
+        let matched = self.matches.wants(&registry.cache.read(), request, old, new)?;
+        let Some(resource) = matched else { return Ok(None) };
+        match self.conditions.hold(registry, request, old, new, self.ignore) {
+            Ok(hold) => Ok(hold.then_some(resource)),
+            Err(why) => Err(ApiError::forbidden(request.kind, request.name, &why)),
+        }
     }
 }

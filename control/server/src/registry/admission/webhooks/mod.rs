@@ -75,7 +75,7 @@ impl Registry {
         let mut last_change = None;
         for (hooks, index) in all {
             let current = new.as_deref();
-            let wanted = hooks[index].wants(&self.cache.read(), request, old, current)?;
+            let wanted = hooks[index].wants(self, request, old, current)?;
             let Some(resource) = wanted else { continue };
             let called = Called { hooks: hooks.clone(), index, resource };
             seen.push((hooks, index));
@@ -95,7 +95,7 @@ impl Registry {
             if !hooks[index].again || (i >= last_change && !completed) {
                 continue;
             }
-            let wanted = hooks[index].wants(&self.cache.read(), request, old, new.as_deref())?;
+            let wanted = hooks[index].wants(self, request, old, new.as_deref())?;
             if let Some(resource) = wanted {
                 let called = Called { hooks, index, resource };
                 self.mutated_by(&called, request, old, new.as_deref_mut()).await?;
@@ -113,7 +113,7 @@ impl Registry {
     ) -> Result<(), ApiError> {
         let mut called = Vec::new();
         for (hooks, index) in self.webhooks(&kinds::VALIDATING_WEBHOOK_CONFIGURATION) {
-            let wanted = hooks[index].wants(&self.cache.read(), request, old, new)?;
+            let wanted = hooks[index].wants(self, request, old, new)?;
             called.extend(wanted.map(|resource| Called { hooks, index, resource }));
         }
         let calls = called.iter().map(|called| self.call(called, false, request, old, new));
