@@ -6,6 +6,7 @@
 //! side.
 
 mod access;
+mod admission;
 mod autoscaling;
 mod bad_input;
 mod clients;
@@ -300,6 +301,14 @@ suite! {
     access {
         // About the API.
         wasm [can_i, a_service_account_may_what_its_role_says, who_shows_nothing_gets_nothing]
+    }
+    admission {
+        // About the API; a container that may not be root needs an image that says who it is.
+        wasm [
+            a_quota_bounds_what_controllers_make,
+            a_restricted_namespace_runs_what_says_all_it_must,
+            a_webhook_that_is_not_there_stops_what_it_is_for,
+        ]
     }
     bad_input {
         // About the API.
