@@ -49,9 +49,22 @@ pub(super) struct Partial {
     file: tokio::fs::File,
     hash: Sha256,
     size: u64,
-    touched: Instant,
+    touched: Arc<Touched>,
     /// A write failed: file and hash no longer agree.
     broken: bool,
+}
+
+/// When something arrived last. Beside the upload's own lock, which whoever finds it taken takes for another's request.
+struct Touched(Mutex<Instant>);
+
+impl Touched {
+    fn touch(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    fn at(&self) -> Instant {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Drop for Partial {
@@ -80,18 +93,19 @@ impl Uploads {
         let file = disk::private()
             .open(&path)
             .map_err(|error| Refusal::disk("starting an upload", &error))?;
+        let touched = Arc::new(Touched(Mutex::new(Instant::now())));
         let partial = Partial {
             path,
             file: tokio::fs::File::from_std(file),
             hash: Sha256::new(),
             size: 0,
-            touched: Instant::now(),
+            touched: touched.clone(),
             broken: false,
         };
         let partial = Arc::new(tokio::sync::Mutex::new(partial));
         let upload = Arc::new(Upload { id: Uuid::new_v4(), name, partial });
         open.insert(upload.id, upload.clone());
-        tokio::spawn(expire(self.clone(), upload.id, Arc::downgrade(&upload.partial)));
+        tokio::spawn(expire(self.clone(), upload.id, Arc::downgrade(&touched)));
         Ok(upload)
     }
 
@@ -111,15 +125,12 @@ impl Uploads {
 }
 
 /// Forgets an upload that has rested too long.
-async fn expire(uploads: Uploads, id: Uuid, partial: Weak<tokio::sync::Mutex<Partial>>) {
+async fn expire(uploads: Uploads, id: Uuid, touched: Weak<Touched>) {
     loop {
-        let Some(partial) = partial.upgrade() else { return };
-        // Locked means that a request is writing to it.
-        let due = partial.try_lock().map_or_else(|_| Instant::now(), |p| p.touched) + REST;
+        let Some(due) = touched.upgrade().map(|touched| touched.at() + REST) else { return };
         if due <= Instant::now() {
             return uploads.forget(&id);
         }
-        drop(partial);
         tokio::time::sleep_until(due).await;
     }
 }
@@ -211,11 +222,8 @@ impl Partial {
             return Err(Refusal::new(Code::BlobUploadInvalid, message)
                 .status(StatusCode::RANGE_NOT_SATISFIABLE));
         }
-        self.touched = Instant::now();
         let start = self.size;
-        let ended = self.receive(piece, body).await;
-        self.touched = Instant::now();
-        ended?;
+        self.receive(piece, body).await?;
         match piece.length {
             Some(length) if length != self.size - start => {
                 self.broken = true;
@@ -233,6 +241,7 @@ impl Partial {
         let mut ended = Ok(());
         let mut written = Ok(());
         while let Some(frame) = frames.next().await {
+            self.touched.touch();
             let chunk = match frame {
                 Ok(chunk) => chunk,
                 Err(error) => {
