@@ -30,7 +30,9 @@ pub(crate) async fn a_quota_bounds_what_controllers_make(context: Arc<Context>) 
     let refused = cluster.kubectl_with(&["create", "configmap", "b"], "").await?.refused()?;
     expect(
         &refused,
-        &["Error from server (Forbidden)", "exceeded quota: few, requested: configmaps=1"],
+        &[
+            "configmaps \"b\" is forbidden: exceeded quota: few, requested: configmaps=1, used: configmaps=2, limited: configmaps=2",
+        ],
     )?;
     // Room is used as soon as there is some.
     cluster
@@ -93,7 +95,7 @@ pub(crate) async fn a_webhook_that_is_not_there_stops_what_it_is_for(
     expect(
         &refused,
         &[
-            "Error from server (InternalError): Internal error occurred: failed calling webhook \"guard.example.com\": failed to call webhook:",
+            "Internal error occurred: failed calling webhook \"guard.example.com\": failed to call webhook:",
             "Post \"https://guard.default.svc:443/check?timeout=10s\": service \"guard\" not found",
         ],
     )?;
