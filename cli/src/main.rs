@@ -38,7 +38,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Start a whole cluster, control plane and node, in one process
-    Up(up::Args),
+    Up(Box<up::Args>),
     /// Start a control plane
     Server(server::ServerArgs),
     /// Make this machine a node of a cluster
@@ -78,7 +78,7 @@ fn main() -> ExitCode {
     };
     let result = runtime.block_on(async {
         match cli.command {
-            Command::Up(args) => up::main(args).await,
+            Command::Up(args) => up::main(*args).await,
             Command::Server(args) => server::main(args).await,
             Command::Agent(args) => agent::main(args).await,
             Command::Token(command) => token::main(command).await,
