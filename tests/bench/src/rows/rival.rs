@@ -7,6 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use super::crowd::answers;
 use crate::{Bench, root, say};
@@ -86,7 +88,9 @@ impl Rival {
 
 impl Drop for Rival {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        // Asked, not killed: nginx then ends its workers, too.
+        let pid = Pid::from_raw(self.child.id() as i32);
+        let _ = kill(pid, Signal::SIGTERM);
         let _ = self.child.wait();
     }
 }
