@@ -5,6 +5,7 @@
 
 use std::str::FromStr;
 
+use crate::go_duration;
 use jiff::tz::{TimeZone, TimeZoneDatabase};
 use jiff::{SignedDuration, Timestamp, Unit, Zoned};
 
@@ -92,9 +93,11 @@ fn descriptor(text: &str) -> Result<Schedule, String> {
         "@daily" | "@midnight" => "0 0 * * *".parse(),
         "@hourly" => "0 * * * *".parse(),
         _ => match text.strip_prefix("@every ") {
-            Some(every) => match duration(every) {
+            Some(every) => match go_duration::parse(every).filter(|every| *every >= 0) {
                 Some(every) => {
-                    let every = SignedDuration::from_secs(every.as_secs().max(1));
+                    let every = SignedDuration::from_secs(
+                        SignedDuration::from_nanos(every).as_secs().max(1),
+                    );
                     Ok(Schedule(When::Every(every)))
                 }
                 None => Err(format!(
@@ -104,33 +107,6 @@ fn descriptor(text: &str) -> Result<Schedule, String> {
             None => Err(format!("unrecognized descriptor: {text}")),
         },
     }
-}
-
-/// A duration as Go writes it: `1h30m`, `1.5h`, `90s`.
-fn duration(text: &str) -> Option<SignedDuration> {
-    let mut rest = text.strip_prefix('+').unwrap_or(text);
-    if rest == "0" {
-        return Some(SignedDuration::ZERO);
-    }
-    let mut total = 0.0;
-    while !rest.is_empty() {
-        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let (number, tail) = rest.split_at(end);
-        let unit = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
-        let (unit, tail) = tail.split_at(unit);
-        let seconds = match unit {
-            "h" => 3600.0,
-            "m" => 60.0,
-            "s" => 1.0,
-            "ms" => 1e-3,
-            "us" | "µs" => 1e-6,
-            "ns" => 1e-9,
-            _ => return None,
-        };
-        total += number.parse::<f64>().ok()? * seconds;
-        rest = tail;
-    }
-    (!text.is_empty()).then(|| SignedDuration::try_from_secs_f64(total).ok()).flatten()
 }
 
 /// The values of a field, and whether one of its parts is `*`.

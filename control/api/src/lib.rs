@@ -15,6 +15,7 @@ pub mod cron;
 pub mod csr;
 pub mod custom;
 pub mod fields;
+pub mod go_duration;
 pub mod indexes;
 pub mod json;
 pub mod kinds;

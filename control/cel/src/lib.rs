@@ -51,30 +51,7 @@ const COMPILE_STACK: usize = 64 << 20;
 /// The name under which expressions find a property: names that are no identifiers, or words of the language, are
 /// escaped (`a-b` is `a__dash__b`). `None` for those that cannot be named at all.
 pub fn escape(name: &str) -> Option<String> {
-    const WORDS: [&str; 21] = [
-        "true",
-        "false",
-        "null",
-        "in",
-        "as",
-        "break",
-        "const",
-        "continue",
-        "else",
-        "for",
-        "function",
-        "if",
-        "import",
-        "let",
-        "loop",
-        "package",
-        "namespace",
-        "return",
-        "var",
-        "void",
-        "while",
-    ];
-    if WORDS.contains(&name) {
+    if coracle_api::kinds::CEL_RESERVED.contains(&name) {
         return Some(format!("__{name}__"));
     }
     let mut chars = name.chars();

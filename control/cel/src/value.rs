@@ -11,6 +11,7 @@ use std::sync::{Arc, LazyLock};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use coracle_api::go_duration;
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -149,7 +150,7 @@ impl<'a> Val<'a> {
                 time::parse_timestamp_or_date(text).map_or_else(|| Val::str(text), Val::Timestamp)
             }
             (Value::String(text), Shape::Duration) => {
-                time::parse_duration(text).map_or_else(|| Val::str(text), Val::Duration)
+                go_duration::parse(text).map_or_else(|| Val::str(text), Val::Duration)
             }
             (Value::String(text), Shape::Bytes) => {
                 STANDARD.decode(text).map_or_else(|_| Val::str(text), |b| Val::Bytes(b.into()))

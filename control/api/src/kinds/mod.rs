@@ -288,6 +288,8 @@ table! {
     validating_webhook_configuration VALIDATING_WEBHOOK_CONFIGURATION;
 }
 
+pub use policy::RESERVED as CEL_RESERVED;
+
 pub use ingress::{
     CLASS_ANNOTATION as INGRESS_CLASS_ANNOTATION, PORTS_ANNOTATION as INGRESS_PORTS_ANNOTATION,
 };

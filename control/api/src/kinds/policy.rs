@@ -8,8 +8,8 @@ use crate::names;
 use crate::path::Path;
 use crate::status::FieldProblem;
 
-/// Names that expressions cannot have.
-const RESERVED: [&str; 21] = [
+/// Words of CEL that are no names in it.
+pub const RESERVED: [&str; 21] = [
     "true",
     "false",
     "null",

@@ -7,6 +7,7 @@ use base64::Engine;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use coracle_api::Quantity;
+use coracle_api::go_duration;
 use coracle_api::quantity::Format;
 
 use super::{Cost, Line, Outcome, UNIT, text, time};
@@ -266,7 +267,7 @@ fn duration<'a>(args: &[Val<'a>]) -> Outcome<'a> {
     Ok(match &args[0] {
         Val::Duration(_) => args[0].clone(),
         Val::Int(nanos) => Val::Duration(*nanos),
-        Val::String(text) => match time::parse_duration(text) {
+        Val::String(text) => match go_duration::parse(text) {
             Some(nanos) => Val::Duration(nanos),
             None => {
                 let why = format!("time: invalid duration {:?}", &**text);

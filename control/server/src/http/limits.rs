@@ -4,8 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
-use coracle_api::ApiError;
-use jiff::SignedDuration;
+use coracle_api::{ApiError, go_duration};
 
 use super::answer::Failure;
 use super::request::RequestInfo;
@@ -51,11 +50,11 @@ pub(super) async fn in_time(
     if is_long_running(info) {
         return answer.await;
     }
-    let asked = info.query.get("timeout").map(str::parse::<SignedDuration>).transpose();
-    let Ok(asked) = asked.map(|asked| asked.map(Duration::try_from).transpose()) else {
-        return invalid();
+    let asked = match info.query.get("timeout").map(go_duration::parse) {
+        None => None,
+        Some(Some(nanos @ 0..)) => Some(Duration::from_nanos(nanos as u64)),
+        Some(_) => return invalid(),
     };
-    let Ok(asked) = asked else { return invalid() };
     let time = asked.filter(|time| !time.is_zero()).unwrap_or(LONGEST).min(LONGEST);
     tokio::time::timeout(time, answer).await.unwrap_or_else(|_| {
         let why = "Timeout: request did not complete within the allotted timeout";

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use coracle_api::go_duration;
 use coracle_api::quantity::Quantity;
 use coracle_sandbox::{Grants, HttpSpec, LogLimit, Reuse};
 
@@ -234,43 +235,9 @@ fn seconds(text: &str) -> Option<u32> {
     (length >= Duration::from_secs(1)).then(|| u32::try_from(whole).ok()).flatten()
 }
 
-/// Go's `time.ParseDuration`, for what is not negative: `1h30m`, `1.5s`, `300ms`, `0`.
+/// A duration that is not negative.
 fn duration(text: &str) -> Option<Duration> {
-    if text == "0" {
-        return Some(Duration::ZERO);
-    }
-    let mut rest = text;
-    let mut nanos: u128 = 0;
-    while !rest.is_empty() {
-        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let (number, tail) = rest.split_at(end);
-        let end = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
-        let (unit, tail) = tail.split_at(end);
-        let unit: u128 = match unit {
-            "ns" => 1,
-            "us" | "µs" | "μs" => 1_000,
-            "ms" => 1_000_000,
-            "s" => 1_000_000_000,
-            "m" => 60_000_000_000,
-            "h" => 3_600_000_000_000,
-            _ => return None,
-        };
-        let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-        if whole.len() + fraction.len() == 0 || whole.len() > 12 || fraction.contains('.') {
-            return None;
-        }
-        let parsed: u128 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
-        nanos += parsed * unit;
-        // Finer than a nanosecond is nothing.
-        let mut scale = unit;
-        for digit in fraction.bytes() {
-            scale /= 10;
-            nanos += u128::from(digit - b'0') * scale;
-        }
-        rest = tail;
-    }
-    let seconds = u64::try_from(nanos / 1_000_000_000).ok()?;
-    (!text.is_empty()).then(|| Duration::new(seconds, (nanos % 1_000_000_000) as u32))
+    go_duration::parse(text).and_then(|nanos| u64::try_from(nanos).ok()).map(Duration::from_nanos)
 }
 
 #[cfg(test)]
