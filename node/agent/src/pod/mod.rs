@@ -5,6 +5,7 @@ pub mod adopt;
 pub mod annotations;
 pub mod env;
 pub mod hooks;
+mod kept;
 pub mod lifecycle;
 pub mod names;
 pub mod oci;

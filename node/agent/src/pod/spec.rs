@@ -204,6 +204,11 @@ pub fn probe(container: &Container, kind: ProbeKind) -> Option<&Probe> {
     }
 }
 
+/// Whether any of its containers is asked now and then how it is, for as long as it runs.
+pub fn is_probed(pod: &Pod) -> bool {
+    containers(pod).any(|(_, c)| c.liveness_probe.is_some() || c.readiness_probe.is_some())
+}
+
 /// A port by number, or by the name of one of the container's ports.
 pub fn port(container: &Container, port: &IntOrString) -> Option<u16> {
     match port {

@@ -75,7 +75,7 @@ pub fn status(
         host_ips: Some(vec![HostIP { ip: host_ip.to_owned() }]),
         pod_ips: ip.clone().map(|ip| vec![PodIP { ip }]),
         pod_ip: ip,
-        start_time: Some(Time(state.start_time)),
+        start_time: Some(seconds(state.start_time)),
         observed_generation: pod.metadata.generation,
         reason: reason.map(str::to_owned),
         message,
@@ -179,7 +179,7 @@ fn conditions(
                 status: status.to_owned(),
                 reason: reason.map(str::to_owned),
                 message,
-                last_transition_time: Some(old.unwrap_or(Time(now))),
+                last_transition_time: Some(old.unwrap_or(seconds(now))),
                 observed_generation: pod.metadata.generation,
                 ..PodCondition::default()
             }
@@ -203,8 +203,8 @@ fn container(
             exit_code: how.code,
             reason: Some(how.reason.to_string()),
             message: Some(cut(&how.message, room).to_owned()).filter(|m| !m.is_empty()),
-            started_at: Some(Time(how.started_at)),
-            finished_at: Some(Time(how.finished_at)),
+            started_at: Some(seconds(how.started_at)),
+            finished_at: Some(seconds(how.finished_at)),
             ..ContainerStateTerminated::default()
         }),
         ..ContainerState::default()
@@ -226,7 +226,7 @@ fn container(
         }
         Phase::Waiting { reason, message, .. } => waiting(reason, message.to_string()),
         Phase::Running { since } | Phase::Stopping { since, .. } => ContainerState {
-            running: Some(ContainerStateRunning { started_at: Some(Time(*since)) }),
+            running: Some(ContainerStateRunning { started_at: Some(seconds(*since)) }),
             ..ContainerState::default()
         },
         Phase::Exited(how) => terminated(how, known.restarts),
@@ -299,6 +299,11 @@ fn cut(text: &str, room: usize) -> &str {
         end -= 1;
     }
     &text[..end]
+}
+
+/// A time as statuses tell it, without what is finer: so it is the same when it is read again.
+fn seconds(at: Timestamp) -> Time {
+    Time(Timestamp::from_second(at.as_second()).unwrap_or(at))
 }
 
 #[cfg(test)]

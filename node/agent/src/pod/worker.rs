@@ -42,9 +42,10 @@ use crate::images::compile::Compiler;
 use crate::metrics::Metrics;
 use crate::namespaces::Namespaces;
 use crate::objects::Objects;
+use crate::pod::kept::Kept;
 use crate::pod::lifecycle::{Action, Event, HookKind, PodState, ProbeKind, Sandbox};
 use crate::pod::volumes::{Owner, Volumes};
-use crate::pod::{hooks, probes, spec};
+use crate::pod::{hooks, oci, probes, spec};
 use crate::services::Services;
 use exits::event_of;
 
@@ -53,6 +54,10 @@ pub use streams::{Located, Presence};
 
 /// Status writes under way at once.
 const REPORTERS: usize = 16;
+/// How long nothing happens to a Pod before what is known of it is packed, at least; twice that at most.
+const PACKED_AFTER: Duration = Duration::from_secs(4);
+/// Pods that are packed without a pause.
+const PACKED_AT_ONCE: usize = 100;
 /// How long a Pod may take to start before the API is told that it is starting. Most run by then, and that they do is told
 /// at once, not after a write that nobody had time to read.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -112,10 +117,15 @@ struct Table {
 }
 
 struct Entry {
-    pod: Arc<Pod>,
+    namespace: Box<str>,
+    name: Box<str>,
+    pod: Kept<Pod>,
+    on_host_network: bool,
+    /// Something happens to it all the time.
+    is_probed: bool,
     state: PodState,
     /// What the API was told last.
-    told: Option<PodStatus>,
+    told: Option<Told>,
     /// When its timer rings, if one is set.
     wake: Option<Timestamp>,
     /// A reporter is at work; `again` when something changed since.
@@ -130,6 +140,36 @@ struct Entry {
     /// Images that are being fetched to see what runs them, or were, by container.
     fetching: HashMap<String, Fetching>,
     leave: Leave,
+}
+
+/// A status as the API was told it, and what is asked of it often.
+struct Told {
+    status: Kept<PodStatus>,
+    phase: Option<Box<str>>,
+    /// Since when the Pod is ready.
+    ready_since: Option<Timestamp>,
+}
+
+impl Told {
+    fn new(status: PodStatus) -> Self {
+        let mut conditions = status.conditions.iter().flatten();
+        let ready = conditions.find(|c| c.type_ == "Ready" && c.status == "True");
+        Self {
+            phase: status.phase.as_deref().map(Box::from),
+            ready_since: ready.and_then(|c| Some(c.last_transition_time.as_ref()?.0)),
+            status: Kept::new(status),
+        }
+    }
+}
+
+impl Entry {
+    fn is(&self, namespace: &str, name: &str) -> bool {
+        *self.name == *name && *self.namespace == *namespace
+    }
+
+    fn phase(&self) -> &str {
+        self.told.as_ref().and_then(|told| told.phase.as_deref()).unwrap_or("Pending")
+    }
 }
 
 /// Whether the first report of a Pod that starts still waits.
@@ -165,6 +205,7 @@ impl Workers {
         });
         let workers = Self { inner };
         tokio::spawn(workers.clone().timers());
+        tokio::spawn(workers.clone().pack());
         workers
     }
 
@@ -185,13 +226,14 @@ impl Workers {
                     if marked_not_ready(&pod) {
                         entry.told = None;
                     }
-                    if entry.pod.metadata.generation != pod.metadata.generation {
+                    let known = entry.pod.peek();
+                    if known.metadata.generation != pod.metadata.generation {
                         entry.state.active_deadline = spec::active_deadline(&pod);
-                        changed = spec::other_images(&entry.pod, &pod);
+                        changed = spec::other_images(&known, &pod);
                         joined = spec::rules(&pod);
                         joined.retain(|rule| entry.state.container(&rule.name).is_none());
                     }
-                    entry.pod = Arc::new(lean(pod));
+                    entry.pod = Kept::new(lean(pod));
                     self.inner.parts.volumes.pod_changed(&uid, &entry.pod);
                 }
                 None => {
@@ -200,10 +242,15 @@ impl Workers {
                         let left = end.0.duration_since(Timestamp::now()).as_secs().max(1);
                         grace = grace.map(|grace| grace.min(left));
                     }
+                    let (namespace, name) = names(&pod);
                     let entry = Entry {
+                        namespace: namespace.into(),
+                        name: name.into(),
+                        on_host_network: oci::is_on_host_network(&pod),
+                        is_probed: spec::is_probed(&pod),
                         state: initial(&pod),
-                        told: pod.status.clone(),
-                        pod: Arc::new(lean(pod)),
+                        told: pod.status.clone().map(Told::new),
+                        pod: Kept::new(lean(pod)),
                         wake: None,
                         reporting: false,
                         again: false,
@@ -214,13 +261,13 @@ impl Workers {
                         leave: Leave::No,
                     };
                     if entry.state.sandbox == Sandbox::Ready {
-                        let (volumes, pod) = (self.inner.parts.volumes.clone(), entry.pod.clone());
-                        let uid = uid.clone();
+                        let (volumes, kept) = (self.inner.parts.volumes.clone(), entry.pod.clone());
+                        let (uid, pod) = (uid.clone(), kept.open());
                         let owner = Owner::of(&self.inner.parts.hosts.folders(&uid), &pod);
                         let (workers, ip) = (self.clone(), entry.state.ip);
                         tokio::spawn(async move {
                             workers.lead_host_ports(&uid, &pod, ip).await;
-                            volumes.adopt(&uid, &pod, owner).await
+                            volumes.adopt(&uid, &kept, owner).await
                         });
                     }
                     table.pods.insert(uid.clone(), entry);
@@ -507,7 +554,33 @@ impl Workers {
     }
 
     fn pod(&self, uid: &str) -> Option<Arc<Pod>> {
+        self.kept(uid).map(|kept| kept.open())
+    }
+
+    fn kept(&self, uid: &str) -> Option<Kept<Pod>> {
         self.table().pods.get(uid).map(|e| e.pod.clone())
+    }
+
+    /// Packs, for ever, what is known of Pods to which nothing happens.
+    async fn pack(self) {
+        loop {
+            tokio::time::sleep(PACKED_AFTER).await;
+            let kept: Vec<_> = {
+                let table = self.table();
+                let told = |entry: &Entry| entry.told.as_ref().map(|told| told.status.clone());
+                let idle = table.pods.values().filter(|entry| !entry.is_probed);
+                idle.map(|entry| (entry.pod.clone(), told(entry))).collect()
+            };
+            for some in kept.chunks(PACKED_AT_ONCE) {
+                for (pod, told) in some {
+                    pod.settle();
+                    if let Some(told) = told {
+                        told.settle();
+                    }
+                }
+                tokio::task::yield_now().await;
+            }
+        }
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {

@@ -56,6 +56,28 @@ fn condition<'a>(told: &'a Value, name: &str) -> &'a Value {
 }
 
 #[test]
+fn a_status_is_the_same_when_it_is_read_again() {
+    let pod = pod(json!({"containers": [{"name": "a"}]}), Value::Null);
+    let odd = |seconds| at(seconds) + jiff::SignedDuration::from_nanos(123_456_789);
+    let mut state = PodState::new(spec::rules(&pod), odd(0));
+    let how = Termination {
+        code: 1,
+        reason: "Error".into(),
+        message: "".into(),
+        started_at: odd(1),
+        finished_at: odd(2),
+    };
+    let exited = Event::Exited { container: "a".into(), attempt: 0, how };
+    for event in [vec![Event::Tick, ready()], up("a"), vec![exited]].concat() {
+        state.step(event, odd(1));
+    }
+    let told = status(&pod, &state, None, "192.0.2.1", odd(9));
+    let text = serde_json::to_string(&told).unwrap();
+    assert!(text.contains("finishedAt"), "{text}");
+    assert_eq!(serde_json::from_str::<PodStatus>(&text).unwrap(), told);
+}
+
+#[test]
 fn what_a_container_was_started_as_is_told() {
     let mounts = json!([{"name": "v", "mountPath": "/v"}, {"name": "v", "mountPath": "/r", "readOnly": true},
         {"name": "v", "mountPath": "/rr", "readOnly": true, "recursiveReadOnly": "IfPossible"}]);

@@ -40,6 +40,7 @@ use crate::events::Recorder;
 use crate::hosts::Hosts;
 use crate::objects::{Objects, References};
 use crate::pod::env::NodeFacts;
+use crate::pod::kept::Kept;
 
 /// How admission calls the volume of the ServiceAccount's token.
 const TOKEN_VOLUME: &str = "kube-api-access-";
@@ -89,7 +90,7 @@ struct Mounted {
     owner: Mutex<Owner>,
     /// Has limits on local storage.
     limited: bool,
-    pod: Mutex<Arc<Pod>>,
+    pod: Mutex<Kept<Pod>>,
     /// When its tokens are to be replaced.
     token_due: Mutex<Option<Timestamp>>,
     /// Names of volumes made of objects that were set up. Held while they are written.
@@ -136,14 +137,15 @@ impl Volumes {
     }
 
     /// Makes the volumes that the container mounts. `uses_files` is false for a component that imports no files.
-    pub async fn set_up(
+    pub(crate) async fn set_up(
         &self,
         uid: &str,
-        pod: &Arc<Pod>,
+        kept: &Kept<Pod>,
         container: &Container,
         owner: Owner,
         uses_files: bool,
     ) -> Result<SetUp, MountError> {
+        let pod = &kept.open();
         let wanted: Vec<&Volume> =
             mounted(pod, container).filter(|v| uses_files || !is_token(v)).collect();
         let limited = update::is_limited(pod);
@@ -154,7 +156,7 @@ impl Volumes {
         let names: BTreeSet<String> =
             wanted.iter().filter(|v| is_filled(v)).map(|v| v.name.clone()).collect();
         if limited || !names.is_empty() {
-            let mounted = self.look_after(uid, pod, owner, limited);
+            let mounted = self.look_after(uid, kept, owner, limited);
             let mut filled = mounted.filled.lock().await;
             self.fill(uid, pod, owner, &names).await?;
             filled.extend(names);
@@ -267,7 +269,7 @@ impl Volumes {
         NodeFacts { cpu_millis, memory_bytes, storage_bytes, ..NodeFacts::default() }
     }
 
-    fn look_after(&self, uid: &str, pod: &Arc<Pod>, owner: Owner, limited: bool) -> Arc<Mounted> {
+    fn look_after(&self, uid: &str, pod: &Kept<Pod>, owner: Owner, limited: bool) -> Arc<Mounted> {
         let mut table = self.table();
         if let Some(known) = table.pods.get(uid) {
             // The first of its Wasm containers may be started after others.
@@ -286,15 +288,15 @@ impl Volumes {
     }
 
     /// The Pod as the API has it now.
-    pub fn pod_changed(&self, uid: &str, pod: &Arc<Pod>) {
+    pub(crate) fn pod_changed(&self, uid: &str, kept: &Kept<Pod>) {
         let mut table = self.table();
         let Some((uid, mounted)) = table.pods.get_key_value(uid) else { return };
         let mut known = mounted.pod.lock().unwrap_or_else(|e| e.into_inner());
-        let changed = known.metadata.labels != pod.metadata.labels
-            || known.metadata.annotations != pod.metadata.annotations;
-        *known = pod.clone();
+        let (old, pod) = (std::mem::replace(&mut *known, kept.clone()).peek(), kept.open());
         drop(known);
-        if changed && all(pod).any(payload::follows_metadata) {
+        let changed = old.metadata.labels != pod.metadata.labels
+            || old.metadata.annotations != pod.metadata.annotations;
+        if changed && all(&pod).any(payload::follows_metadata) {
             let uid = uid.clone();
             table.stale.insert(uid);
             self.inner.wake.notify_one();
@@ -302,7 +304,8 @@ impl Volumes {
     }
 
     /// A Pod that ran before this agent did: looks after what was set up for it.
-    pub async fn adopt(&self, uid: &str, pod: &Arc<Pod>, owner: Owner) {
+    pub(crate) async fn adopt(&self, uid: &str, kept: &Kept<Pod>, owner: Owner) {
+        let pod = &kept.open();
         let dir = self.dir(uid);
         let there = |v: &&Volume| is_filled(v) && atomic::exists(&dir.join(&v.name));
         let names: BTreeSet<String> = all(pod).filter(there).map(|v| v.name.clone()).collect();
@@ -310,7 +313,7 @@ impl Volumes {
         if names.is_empty() && !limited {
             return;
         }
-        let mounted = self.look_after(uid, pod, owner, limited);
+        let mounted = self.look_after(uid, kept, owner, limited);
         let mut filled = mounted.filled.lock().await;
         if let Err(error) = self.fill(uid, pod, owner, &names).await {
             tracing::debug!(%error, pod = uid, "volumes are not up to date yet");

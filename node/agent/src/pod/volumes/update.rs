@@ -194,7 +194,7 @@ impl Volumes {
 
 impl Mounted {
     fn pod(&self) -> Arc<Pod> {
-        self.pod.lock().unwrap_or_else(|e| e.into_inner()).clone()
+        self.pod.lock().unwrap_or_else(|e| e.into_inner()).peek()
     }
 }
 

@@ -17,6 +17,7 @@ use crate::hosts::Runtime;
 use crate::images::manifest::Run;
 use crate::isolation;
 use crate::logs;
+use crate::pod::kept::Kept;
 use crate::pod::oci::{self, Files};
 use crate::pod::volumes::Owner;
 use crate::pod::{env, spec, termination};
@@ -144,7 +145,9 @@ impl Workers {
         let folders = parts.hosts.folders(uid);
         let owner = Owner::of(&folders, pod);
         let owner = if self.mixes(uid, pod).await { owner.with_wasm() } else { owner };
-        let set_up = parts.volumes.set_up(uid, pod, container, owner, true).await.map_err(mount)?;
+        let kept = self.kept(uid).unwrap_or_else(|| Kept::of(pod.clone()));
+        let set_up =
+            parts.volumes.set_up(uid, &kept, container, owner, true).await.map_err(mount)?;
         let environment = self.environment(uid, pod, container).await.map_err(config)?;
         let settings = self.settings(pod, name).await.map_err(config)?;
         let mut mounts = set_up.binds(container, &environment).map_err(mount)?;

@@ -36,7 +36,7 @@ impl Workers {
         let pod = self.table().pods.get_mut(uid).and_then(|entry| {
             // Ends that were taken already are told again when the host's list is read anew.
             let known = entry.state.container(&container)?;
-            (known.restarts == attempt && known.is_there()).then(|| entry.pod.clone())
+            (known.restarts == attempt && known.is_there()).then(|| entry.pod.open())
         });
         let Some(pod) = pod else { return };
         let (workers, uid) = (self.clone(), uid.to_owned());

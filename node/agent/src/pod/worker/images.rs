@@ -82,9 +82,10 @@ impl Workers {
     pub fn images_in_use(&self) -> InUse {
         let mut in_use = InUse::default();
         for entry in self.table().pods.values().filter(|e| e.state.outcome().is_none()) {
-            let images = spec::containers(&entry.pod).filter_map(|(_, c)| c.image.clone());
+            let pod = entry.pod.peek();
+            let images = spec::containers(&pod).filter_map(|(_, c)| c.image.clone());
             in_use.names.extend(images);
-            in_use.names.extend(spec::ephemeral(&entry.pod).filter_map(|c| c.image));
+            in_use.names.extend(spec::ephemeral(&pod).filter_map(|c| c.image));
             let digests = entry.state.containers.iter().map(|c| &c.image_digest);
             in_use.digests.extend(digests.filter(|d| !d.is_empty()).map(|d| d.to_string()));
         }

@@ -9,10 +9,7 @@ impl Workers {
     /// Why a container of the named Pod has no log yet: it has never started.
     pub fn waits(&self, namespace: &str, pod: &str, container: &str) -> Option<&'static str> {
         let table = self.table();
-        let entry = table.pods.values().find(|e| {
-            e.pod.metadata.name.as_deref() == Some(pod)
-                && e.pod.metadata.namespace.as_deref() == Some(namespace)
-        })?;
+        let entry = table.pods.values().find(|e| e.is(namespace, pod))?;
         let known = entry.state.containers.iter().find(|c| *c.rule.name == *container)?;
         if known.started_once {
             return None;
@@ -40,10 +37,7 @@ impl Workers {
         previous: bool,
     ) -> Option<LogSource> {
         let table = self.table();
-        let (uid, entry) = table.pods.iter().find(|(_, e)| {
-            e.pod.metadata.name.as_deref() == Some(pod)
-                && e.pod.metadata.namespace.as_deref() == Some(namespace)
-        })?;
+        let (uid, entry) = table.pods.iter().find(|(_, e)| e.is(namespace, pod))?;
         let known = entry.state.containers.iter().find(|c| *c.rule.name == *container)?;
         // While an attempt waits for its start, its log is that of the one before.
         let waits = matches!(known.phase, Phase::Waiting { .. } | Phase::Pulling | Phase::Starting);
@@ -60,8 +54,7 @@ impl Workers {
     pub fn is_running(&self, namespace: &str, pod: &str, container: &str, attempt: u32) -> bool {
         let table = self.table();
         table.pods.values().any(|e| {
-            e.pod.metadata.name.as_deref() == Some(pod)
-                && e.pod.metadata.namespace.as_deref() == Some(namespace)
+            e.is(namespace, pod)
                 && e.state
                     .containers
                     .iter()

@@ -10,7 +10,7 @@ use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
-use super::{RETRY, SETTLE, Settling, Workers, names};
+use super::{RETRY, SETTLE, Settling, Told, Workers, names};
 use crate::pod::lifecycle::Ending;
 use crate::pod::status;
 
@@ -59,7 +59,7 @@ impl Workers {
         match self.write_status(uid, &pod, &status).await {
             Ok(_) => {
                 if let Some(entry) = self.table().pods.get_mut(uid) {
-                    entry.told = Some(status);
+                    entry.told = Some(Told::new(status));
                 }
             }
             Err(error) => tracing::debug!(pod = uid, %error, "last status not taken"),
@@ -72,15 +72,17 @@ impl Workers {
         let mut table = self.table();
         let entry = table.pods.get_mut(uid)?;
         entry.again = false;
-        let (pod, told) = (&entry.pod, entry.told.as_ref());
+        let pod = entry.pod.open();
+        let told = entry.told.as_ref().map(|told| told.status.open());
+        let told = told.as_deref();
         let host_ip = &self.inner.parts.host_ip;
-        let status = status::status(pod, &entry.state, told, host_ip, Timestamp::now());
+        let status = status::status(&pod, &entry.state, told, host_ip, Timestamp::now());
         let silent = entry.state.ending == Some(Ending::Vanished) || entry.state.settled.is_some();
         if silent || told == Some(&status) {
             entry.reporting = false;
             return None;
         }
-        Some((pod.clone(), status))
+        Some((pod, status))
     }
 
     async fn write_status(
@@ -114,13 +116,13 @@ impl Workers {
             match self.write_status(uid, &pod, &status).await {
                 Ok(_) => {
                     if let Some(entry) = self.table().pods.get_mut(uid) {
-                        entry.told = Some(status);
+                        entry.told = Some(Told::new(status));
                     }
                 }
                 Err(kube::Error::Api(answer)) if matches!(answer.code, 404 | 409 | 422) => {
                     // Gone, or another by now; the watch tells.
                     if let Some(entry) = self.table().pods.get_mut(uid) {
-                        entry.told = Some(status);
+                        entry.told = Some(Told::new(status));
                     }
                     tracing::debug!(pod = uid, %answer, "status not taken");
                 }

@@ -1,5 +1,7 @@
 //! The Pods as they are, for whoever asks the kubelet API.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
@@ -42,28 +44,19 @@ pub struct SeenContainer {
 
 impl Seen {
     fn of(uid: &str, entry: &Entry) -> Seen {
-        let told = entry.told.as_ref();
-        let ready = told.and_then(|status| {
-            let mut conditions = status.conditions.iter().flatten();
-            conditions.find(|c| c.type_ == "Ready" && c.status == "True")
-        });
         let containers = entry.state.containers.iter().map(|container| SeenContainer {
             name: container.rule.name.to_string(),
             attempt: container.restarts,
             running_since: container.phase.since(),
         });
-        let metadata = &entry.pod.metadata;
-        let spec = entry.pod.spec.as_ref();
         Seen {
             uid: uid.to_owned(),
-            namespace: metadata.namespace.clone().unwrap_or_default(),
-            name: metadata.name.clone().unwrap_or_default(),
-            phase: told
-                .and_then(|status| status.phase.clone())
-                .unwrap_or_else(|| "Pending".to_owned()),
+            namespace: entry.namespace.to_string(),
+            name: entry.name.to_string(),
+            phase: entry.phase().to_owned(),
             start_time: entry.state.start_time,
-            ready_since: ready.and_then(|c| Some(c.last_transition_time.as_ref()?.0)),
-            on_host_network: spec.and_then(|spec| spec.host_network).unwrap_or(false),
+            ready_since: entry.told.as_ref().and_then(|told| told.ready_since),
+            on_host_network: entry.on_host_network,
             has_sandbox: entry.state.sandbox == Sandbox::Ready,
             containers: containers.collect(),
         }
@@ -94,11 +87,12 @@ impl Workers {
 
     /// All of them, with the status that the API was told last.
     pub fn pods(&self) -> Vec<Pod> {
-        let table = self.table();
-        let pods = table.pods.values().map(|entry| Pod {
-            metadata: entry.pod.metadata.clone(),
-            spec: entry.pod.spec.clone(),
-            status: entry.told.clone(),
+        let told = |entry: &Entry| entry.told.as_ref().map(|told| told.status.clone());
+        let kept: Vec<_> =
+            self.table().pods.values().map(|entry| (entry.pod.clone(), told(entry))).collect();
+        let pods = kept.into_iter().map(|(pod, told)| Pod {
+            status: told.map(|told| Arc::unwrap_or_clone(told.peek())),
+            ..Arc::unwrap_or_clone(pod.peek())
         });
         pods.collect()
     }

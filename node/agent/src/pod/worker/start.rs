@@ -17,6 +17,7 @@ use crate::isolation::{self, Group};
 use crate::logs;
 use crate::pod::annotations::{self, Annotations, Settings};
 use crate::pod::env::{self, NodeFacts};
+use crate::pod::kept::Kept;
 use crate::pod::lifecycle::Event;
 use crate::pod::names as pod_names;
 use crate::pod::oci;
@@ -80,7 +81,7 @@ impl Workers {
         let table = self.table();
         for (uid, entry) in &table.pods {
             for (name, spec) in &entry.open_ports {
-                let ports = self.http_ports(&entry.pod, name);
+                let ports = self.http_ports(&entry.pod.peek(), name);
                 if ports != spec.ports {
                     let (workers, uid, name) = (self.clone(), uid.clone(), name.clone());
                     let spec = ContainerSpec { ports, ..spec.clone() };
@@ -274,7 +275,8 @@ impl Workers {
         });
         let volumes = &parts.volumes;
         let owner = Owner::of(&parts.hosts.folders(uid), pod).with_wasm();
-        let set_up = volumes.set_up(uid, pod, container, owner, uses_files);
+        let kept = self.kept(uid).unwrap_or_else(|| Kept::of(pod.clone()));
+        let set_up = volumes.set_up(uid, &kept, container, owner, uses_files);
         let set_up = set_up.await.map_err(mount)?;
         let environment = self.environment(uid, pod, container).await.map_err(config)?;
         let settings = self.settings(pod, name).await.map_err(config)?;

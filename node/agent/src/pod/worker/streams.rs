@@ -38,18 +38,14 @@ impl Workers {
     pub fn locate(&self, namespace: &str, name: &str, uid: Option<&str>) -> Option<Located> {
         let table = self.table();
         let (found, entry) = table.pods.iter().find(|(known, entry)| {
-            let meta = &entry.pod.metadata;
-            meta.name.as_deref() == Some(name)
-                && meta.namespace.as_deref() == Some(namespace)
-                && uid.is_none_or(|uid| uid == known.as_str())
+            entry.is(namespace, name) && uid.is_none_or(|uid| uid == known.as_str())
         })?;
-        let phase = entry.told.as_ref().and_then(|status| status.phase.clone());
         Some(Located {
             uid: found.clone(),
             namespace: namespace.to_owned(),
             name: name.to_owned(),
             address: entry.state.ip.filter(|_| entry.state.sandbox == Sandbox::Ready),
-            phase: phase.unwrap_or_else(|| "Pending".to_owned()),
+            phase: entry.phase().to_owned(),
         })
     }
 

@@ -136,11 +136,11 @@ impl Workers {
             Leave::Waiting(before) if grace_seconds >= before => return true,
             Leave::Waiting(_) | Leave::Told => false,
         };
-        let maker = first.then(|| maker(&entry.pod)).flatten();
-        let left = patience(&entry.pod, Timestamp::now());
+        let maker = first.then(|| maker(&entry.pod.open())).flatten();
+        let left = patience(&entry.pod.open(), Timestamp::now());
         if let (Some(maker), Some(left), true) = (maker, left, serves(&entry.state)) {
             entry.leave = Leave::Waiting(grace_seconds);
-            let (workers, pod) = (self.clone(), entry.pod.clone());
+            let (workers, pod) = (self.clone(), entry.pod.open());
             let uid = uid.to_owned();
             tokio::spawn(async move { workers.wait_for_successor(uid, pod, maker, left).await });
             return true;
