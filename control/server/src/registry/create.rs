@@ -51,16 +51,23 @@ impl Registry {
             false => tree["metadata"]["name"].as_str().unwrap_or_default().to_owned(),
         };
         let mut request = options.request(Operation::Create, kind, (namespace, &asked_name));
+        // What others fill in from here on is nobody's.
+        fields::created(kind, custom.as_ref(), &mut tree, claimed, &options.fields)?;
         let metadata = tree["metadata"].clone();
         if self.mutate(&request, None, Some(&mut tree)).await? {
-            for field in
-                ["name", "namespace", "generateName", "uid", "creationTimestamp", "generation"]
-            {
+            for field in [
+                "name",
+                "namespace",
+                "generateName",
+                "uid",
+                "creationTimestamp",
+                "generation",
+                "managedFields",
+            ] {
                 update::take_over(meta::of_tree(&mut tree)?, &metadata, field);
             }
             self.fill_in(kind, &mut tree);
         }
-        fields::created(kind, custom.as_ref(), &mut tree, claimed, &options.fields)?;
         (kind.prepare)(Prepare::Create(&mut tree));
         note(kind, &mut tree, None);
         validate::create(kind, custom.as_ref(), &tree)?;

@@ -148,7 +148,8 @@ fn read(entries: &Value) -> Managers {
     Managers::decode(entries).unwrap_or_default()
 }
 
-fn set(object: &mut Value, managers: Value) {
+/// Puts them into an object, or none.
+pub(super) fn set(object: &mut Value, managers: Value) {
     let Some(metadata) = object["metadata"].as_object_mut() else { return };
     if managers.as_array().is_none_or(Vec::is_empty) {
         metadata.remove("managedFields");

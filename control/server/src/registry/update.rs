@@ -64,23 +64,28 @@ impl Registry {
             let custom = self.custom(kind)?;
             let scale = custom.as_ref().and_then(|custom| custom.version().scale.as_ref());
             let before = old.value();
-            let asked = edit(&old, before.clone())?;
-            let claimed = asked["metadata"]["managedFields"].clone();
+            let mut asked = edit(&old, before.clone())?;
+            let claimed = asked.pointer_mut("/metadata/managedFields").map(Value::take);
+            let claimed = claimed.unwrap_or_default();
             let request =
                 options.request(Operation::Update, kind, (namespace, name)).of(part.subresource());
             let mut new = self.compose(&old, &before, asked, part)?;
+            // What others change from here on is nobody's.
+            fields::updated(kind, custom.as_ref(), &mut new, &before, claimed, &options.fields)?;
+            let managers = new["metadata"]["managedFields"].clone();
             if part == Part::Scale {
                 let (old_scale, mut told) = (scale::of(&before, scale), scale::of(&new, scale));
                 if self.mutate(&request, Some(&old_scale), Some(&mut told)).await? {
                     let asked = scale::into_object(&old, scale, new, &told)?;
                     new = self.compose(&old, &before, asked, part)?;
+                    fields::set(&mut new, managers);
                 }
             } else if self.mutate(&request, Some(&before), Some(&mut new)).await? {
                 new = self.compose(&old, &before, new, part)?;
+                fields::set(&mut new, managers);
             }
             let gone = Self::change(&old, custom.as_ref(), &before, &mut new, part)?;
             note(kind, &mut new, Some(&before));
-            fields::updated(kind, custom.as_ref(), &mut new, &before, claimed, &options.fields)?;
             if part == Part::Scale {
                 let (old_scale, told) = (scale::of(&before, scale), scale::of(&new, scale));
                 self.admit(&request, Some(&old_scale), Some(&told)).await?;

@@ -103,6 +103,25 @@ async fn writes_are_on_their_clients_accounts() {
 }
 
 #[tokio::test]
+async fn what_admission_fills_in_is_nobodys() {
+    let it = Fixture::new().await;
+    let made = it.create(PODS, pod("p")).await;
+    let spec = &made["spec"];
+    let fields = &made["metadata"]["managedFields"][0]["fieldsV1"]["f:spec"];
+    assert!(fields["f:containers"].is_object(), "{fields}");
+    assert!(fields["f:restartPolicy"].is_object(), "defaults are the creator's: {fields}");
+    for filled in ["tolerations", "priority"] {
+        assert!(!spec[filled].is_null(), "{filled} is filled in: {spec}");
+        assert!(fields[format!("f:{filled}")].is_null(), "{filled} is owned: {fields}");
+    }
+    // Nor does a later writer come to own it.
+    let changed = it.merge(&format!("{PODS}/p"), json!({"metadata": {"labels": {"a": "b"}}})).await;
+    let entry = &changed.body["metadata"]["managedFields"][0]["fieldsV1"];
+    assert!(entry["f:metadata"]["f:labels"]["f:a"].is_object(), "{entry}");
+    assert_eq!(&entry["f:spec"], fields);
+}
+
+#[tokio::test]
 async fn status_is_applied_apart() {
     let it = Fixture::new().await;
     it.create(PODS, pod("p")).await;
