@@ -10,6 +10,7 @@ mod admission;
 mod autoscaling;
 mod bad_input;
 mod clients;
+mod commands;
 mod container_features;
 mod container_images;
 mod container_survival;
@@ -333,6 +334,11 @@ suite! {
     clients {
         // About the API.
         wasm [the_kube_crate, a_watch_resumes, the_python_client, the_javascript_client]
+    }
+    commands {
+        both [changing, looking]
+        // About the API, and about containers, which it brings along.
+        wasm [making, entering]
     }
     custom {
         // About the API.
