@@ -23,6 +23,7 @@ use tokio::net::TcpStream;
 
 use crate::command::{self, Output};
 use crate::containers;
+use crate::filled;
 use crate::leftovers::Leftovers;
 use crate::process::{self, Process};
 use crate::tools;
@@ -53,6 +54,11 @@ pub enum User {
 }
 
 impl User {
+    /// Whose this process is.
+    pub(crate) fn current() -> Self {
+        if geteuid().is_root() { Self::Root } else { Self::Ordinary }
+    }
+
     /// Whether this process can start clusters of this user.
     pub fn is_possible(self) -> bool {
         self == Self::Ordinary || geteuid().is_root()
@@ -77,11 +83,14 @@ pub struct Options {
     pub runtime: Runtime,
     /// More arguments of `up`, or of `server`.
     pub args: Vec<String>,
+    /// Objects that are in its store before it first starts, in namespaces of their own; [`From`] takes `$CORACLE_TEST_FILLED`.
+    pub filled: Option<usize>,
 }
 
 impl From<User> for Options {
     fn from(user: User) -> Self {
-        Self { user, runtime: Runtime::Wasm, args: Vec::new() }
+        let filled = filled::from_environment();
+        Self { user, runtime: Runtime::Wasm, args: Vec::new(), filled }
     }
 }
 
@@ -112,6 +121,7 @@ pub struct Cluster {
     user: User,
     runtime: Runtime,
     args: Vec<String>,
+    filled: Option<usize>,
     folder: tempfile::TempDir,
     binary: RwLock<PathBuf>,
     split: bool,
@@ -152,6 +162,13 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// Starts a control plane of this binary alone, on an empty store.
+    pub(crate) async fn server_of(options: Options, binary: &Path) -> anyhow::Result<Self> {
+        let cluster = Self::prepare_of(Options { filled: None, ..options }, true, binary)?;
+        cluster.start(Part::Server).await?;
+        Ok(cluster)
+    }
+
     /// Everything but the processes.
     ///
     /// # Errors
@@ -175,10 +192,11 @@ impl Cluster {
         }
         // Builds often lie where an ordinary user may not look.
         fs::hard_link(built, &binary).or_else(|_| fs::copy(built, &binary).map(drop))?;
-        let Options { user, runtime, args } = options;
+        let Options { user, runtime, args, filled } = options;
         let binary = RwLock::new(binary);
         let (state, nodes) = (Mutex::default(), Mutex::default());
-        Ok(Self { user, runtime, args, folder, binary, split, state, nodes, wire: None })
+        let wire = None;
+        Ok(Self { user, runtime, args, filled, folder, binary, split, state, nodes, wire })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -271,6 +289,15 @@ impl Cluster {
     /// When it is not ready in time; with what it said.
     pub async fn start(&self, part: Part) -> anyhow::Result<()> {
         let listen = self.state().listen;
+        let store = self.data().join("store.redb");
+        if let Some(objects) = self.filled
+            && matches!(part, Part::Up | Part::Server)
+            && !store.exists()
+        {
+            // Which starts a cluster, too.
+            Box::pin(filled::place(&self.binary(), objects, &store)).await?;
+            self.hand_over(&store)?;
+        }
         let mut command = self.coracle_command();
         let logs = self.folder.path().join("logs");
         command.arg(name(part));
@@ -642,7 +669,12 @@ impl Cluster {
         ] {
             let args: Vec<&str> = args.iter().chain(&["--request-timeout=5s"]).copied().collect();
             match self.kubectl_with(&args, "").await {
-                Ok(output) => text += &format!("{output}\n"),
+                Ok(output) => {
+                    // What it was filled with only stands by.
+                    let own = |line: &&str| !line.starts_with(filled::PREFIX);
+                    let output = output.to_string();
+                    output.lines().filter(own).for_each(|line| text += &format!("{line}\n"));
+                }
                 Err(error) => text += &format!("{error:#}\n"),
             }
         }

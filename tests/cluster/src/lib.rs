@@ -4,6 +4,8 @@
 //! same test body can be held against each. It ends with everything that it started; [`Cluster::stop`] also says what a
 //! cluster left behind that should have gone with it: processes, network namespaces, mounts, nftables tables.
 //!
+//! Any cluster may begin among many objects ([`filled`]): `CORACLE_TEST_FILLED=100000` says so of all.
+//!
 //! A cluster of several machines ([`Cluster::fleet`]) has each in a network namespace, on a wire that a test may cut.
 //!
 //! [`load`] is the client under whose constant requests updates and kills are done; [`tools`] finds the programs,
@@ -13,6 +15,7 @@
 mod cluster;
 mod command;
 pub mod containers;
+pub mod filled;
 pub mod guests;
 pub mod http;
 mod leftovers;

@@ -29,8 +29,9 @@ const OURS: &[(&str, &[&str])] = &[
     ("coracle-oci", &["coracle-sandbox"]),
     // The one place that names concrete parts and wires them.
     ("coracle", EVERYTHING),
-    // Tests drive the binary from outside and look for what its network left behind; the simulator drives the pure parts.
-    ("coracle-test-cluster", &["coracle-network"]),
+    // Tests drive the binary from outside, fill stores for it and look for what its network left behind; the simulator drives
+    // the pure parts.
+    ("coracle-test-cluster", &["coracle-network", "coracle-store"]),
     ("coracle-suite", &["coracle-test-cluster"]),
     ("coracle-bench", &["coracle-test-cluster"]),
     ("coracle-sim", &["coracle-api", "coracle-controllers", "coracle-scheduler"]),

@@ -26,7 +26,8 @@ const TRY: Duration = Duration::from_millis(20);
 
 /// A control plane for machines; the binary is the bench's.
 async fn fleet(bench: &Bench) -> anyhow::Result<Cluster> {
-    let options = Options { user: User::Root, runtime: Runtime::Wasm, args: Vec::new() };
+    let options =
+        Options { user: User::Root, runtime: Runtime::Wasm, args: Vec::new(), filled: None };
     let cluster = Cluster::fleet_of(options, &bench.binary).await?;
     let component = root().join("examples/prebuilt/hello-v1.wasm");
     cluster.push(&component, "bench:v1").await?;

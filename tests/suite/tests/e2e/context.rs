@@ -51,6 +51,12 @@ impl Context {
         Ok(cluster)
     }
 
+    /// A cluster in one process, with so many objects in it that are no concern of the body's.
+    pub(crate) async fn up_among(&self, objects: usize) -> anyhow::Result<Arc<Cluster>> {
+        let options = Options { filled: Some(objects), ..self.options(Vec::new()) };
+        Ok(self.keep(Cluster::up(options).await?))
+    }
+
     /// A cluster that is still to be started.
     pub(crate) fn prepared(&self) -> anyhow::Result<Arc<Cluster>> {
         Ok(self.keep(Cluster::prepare(self.options(Vec::new()), false)?))
@@ -84,7 +90,7 @@ impl Context {
     }
 
     fn options(&self, args: Vec<String>) -> Options {
-        Options { user: self.user, runtime: self.runtime, args }
+        Options { runtime: self.runtime, args, ..self.user.into() }
     }
 
     fn keep(&self, cluster: Cluster) -> Arc<Cluster> {

@@ -7,6 +7,7 @@
 
 mod access;
 mod admission;
+mod among;
 mod autoscaling;
 mod bad_input;
 mod clients;
@@ -277,6 +278,10 @@ suite! {
     }
     logs {
         both [tail_since_and_follow, previous_and_selectors]
+    }
+    among {
+        // About the API and controllers.
+        wasm [work_goes_on]
     }
     reading {
         // About the API: Pods are only something to read.
