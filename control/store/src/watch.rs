@@ -8,6 +8,7 @@ use crate::{Revision, WatchError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{Stream, stream};
+use std::collections::VecDeque;
 
 /// All that one commit changed in the watched range; with no events, a report of progress.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +43,9 @@ pub struct Watch {
 pub(crate) trait Feed: Send {
     /// The next change; must lose nothing when the future is dropped.
     async fn next(&mut self) -> Result<Change, WatchError>;
+
+    /// What came together with the last one and follows it.
+    fn ready(&mut self) -> VecDeque<Change>;
 }
 
 impl Watch {
@@ -57,6 +61,16 @@ impl Watch {
         let item = self.feed.next().await;
         self.ended = item.is_err();
         Some(item)
+    }
+
+    /// The next change and those that are there behind it: a group that was synced to disk together arrives together.
+    /// Cancel-safe.
+    pub async fn next_group(&mut self) -> Option<Result<VecDeque<Change>, WatchError>> {
+        Some(self.next().await?.map(|first| {
+            let mut group = self.feed.ready();
+            group.push_front(first);
+            group
+        }))
     }
 
     /// The same as a [`Stream`].

@@ -1,14 +1,17 @@
 //! Recent changes per kind, and who waits for which.
 //!
 //! Watchers are found by what they watch, never by asking each: with 5,000 agents each watching the Pods of its own node,
-//! a changed Pod costs two lookups. A watcher that reads too slowly is dropped from its list; its [`Source`](super::Source)
+//! a changed Pod costs two lookups; what thousands watch reaches them as one [`Event`]. A watcher that reads too slowly is dropped from its list; its [`Source`](super::Source)
 //! notices and reads on from the ring, or from the store's history, so slowness costs nobody memory.
 
+use std::cell::LazyCell;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use coracle_api::{Change, Kind, Object};
 use tokio::sync::mpsc;
+
+use super::event::Event;
 
 /// Changes kept per kind…
 const RING_CHANGES: usize = 2048;
@@ -75,14 +78,14 @@ struct Watchers {
 
 struct Watcher {
     id: u64,
-    sender: mpsc::Sender<Arc<Change>>,
+    sender: mpsc::Sender<Arc<Event>>,
 }
 
 /// A registered watcher: what it missed, then what comes. Closed by the hub when it lags.
 pub(super) struct Registration {
     pub(super) id: u64,
     pub(super) backlog: VecDeque<Arc<Change>>,
-    pub(super) receiver: mpsc::Receiver<Arc<Change>>,
+    pub(super) receiver: mpsc::Receiver<Arc<Event>>,
 }
 
 impl Hub {
@@ -200,8 +203,10 @@ impl Watchers {
     }
 
     fn send(&mut self, change: &Arc<Change>, object: &Object) {
+        // One for all of them, made for the first.
+        let event = LazyCell::new(|| Event::of(change.clone()));
         let send = |list: &mut Vec<Watcher>| {
-            list.retain(|watcher| watcher.sender.try_send(change.clone()).is_ok());
+            list.retain(|watcher| watcher.sender.try_send(event.clone()).is_ok());
         };
         send(&mut self.all);
         if let Some(list) = self.namespaces.get_mut(object.meta.namespace.as_str()) {

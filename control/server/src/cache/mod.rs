@@ -5,10 +5,11 @@
 //! so whoever has waited for a revision sees it in the cluster and in the hub. The lock on the cluster is a plain one
 //! and never held across an await. Next step of the apply trace: [`crate::driver`].
 
+mod event;
 mod hub;
 mod source;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
@@ -17,16 +18,20 @@ use coracle_api::metrics::{OutOfStep, Report};
 use coracle_api::{Change, Cluster, Kind, Object, kinds};
 use coracle_store::{Range, ReadError, Store};
 use jiff::Timestamp;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio::task::JoinHandle;
 
 use crate::custom::Definitions;
 use crate::keys;
+pub(crate) use event::{Event, Wire};
 use hub::Hub;
 pub(crate) use hub::Scope;
 pub(crate) use source::{Source, SourceError};
 
-/// Objects read from the store at a time while loading.
+/// Objects read from the store at a time while loading…
 const PAGE: usize = 2000;
+/// …and pages that are decoded or wait for it meanwhile.
+const PAGES_AHEAD: usize = 4;
 /// Changes that an in-process follower (the driver, the scheduler) may lag behind before it has to look at everything.
 const FOLLOWER_BUFFER: usize = 8192;
 /// Reports of nodes that it may lag behind; later ones tell the same anew.
@@ -42,13 +47,19 @@ pub(crate) struct Cache {
 
 struct Shared {
     cluster: RwLock<Cluster>,
-    definitions: Definitions,
+    definitions: Arc<Definitions>,
     hub: Mutex<Hub>,
     changes: broadcast::Sender<Arc<Change>>,
     metrics: broadcast::Sender<Arc<BTreeSet<String>>>,
     revision: watch::Sender<u64>,
     failure: Mutex<Option<String>>,
 }
+
+/// Kind, namespace and name.
+type Place<'c> = (&'static Kind, &'c str, &'c str);
+
+/// The revision of a page, and its objects.
+type Page = (u64, Vec<Arc<Object>>);
 
 /// The revision asked for has not come within the time given.
 #[derive(Debug)]
@@ -61,30 +72,21 @@ impl Cache {
     /// Loads every object at one revision.
     pub(crate) async fn load(store: &Store) -> Result<Self, ReadError> {
         let mut cluster = Cluster::new(Timestamp::now());
-        let definitions = Definitions::default();
-        let mut at = None;
+        let definitions = Arc::new(Definitions::default());
         // What defines kinds comes before what is of these kinds.
-        for (prefix, is_definition) in [
-            (keys::of_kind(&kinds::CUSTOM_RESOURCE_DEFINITION), true),
-            (keys::OBJECTS.into(), false),
-        ] {
-            let mut range = Range::prefix(prefix);
-            loop {
-                let page = store.range(range.clone(), at, Some(PAGE)).await?;
-                at = Some(page.revision);
-                for entry in &page.entries {
-                    let read = decode(&definitions, &entry.key, &entry.value, entry.mod_revision);
-                    let Some(object) = read else { continue };
-                    if is_definition {
-                        definitions.put(&object);
-                    } else {
-                        cluster.put(object);
-                    }
-                }
-                match page.entries.last() {
-                    Some(last) if page.more => range = range.after(&last.key),
-                    _ => break,
-                }
+        let prefix = keys::of_kind(&kinds::CUSTOM_RESOURCE_DEFINITION);
+        let mut pages = read_all(store, &definitions, prefix, None);
+        let mut at = None;
+        while let Some(page) = pages.recv().await {
+            let (revision, objects) = page?.await.unwrap_or_else(resume);
+            at = Some(revision);
+            objects.iter().for_each(|object| definitions.put(object));
+        }
+        let mut pages = read_all(store, &definitions, keys::OBJECTS.into(), at);
+        while let Some(page) = pages.recv().await {
+            let (_, objects) = page?.await.unwrap_or_else(resume);
+            for object in objects {
+                cluster.put(object);
             }
         }
         let revision = at.unwrap_or_default();
@@ -123,10 +125,10 @@ impl Cache {
 
     async fn follow_watch(&self, mut watch: coracle_store::Watch) -> ReadError {
         loop {
-            match watch.next().await {
-                Some(Ok(change)) => {
+            match watch.next_group().await {
+                Some(Ok(group)) => {
                     lock(&self.shared.failure).take();
-                    self.apply(change);
+                    self.apply(group);
                 }
                 Some(Err(error)) => return error,
                 None => return ReadError::Closed,
@@ -134,54 +136,52 @@ impl Cache {
         }
     }
 
-    fn apply(&self, committed: coracle_store::Change) {
-        let revision = committed.revision;
-        let decoded: Vec<_> = committed
-            .events
-            .iter()
-            .filter_map(|event| {
-                let definitions = &self.shared.definitions;
-                let place = keys::parse(definitions, &event.key)?;
-                let read = |value| decode(definitions, &event.key, value, revision);
-                let new = event.value.as_ref().map(read);
-                if place.0.resource == kinds::CUSTOM_RESOURCE_DEFINITION.resource {
-                    match &new {
-                        Some(Some(object)) => definitions.put(object),
-                        Some(None) => {}
-                        None => definitions.remove(place.2),
-                    }
-                }
-                Some((place, new))
-            })
-            .collect();
+    /// Takes in changes that came together. Whoever waits for a revision is woken once for all of them.
+    fn apply(&self, group: VecDeque<coracle_store::Change>) {
+        let Some(newest) = group.back().map(|change| change.revision) else { return };
+        let decoded: Vec<_> = group.iter().map(|change| self.decoded(change)).collect();
         let mut changes = Vec::with_capacity(decoded.len());
         {
             let mut cluster = self.shared.cluster.write().unwrap_or_else(PoisonError::into_inner);
             cluster.now = Timestamp::now();
-            cluster.advance(revision);
-            for ((kind, namespace, name), new) in decoded {
-                let change = match new {
-                    Some(Some(new)) => {
-                        Change { revision, old: cluster.put(new.clone()), new: Some(new) }
-                    }
-                    // Unreadable: already reported, and as good as absent.
-                    Some(None) | None => Change {
-                        revision,
-                        old: cluster.remove(kind, namespace, name, revision),
-                        new: None,
-                    },
-                };
-                if change.object().is_some() {
-                    changes.push(Arc::new(change));
-                }
+            for (committed, decoded) in group.iter().zip(decoded) {
+                changes.push((committed.revision, put(&mut cluster, committed.revision, decoded)));
             }
         }
-        lock(&self.shared.hub).publish(revision, &changes);
-        for change in changes {
+        {
+            let mut hub = lock(&self.shared.hub);
+            for (revision, changes) in &changes {
+                hub.publish(*revision, changes);
+            }
+        }
+        for change in changes.into_iter().flat_map(|(_, changes)| changes) {
             // Nobody listening is fine.
             let _ = self.shared.changes.send(change);
         }
-        self.shared.revision.send_replace(revision);
+        self.shared.revision.send_replace(newest);
+    }
+
+    /// What a commit makes of which objects. Definitions count at once: what follows may be of their kinds.
+    fn decoded<'c>(
+        &self,
+        committed: &'c coracle_store::Change,
+    ) -> Vec<(Place<'c>, Option<Arc<Object>>)> {
+        let read = |event: &'c coracle_store::Event| {
+            let definitions = &self.shared.definitions;
+            let place = keys::parse(definitions, &event.key)?;
+            let read = |value| decode(definitions, &event.key, value, committed.revision);
+            let new = event.value.as_ref().map(read);
+            if place.0.resource == kinds::CUSTOM_RESOURCE_DEFINITION.resource {
+                match &new {
+                    Some(Some(object)) => definitions.put(object),
+                    Some(None) => {}
+                    None => definitions.remove(place.2),
+                }
+            }
+            // Unreadable: already reported, and as good as absent.
+            Some((place, new.flatten()))
+        };
+        committed.events.iter().filter_map(read).collect()
     }
 
     /// The cluster as it is now. The guard must not be held across an await.
@@ -263,6 +263,69 @@ impl Cache {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Puts what a commit wrote into the cluster.
+fn put(
+    cluster: &mut Cluster,
+    revision: u64,
+    decoded: Vec<(Place<'_>, Option<Arc<Object>>)>,
+) -> Vec<Arc<Change>> {
+    cluster.advance(revision);
+    let changes = decoded.into_iter().map(|((kind, namespace, name), new)| match new {
+        Some(new) => Change { revision, old: cluster.put(new.clone()), new: Some(new) },
+        None => {
+            Change { revision, old: cluster.remove(kind, namespace, name, revision), new: None }
+        }
+    });
+    changes.filter(|change| change.object().is_some()).map(Arc::new).collect()
+}
+
+/// Reads all under a prefix page by page; while one is read, those before it are decoded on other threads.
+fn read_all(
+    store: &Store,
+    definitions: &Arc<Definitions>,
+    prefix: String,
+    mut at: Option<u64>,
+) -> mpsc::Receiver<Result<JoinHandle<Page>, ReadError>> {
+    let (sender, receiver) = mpsc::channel(PAGES_AHEAD);
+    let (store, definitions) = (store.clone(), definitions.clone());
+    let mut range = Range::prefix(prefix);
+    tokio::spawn(async move {
+        loop {
+            let read = store.range(range.clone(), at, Some(PAGE)).await;
+            let (page, next) = match read {
+                Ok(read) => {
+                    let revision = read.revision;
+                    at = Some(revision);
+                    let last = read.entries.last().filter(|_| read.more);
+                    let next = last.map(|last| range.after(&last.key));
+                    let definitions = definitions.clone();
+                    let decode = move || {
+                        let entries = read.entries.iter();
+                        let objects = entries.filter_map(|entry| {
+                            decode(&definitions, &entry.key, &entry.value, entry.mod_revision)
+                        });
+                        (revision, objects.collect())
+                    };
+                    (Ok(tokio::task::spawn_blocking(decode)), next)
+                }
+                Err(error) => (Err(error), None),
+            };
+            // Nobody listens any more where loading has failed.
+            let sent = sender.send(page).await;
+            match next {
+                Some(next) if sent.is_ok() => range = next,
+                _ => break,
+            }
+        }
+    });
+    receiver
+}
+
+/// Goes on with the panic of a thread that decoded; none is ever cancelled.
+fn resume(error: tokio::task::JoinError) -> Page {
+    std::panic::resume_unwind(error.into_panic())
 }
 
 /// The object under a key; unreadable ones are reported and left out.

@@ -10,6 +10,7 @@ use coracle_api::{Change, Kind, Object};
 use coracle_store::{Range, ReadError, Store};
 use tokio::sync::mpsc;
 
+use super::event::Event;
 use super::{Cache, Scope};
 use crate::keys;
 
@@ -35,8 +36,17 @@ pub(crate) struct Source {
 
 enum State {
     Start,
-    History { watch: coracle_store::Watch, pending: VecDeque<Arc<Change>> },
-    Live { id: u64, backlog: VecDeque<Arc<Change>>, receiver: mpsc::Receiver<Arc<Change>> },
+    History {
+        watch: coracle_store::Watch,
+        pending: VecDeque<Arc<Change>>,
+    },
+    Live {
+        id: u64,
+        /// What the hub is only about to publish may have been seen in the cluster already.
+        since: u64,
+        backlog: VecDeque<Arc<Change>>,
+        receiver: mpsc::Receiver<Arc<Event>>,
+    },
 }
 
 impl Source {
@@ -52,26 +62,27 @@ impl Source {
     }
 
     /// The next change. Cancel-safe.
-    pub(crate) async fn next(&mut self) -> Result<Arc<Change>, SourceError> {
+    pub(crate) async fn next(&mut self) -> Result<Arc<Event>, SourceError> {
         loop {
             match &mut self.state {
                 State::Start => self.start().await?,
-                State::Live { backlog, receiver, .. } => {
-                    let change = match backlog.pop_front() {
-                        Some(change) => Some(change),
+                State::Live { since, backlog, receiver, .. } => {
+                    let event = match backlog.pop_front() {
+                        Some(change) => Some(Event::of(change)),
                         None => receiver.recv().await,
                     };
-                    match change {
-                        Some(change) => {
-                            self.after = change.revision;
-                            return Ok(change);
+                    match event {
+                        Some(event) if event.revision <= *since => {}
+                        Some(event) => {
+                            self.after = event.revision;
+                            return Ok(event);
                         }
                         None => self.state = State::Start,
                     }
                 }
                 State::History { watch, pending } => {
                     if let Some(change) = pending.pop_front() {
-                        return Ok(change);
+                        return Ok(Event::of(change));
                     }
                     match watch.next().await {
                         Some(Ok(committed)) => {
@@ -100,16 +111,19 @@ impl Source {
     }
 
     /// The next change if it is there already.
-    pub(crate) fn try_next(&mut self) -> Option<Arc<Change>> {
-        let change = match &mut self.state {
-            State::Live { backlog, receiver, .. } => {
-                backlog.pop_front().or_else(|| receiver.try_recv().ok())
-            }
-            State::History { pending, .. } => return pending.pop_front(),
+    pub(crate) fn try_next(&mut self) -> Option<Arc<Event>> {
+        let event = match &mut self.state {
+            State::Live { since, backlog, receiver, .. } => loop {
+                let next = backlog.pop_front().map(Event::of).or_else(|| receiver.try_recv().ok());
+                if next.as_ref().is_none_or(|event| event.revision > *since) {
+                    break next;
+                }
+            },
+            State::History { pending, .. } => return pending.pop_front().map(Event::of),
             State::Start => None,
         }?;
-        self.after = change.revision;
-        Some(change)
+        self.after = event.revision;
+        Some(event)
     }
 
     /// The revision up to which nothing is missing, if nothing is waiting: what a bookmark may say.
@@ -146,7 +160,8 @@ impl Source {
     fn go_live(&mut self) -> bool {
         let registration = self.cache.hub().register(self.kind, &self.scope, self.after);
         let Some(it) = registration else { return false };
-        self.state = State::Live { id: it.id, backlog: it.backlog, receiver: it.receiver };
+        let (since, backlog, receiver) = (self.after, it.backlog, it.receiver);
+        self.state = State::Live { id: it.id, since, backlog, receiver };
         true
     }
 }

@@ -18,6 +18,7 @@ use super::accept::{self, Encoding, Form, Offer, meta_version};
 use super::answer::bytes_response;
 use super::other_versions::OtherVersion;
 use super::request::RequestInfo;
+use crate::cache::Wire;
 use crate::custom::Served;
 
 /// How this request wants its objects.
@@ -70,6 +71,21 @@ impl Render {
             && self.encoding == Encoding::Json
             && self.other.is_none()
             && !self.pretty
+    }
+
+    /// The form that events have for all who want them like this, if there is one.
+    pub(crate) fn wire(&self) -> Option<Wire> {
+        if self.other.is_some() {
+            return None;
+        }
+        match (self.form, self.encoding) {
+            (Form::Plain, Encoding::Json) => Some(Wire::Json),
+            (Form::Plain, Encoding::Protobuf) => Some(Wire::Protobuf),
+            (Form::Metadata { v1 }, Encoding::Json) => Some(Wire::MetadataJson { v1 }),
+            (Form::Metadata { v1 }, Encoding::Protobuf) => Some(Wire::MetadataProtobuf { v1 }),
+            // Tables tell ages.
+            (Form::Table { .. }, _) | (_, Encoding::Yaml) => None,
+        }
     }
 
     /// What a list of the kind is called.

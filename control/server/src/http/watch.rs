@@ -1,6 +1,8 @@
 //! Watches: the initial state where asked for, then every change of what is selected, one JSON document a line, or framed
 //! protobuf.
 //!
+//! An event is written once for all who watch in the same form, and its bytes are shared.
+//!
 //! An object that comes to match is `ADDED`, one that ceases to match is `DELETED`, whatever happened to it. Changes come
 //! from a [`Source`], which cannot lose any; a revision that is forgotten ends the stream with a `410`.
 
@@ -24,7 +26,7 @@ use super::answer::{Answer, body_response};
 use super::read::{self, Selection};
 use super::render::Render;
 use super::request::RequestInfo;
-use crate::cache::{Source, SourceError};
+use crate::cache::{Event, Source, SourceError};
 use crate::registry::Registry;
 
 /// A watch without `timeoutSeconds` ends after this to twice this, as upstream.
@@ -48,6 +50,45 @@ struct Watch {
     shutdown: watch::Receiver<bool>,
     columns_sent: bool,
     done: bool,
+}
+
+/// What is sent at once.
+#[derive(Default)]
+struct Chunk {
+    /// A single event goes out as it is, without a copy for each watcher.
+    only: Option<Bytes>,
+    joined: BytesMut,
+}
+
+impl Chunk {
+    fn push(&mut self, bytes: Bytes) {
+        if self.is_empty() {
+            self.only = Some(bytes);
+        } else {
+            self.joined().extend_from_slice(&bytes);
+        }
+    }
+
+    /// Where more may be written.
+    fn joined(&mut self) -> &mut BytesMut {
+        if let Some(only) = self.only.take() {
+            self.joined.extend_from_slice(&only);
+        }
+        &mut self.joined
+    }
+
+    fn len(&self) -> usize {
+        self.only.as_ref().map_or(self.joined.len(), Bytes::len)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn done(self) -> Option<Bytes> {
+        let bytes = self.only.unwrap_or_else(|| self.joined.freeze());
+        (!bytes.is_empty()).then_some(bytes)
+    }
 }
 
 /// Opens a watch.
@@ -123,7 +164,7 @@ pub(crate) async fn watch(
 impl Watch {
     /// The next bytes to send; `None` ends the stream.
     async fn chunk(&mut self) -> Option<Bytes> {
-        let mut out = BytesMut::new();
+        let mut out = Chunk::default();
         while !self.done && out.is_empty() {
             if self.initial(&mut out) {
                 break;
@@ -131,8 +172,8 @@ impl Watch {
             let wake = self.ends.min(self.next_bookmark);
             tokio::select! {
                 biased;
-                change = self.source.next() => match change {
-                    Ok(change) => self.changes(change, &mut out).await,
+                event = self.source.next() => match event {
+                    Ok(event) => self.changes(event, &mut out).await,
                     Err(error) => self.fail(error, &mut out),
                 },
                 _ = self.shutdown.changed() => self.done = true,
@@ -146,11 +187,11 @@ impl Watch {
                 }
             }
         }
-        (!out.is_empty()).then(|| out.freeze())
+        out.done()
     }
 
     /// Sends of the initial state what fits; false once it is all sent.
-    fn initial(&mut self, out: &mut BytesMut) -> bool {
+    fn initial(&mut self, out: &mut Chunk) -> bool {
         while out.len() < CHUNK
             && let Some(object) = self.initial.pop_front()
         {
@@ -164,41 +205,53 @@ impl Watch {
         !out.is_empty()
     }
 
-    async fn changes(&mut self, first: Arc<Change>, out: &mut BytesMut) {
+    async fn changes(&mut self, first: Arc<Event>, out: &mut Chunk) {
         let mut next = Some(first);
-        while let Some(change) = next {
-            match shown(&self.registry, self.selection.kind, change).await {
-                Ok(change) => self.change(&change, out),
+        while let Some(event) = next {
+            match shown(&self.registry, self.selection.kind, event).await {
+                Ok(event) => self.change(&event, out),
                 Err(error) => return self.end(&error, out),
             }
             next = if out.len() < CHUNK { self.source.try_next() } else { None };
         }
     }
 
-    fn change(&mut self, change: &Change, out: &mut BytesMut) {
+    fn change(&mut self, event: &Event, out: &mut Chunk) {
         let selected = |object: &Option<Arc<Object>>| {
-            object.as_ref().filter(|object| self.selection.matches(object)).cloned()
+            object.as_ref().is_some_and(|o| self.selection.matches(o))
         };
-        match (selected(&change.old), selected(&change.new)) {
-            (None, None) => {}
-            (None, Some(new)) => self.event("ADDED", &new, out),
-            (Some(_), Some(new)) => self.event("MODIFIED", &new, out),
-            (Some(old), None) => {
-                // Shown as it last was within the selection, at the revision at which it left.
-                self.event("DELETED", &at_revision(&old, change.revision), out);
-            }
+        let (name, object) = match (selected(&event.old), selected(&event.new)) {
+            (false, false) => return,
+            (false, true) => ("ADDED", &event.new),
+            (true, true) => ("MODIFIED", &event.new),
+            (true, false) => ("DELETED", &event.old),
+        };
+        let Some(object) = object else { return };
+        let object = || match name {
+            // Shown as it last was within the selection, at the revision at which it left.
+            "DELETED" => at_revision(object, event.revision),
+            _ => object.clone(),
+        };
+        match self.render.wire() {
+            Some(wire) => out.push(event.written(wire, name, || {
+                let mut bytes = BytesMut::new();
+                self.write(name, &self.render.object(&object(), false), &mut bytes);
+                bytes.freeze()
+            })),
+            None => self.event(name, &object(), out),
         }
     }
 
-    fn event(&mut self, kind: &str, object: &Arc<Object>, out: &mut BytesMut) {
+    fn event(&mut self, kind: &str, object: &Arc<Object>, out: &mut Chunk) {
         let columns = !std::mem::replace(&mut self.columns_sent, true);
-        self.write(kind, &self.render.object(object, columns), out);
+        self.write(kind, &self.render.object(object, columns), out.joined());
     }
 
     fn write(&self, kind: &str, object: &[u8], out: &mut BytesMut) {
         if self.render.encoding == Encoding::Protobuf {
             return encode::frame(kind, object, out);
         }
+        out.reserve(object.len() + 40);
         out.extend_from_slice(b"{\"type\":\"");
         out.extend_from_slice(kind.as_bytes());
         out.extend_from_slice(b"\",\"object\":");
@@ -206,7 +259,7 @@ impl Watch {
         out.extend_from_slice(b"}\n");
     }
 
-    fn bookmark(&mut self, revision: u64, ends_initial: bool, out: &mut BytesMut) {
+    fn bookmark(&mut self, revision: u64, ends_initial: bool, out: &mut Chunk) {
         let kind = self.selection.kind;
         let mut metadata =
             json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
@@ -235,10 +288,10 @@ impl Watch {
                 }}],
             }),
         };
-        self.write("BOOKMARK", &self.render.tree(&object), out);
+        self.write("BOOKMARK", &self.render.tree(&object), out.joined());
     }
 
-    fn fail(&mut self, error: SourceError, out: &mut BytesMut) {
+    fn fail(&mut self, error: SourceError, out: &mut Chunk) {
         let error = match error {
             SourceError::Compacted => {
                 ApiError::expired("too old resource version: list again and watch from there")
@@ -248,26 +301,33 @@ impl Watch {
         self.end(&error, out);
     }
 
-    fn end(&mut self, error: &ApiError, out: &mut BytesMut) {
+    fn end(&mut self, error: &ApiError, out: &mut Chunk) {
         self.done = true;
-        self.write("ERROR", &self.render.tree(&error.status()), out);
+        self.write("ERROR", &self.render.tree(&error.status()), out.joined());
     }
 }
 
-/// The change in the version that is watched.
+/// The event in the version that is watched.
 async fn shown(
     registry: &Registry,
     kind: &'static Kind,
-    change: Arc<Change>,
-) -> Result<Arc<Change>, ApiError> {
+    event: Arc<Event>,
+) -> Result<Arc<Event>, ApiError> {
     if !kind.custom {
-        return Ok(change);
+        return Ok(event);
     }
-    let (mut old, mut new) = (change.old.clone(), change.new.clone());
+    let (mut old, mut new) = (event.old.clone(), event.new.clone());
+    let mut is_same = true;
     for object in [&mut old, &mut new].into_iter().flatten() {
-        *object = registry.show(kind, object.clone()).await?;
+        let shown = registry.show(kind, object.clone()).await?;
+        is_same &= Arc::ptr_eq(&shown, object);
+        *object = shown;
     }
-    Ok(Arc::new(Change { revision: change.revision, old, new }))
+    // As it is stored, it is one that others watch, too.
+    if is_same {
+        return Ok(event);
+    }
+    Ok(Event::of(Arc::new(Change { revision: event.revision, old, new })))
 }
 
 /// The object, saying that it is at `revision`.

@@ -75,4 +75,8 @@ impl Feed for Follow {
             }
         }
     }
+
+    fn ready(&mut self) -> VecDeque<Change> {
+        std::mem::take(&mut self.ready)
+    }
 }
