@@ -152,14 +152,7 @@ pub async fn start(config: Config) -> Result<Server, StartError> {
         controllers.push(Box::new(coracle_controllers::NodeIpam { range: config.pod_network }));
         let pool = config.load_balancer_pool.clone();
         controllers.push(Box::new(coracle_controllers::LoadBalancerController { pool }));
-        for controller in controllers {
-            tasks.spawn(driver::run(
-                controller.into(),
-                registry.clone(),
-                recorder.clone(),
-                stopping.clone(),
-            ));
-        }
+        tasks.spawn(driver::run(controllers, registry.clone(), recorder.clone(), stopping.clone()));
     }
     if config.scheduler {
         tasks.spawn(scheduling::run(registry.clone(), recorder, stopping));

@@ -1,13 +1,14 @@
 //! The driver: runs the controllers and performs their plans, through the registry like everybody's writes.
 //!
-//! One task a controller. It wakes keys from the old and the new object of every change, runs each key alone but several
-//! keys side by side, and runs a key again only once the cache shows what its last plan wrote. Controllers are pure, so
+//! One task a controller, which sleeps until [`waker`] has keys for it: those that the old and the new object of every change
+//! wake. It runs each key alone but several keys side by side, and runs a key again only once the cache shows what its last plan wrote. Controllers are pure, so
 //! all that can fail is a write: the key then runs again, later each time. Nothing depends on seeing every change: on
 //! start, after a lag and every few minutes, everything is looked at. Next step of the apply trace:
 //! `coracle_controllers`, then [`crate::scheduling`].
 
 mod perform;
 mod queue;
+mod waker;
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
@@ -15,10 +16,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_api::plan::{Controller, Key, Memory};
-use coracle_api::{Change, Cluster};
 use futures::FutureExt as _;
 use jiff::Timestamp;
-use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -27,22 +26,45 @@ use crate::recorder::Recorder;
 use crate::registry::Registry;
 use perform::{Outcome, perform};
 use queue::Queue;
+use waker::{Mailbox, Woken};
 
 /// Keys of one controller that are worked on at a time.
 const PARALLEL: usize = 16;
-/// Changes looked at under one lock of the cluster.
-const BATCH: usize = 256;
 /// How often everything is looked at, changed or not.
 const RESYNC: Duration = Duration::from_secs(300);
 
-/// Runs one controller until the server stops.
+/// Runs controllers until the server stops.
 pub(crate) async fn run(
+    controllers: Vec<Box<dyn Controller>>,
+    registry: Registry,
+    recorder: Recorder,
+    stopping: watch::Receiver<bool>,
+) {
+    // From here on nothing is missed: each looks at everything when it begins.
+    let changes = registry.cache.changes();
+    let mut tasks = JoinSet::new();
+    let mut mailboxes = Vec::new();
+    for controller in controllers {
+        let controller: Arc<dyn Controller> = controller.into();
+        let mailbox = Arc::new(Mailbox::default());
+        mailboxes.push((controller.clone(), mailbox.clone()));
+        let (registry, recorder) = (registry.clone(), recorder.clone());
+        tasks.spawn(one(controller, mailbox, registry, recorder, stopping.clone()));
+    }
+    tokio::select! {
+        () = waker::run(changes, &mailboxes, &registry.cache) => {}
+        () = async { while tasks.join_next().await.is_some() {} } => {}
+    }
+}
+
+/// Runs one controller until the server stops.
+async fn one(
     controller: Arc<dyn Controller>,
+    mailbox: Arc<Mailbox>,
     registry: Registry,
     recorder: Recorder,
     mut stopping: watch::Receiver<bool>,
 ) {
-    let mut changes = registry.cache.changes();
     let mut queue = Queue::default();
     let mut performing: JoinSet<(Key, Outcome)> = JoinSet::new();
     let mut memories: HashMap<Key, Memory> = HashMap::new();
@@ -53,26 +75,9 @@ pub(crate) async fn run(
         start_ready(&*controller, &registry, &recorder, &mut queue, &mut memories, &mut performing);
         let due = queue.next_due();
         tokio::select! {
-            change = changes.recv() => match change {
-                Ok(change) => {
-                    let mut batch = vec![change];
-                    while batch.len() < BATCH {
-                        match changes.try_recv() {
-                            Ok(change) => batch.push(change),
-                            Err(TryRecvError::Lagged(_)) => {
-                                resync.reset_immediately();
-                                break;
-                            }
-                            Err(_) => break,
-                        }
-                    }
-                    let cluster = registry.cache.read();
-                    for change in &batch {
-                        wake(&*controller, &cluster, change, &mut queue);
-                    }
-                }
-                Err(RecvError::Lagged(_)) => resync.reset_immediately(),
-                Err(RecvError::Closed) => return,
+            woken = mailbox.take() => match woken {
+                Woken::Keys(keys) => keys.into_iter().for_each(|key| queue.add(key)),
+                Woken::Everything => resync.reset_immediately(),
             },
             told = metrics.recv(), if by_metrics.is_some() => {
                 // Of what was missed, the next report tells enough.
@@ -104,12 +109,6 @@ pub(crate) async fn run(
 
 fn far() -> Instant {
     Instant::now() + RESYNC
-}
-
-fn wake(controller: &dyn Controller, cluster: &Cluster, change: &Change, queue: &mut Queue) {
-    for object in [&change.old, &change.new].into_iter().flatten() {
-        controller.wakes(cluster, object).into_iter().for_each(|key| queue.add(key));
-    }
 }
 
 /// Plans for every key that may run; a plan with nothing to write is done at once.
