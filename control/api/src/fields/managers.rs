@@ -250,10 +250,12 @@ impl Managers {
         let api_version = writer.api_version.to_owned();
         let is_as_before = last.as_ref().is_some_and(|last| last.fields == fields);
         let time = last.as_ref().and_then(|last| last.time.clone());
+        // Whoever says all that it said last time takes nothing back: so is nearly every apply.
+        let is_less = last.as_ref().is_some_and(|last| !last.fields.is_within(&fields));
         self.0.insert(id.clone(), Entry { api_version, time, fields });
 
         let mut object = merge(live, config, schema);
-        if let Some(last) = &last {
+        if let Some(last) = last.as_ref().filter(|_| is_less) {
             object = self.prune(object, &last.fields, schema);
         }
         let changes = self.take(Some(&id), writer, (live, &object), schema, force)?;

@@ -67,6 +67,15 @@ impl FieldSet {
         set.get(last).is_some_and(|node| node.is_member)
     }
 
+    /// Whether another set has all places of this one.
+    pub fn is_within(&self, other: &FieldSet) -> bool {
+        self.0.iter().all(|(step, ours)| {
+            other.0.get(step).is_some_and(|theirs| {
+                (theirs.is_member || !ours.is_member) && ours.below.is_within(&theirs.below)
+            })
+        })
+    }
+
     pub(super) fn get(&self, step: &str) -> Option<&Node> {
         self.0.get(step)
     }

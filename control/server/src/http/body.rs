@@ -98,7 +98,8 @@ impl<'a> Shape<'a> {
         }
     }
 
-    fn decode_json(self, bytes: &[u8]) -> Result<Decoded, DecodeError> {
+    /// JSON, read and checked in one go.
+    pub(crate) fn decode_json(self, bytes: &[u8]) -> Result<Decoded, DecodeError> {
         match self {
             Self::BuiltIn(schema) => schema::decode_json(bytes, schema),
             Self::Custom(version) => version.decode_json(bytes),

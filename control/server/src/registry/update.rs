@@ -168,15 +168,9 @@ impl Registry {
                 Value::Object(asked)
             }
             Part::Status => {
-                let mut whole = meta::object(before.clone())?;
-                let mut metadata = meta::of(&mut asked).clone();
-                take_over(&mut metadata, &before["metadata"], "ownerReferences");
-                whole.insert("metadata".into(), metadata.into());
-                match asked.remove("status") {
-                    Some(status) => whole.insert("status".into(), status),
-                    None => whole.remove("status"),
-                };
-                Value::Object(whole)
+                take_over(meta::of(&mut asked), &before["metadata"], "ownerReferences");
+                put_back(&mut asked, before, &["metadata", "status"]);
+                Value::Object(asked)
             }
             Part::EphemeralContainers => only_of_spec(before, &asked, "ephemeralContainers"),
             Part::Finalize => only_of_spec(before, &asked, "finalizers"),
@@ -281,6 +275,17 @@ fn unchanged(new: &Map<String, Value>, before: &Value) -> bool {
             }
             (_, known) => known == Some(value),
         })
+}
+
+/// Makes all fields what they were, but for some. Most writes have left them alone: comparing is cheaper than copying.
+fn put_back(map: &mut Map<String, Value>, before: &Value, but: &[&str]) {
+    let Some(before) = before.as_object() else { return };
+    map.retain(|field, _| but.contains(&field.as_str()) || before.contains_key(field));
+    for (field, value) in before {
+        if !but.contains(&field.as_str()) && map.get(field) != Some(value) {
+            map.insert(field.clone(), value.clone());
+        }
+    }
 }
 
 pub(super) fn take_over(map: &mut Map<String, Value>, from: &Value, field: &str) {
