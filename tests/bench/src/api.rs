@@ -90,6 +90,20 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// Asks as the admin for what the server has in one of its forms; the answer's body is still to be read.
+    pub(crate) async fn get(
+        &mut self,
+        accept: &str,
+        path: &str,
+    ) -> anyhow::Result<Response<Incoming>> {
+        let request = Request::builder()
+            .uri(format!("https://{}{path}", self.host))
+            .header("accept", accept)
+            .body(Full::default())?;
+        self.sender.ready().await?;
+        Ok(self.sender.send_request(request).await?)
+    }
+
     /// Sends a request as a node would; the answer's body is still to be read.
     pub(crate) async fn send(
         &mut self,

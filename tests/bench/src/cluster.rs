@@ -10,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use coracle_test_cluster::filled;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -39,6 +40,17 @@ impl Cluster {
     /// Starts `coracle COMMAND… --data NEW-FOLDER --listen 127.0.0.1:0`.
     pub(crate) async fn start(bench: &Bench, command: &[&str]) -> anyhow::Result<Self> {
         let data = tempfile::Builder::new().prefix("coracle-bench-").tempdir_in(&bench.folder)?;
+        Self::start_in(&bench.binary, data, command).await
+    }
+
+    /// The same over a store with about so many objects of all kinds.
+    pub(crate) async fn start_among(
+        bench: &Bench,
+        objects: usize,
+        command: &[&str],
+    ) -> anyhow::Result<Self> {
+        let data = tempfile::Builder::new().prefix("coracle-bench-").tempdir_in(&bench.folder)?;
+        filled::fill(&bench.binary, objects, &data.path().join("store.redb")).await?;
         Self::start_in(&bench.binary, data, command).await
     }
 

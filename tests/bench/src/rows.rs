@@ -1,5 +1,7 @@
 //! What is measured, in the order of a cluster's life.
 
+mod admitted;
+mod apply;
 mod autoscale;
 mod commands;
 mod create;
@@ -15,12 +17,15 @@ mod neighbours;
 mod oci_cycle;
 mod oci_pods;
 mod pod;
+mod pod_memory;
 mod push;
 mod requests;
+mod restart;
 mod rival;
 mod schedule;
 mod services;
 mod start;
+mod watchers;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -62,6 +67,48 @@ pub(crate) const ROWS: &[Row] = &[
         goal: "≥ 3,000/s",
         compare: "Kubernetes: 500/s",
         measure: |bench| Box::pin(create::measure(bench)),
+    },
+    Row {
+        name: "create-admitted",
+        what: "the same with a quota, a LimitRange, `restricted` Pod security and three policies in CEL in their namespace",
+        goal: "≥ 3,000/s",
+        compare: "—",
+        measure: |bench| Box::pin(admitted::measure(bench)),
+    },
+    Row {
+        name: "apply",
+        what: "server-side apply of a Deployment: the server's CPU time, nothing new; a change",
+        goal: "≤ 300 µs",
+        compare: "—",
+        measure: |bench| Box::pin(apply::measure(bench)),
+    },
+    Row {
+        name: "watchers",
+        what: "a committed change → the last of 1,000 watchers of all Pods, half in JSON, half in protobuf",
+        goal: "p99 ≤ 20 ms",
+        compare: "—",
+        measure: |bench| Box::pin(watchers::many(bench)),
+    },
+    Row {
+        name: "node-watchers",
+        what: "the server's CPU time for a created Pod with 5,000 watchers of other nodes' Pods, to that with none",
+        goal: "≤ 1.1",
+        compare: "—",
+        measure: |bench| Box::pin(watchers::of_nodes(bench)),
+    },
+    Row {
+        name: "pod-memory",
+        what: "memory of the server for an idle Pod, beyond the size of its JSON",
+        goal: "≤ 6 kB",
+        compare: "—",
+        measure: |bench| Box::pin(pod_memory::measure(bench)),
+    },
+    Row {
+        name: "restart-100000",
+        what: "exec → `/readyz` over a store with 100,000 objects",
+        goal: "≤ 1.5 s",
+        compare: "—",
+        measure: |bench| Box::pin(restart::measure(bench)),
     },
     Row {
         name: "schedule",

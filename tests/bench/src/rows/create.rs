@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::QUIET;
 use crate::Bench;
@@ -12,6 +12,8 @@ use crate::report::{Measured, quantile};
 const PODS: usize = 5000;
 const CLIENTS: usize = 32;
 const ROUNDS: usize = 3;
+/// What is replaced by each Pod's name.
+const NAME: &str = "NAME-OF-THE-POD";
 
 pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Measured> {
     let mut rates = Vec::new();
@@ -34,11 +36,24 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Measured> {
 
 /// Creates Pods `pod-0…` in `default` from 32 clients; how many a second were acknowledged.
 pub(super) async fn pods(cluster: &Cluster, count: usize) -> anyhow::Result<f64> {
+    pods_in(cluster, "default", "pod", count, &|name| pod(name)).await
+}
+
+/// Creates Pods `PREFIX-0…` in a namespace from 32 clients; how many a second were acknowledged.
+pub(super) async fn pods_in(
+    cluster: &Cluster,
+    namespace: &str,
+    prefix: &str,
+    count: usize,
+    manifest: &(dyn Fn(&str) -> Value + Sync),
+) -> anyhow::Result<f64> {
     let mut connection = cluster.connect().await?;
     // No controller makes it here, and every Pod runs as it.
     let account =
         json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
-    connection.ensure("/api/v1/namespaces/default/serviceaccounts", &account).await?;
+    let namespace = format!("/api/v1/namespaces/{namespace}");
+    connection.ensure(&format!("{namespace}/serviceaccounts"), &account).await?;
+    let template = manifest(NAME).to_string();
     let mut connections = Vec::new();
     for _ in 0..CLIENTS {
         connections.push(cluster.connect().await?);
@@ -48,10 +63,12 @@ pub(super) async fn pods(cluster: &Cluster, count: usize) -> anyhow::Result<f64>
         .into_iter()
         .enumerate()
         .map(|(client, mut connection)| {
+            let (path, prefix) = (format!("{namespace}/pods"), prefix.to_owned());
+            let template = template.clone();
             tokio::spawn(async move {
                 for number in (client..count).step_by(CLIENTS) {
-                    let path = "/api/v1/namespaces/default/pods";
-                    connection.create(path, pod(number)).await?;
+                    let name = format!("{prefix}-{number}");
+                    connection.create(&path, template.replace(NAME, &name)).await?;
                 }
                 anyhow::Ok(())
             })
@@ -64,12 +81,12 @@ pub(super) async fn pods(cluster: &Cluster, count: usize) -> anyhow::Result<f64>
 }
 
 /// A Pod like those of a Deployment: labels, environment, probes, resources.
-fn pod(number: usize) -> String {
+pub(super) fn pod(name: &str) -> Value {
     let probe = json!({"httpGet": {"path": "/health", "port": "http"}, "periodSeconds": 5});
-    let pod = json!({
+    json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {
-            "name": format!("pod-{number}"),
+            "name": name,
             "labels": {"app": "bench", "tier": "web", "pod-template-hash": "6d4cf56db6"},
             "annotations": {"example.com/owner": "team-a", "example.com/revision": "1",
                 "example.com/about": "Serves the public web site of team A; see the runbook before restarting it by hand.",
@@ -101,6 +118,5 @@ fn pod(number: usize) -> String {
             {"name": "config", "configMap": {"name": "web"}},
             {"name": "scratch", "emptyDir": {"sizeLimit": "64Mi"}},
         ]},
-    });
-    pod.to_string()
+    })
 }
