@@ -15,6 +15,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use coracle_api::Object;
 use coracle_api::plan::{Controller, Key, Memory};
 use futures::FutureExt as _;
 use jiff::Timestamp;
@@ -30,6 +31,10 @@ use waker::{Mailbox, Woken};
 
 /// Keys of one controller that are worked on at a time.
 const PARALLEL: usize = 16;
+/// How long keys may be planned for without a pause.
+const SLICE: Duration = Duration::from_millis(2);
+/// Objects looked at without a pause.
+const OBJECTS: usize = 512;
 /// How often everything is looked at, changed or not.
 const RESYNC: Duration = Duration::from_secs(300);
 
@@ -74,6 +79,7 @@ async fn one(
     loop {
         start_ready(&*controller, &registry, &recorder, &mut queue, &mut memories, &mut performing);
         let due = queue.next_due();
+        let goes_on = performing.len() < PARALLEL && queue.has_ready();
         tokio::select! {
             woken = mailbox.take() => match woken {
                 Woken::Keys(keys) => keys.into_iter().for_each(|key| queue.add(key)),
@@ -94,16 +100,28 @@ async fn one(
             },
             () = tokio::time::sleep_until(due.unwrap_or_else(far)), if due.is_some() => {}
             // The first tick comes at once: on start everything is new.
-            _ = resync.tick() => {
-                let cluster = registry.cache.read();
-                for kind in cluster.kinds() {
-                    for object in cluster.list(kind) {
-                        controller.wakes(&cluster, object).into_iter().for_each(|k| queue.add(k));
-                    }
-                }
-            }
+            _ = resync.tick() => look_at_everything(&*controller, &registry, &mut queue).await,
+            // Others run too, between slices of a long queue.
+            () = tokio::task::yield_now(), if goes_on => {}
             _ = stopping.changed() => return,
         }
+    }
+}
+
+/// Wakes the keys of every object there is, a slice at a time: among a hundred thousand, nobody is to wait for all of it.
+async fn look_at_everything(controller: &dyn Controller, registry: &Registry, queue: &mut Queue) {
+    let objects: Vec<Arc<Object>> = {
+        let cluster = registry.cache.read();
+        cluster.kinds().flat_map(|kind| cluster.list(kind)).cloned().collect()
+    };
+    for slice in objects.chunks(OBJECTS) {
+        {
+            let cluster = registry.cache.read();
+            for object in slice {
+                controller.wakes(&cluster, object).into_iter().for_each(|key| queue.add(key));
+            }
+        }
+        tokio::task::yield_now().await;
     }
 }
 
@@ -111,7 +129,7 @@ fn far() -> Instant {
     Instant::now() + RESYNC
 }
 
-/// Plans for every key that may run; a plan with nothing to write is done at once.
+/// Plans for keys that may run, as long as that does not take too long; a plan with nothing to write is done at once.
 fn start_ready(
     controller: &dyn Controller,
     registry: &Registry,
@@ -124,7 +142,9 @@ fn start_ready(
         return;
     }
     registry.cache.set_now(Timestamp::now());
+    let begun = Instant::now();
     while performing.len() < PARALLEL
+        && begun.elapsed() < SLICE
         && let Some(key) = queue.take()
     {
         let memory = memories.remove(&key);
