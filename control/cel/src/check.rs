@@ -9,7 +9,8 @@ use cel::common::ast::{CallExpr, EntryExpr, Expr, IdedExpr, LiteralValue, Select
 
 use crate::functions::{self, Function, Overload};
 use crate::parse::DEPTH;
-use crate::types::Type;
+use crate::types::{Shape, Type};
+use crate::value::Val;
 use crate::{CompileError, Env};
 use unify::Unifier;
 
@@ -160,9 +161,14 @@ pub(crate) fn check(
         unifier: Unifier::default(),
         locals: Vec::new(),
         depth: 0,
+        literals: Vec::new(),
+        formats: 0,
     };
     let mut node = checker.check(tree);
     node.ty = checker.unifier.resolve(&node.ty, true);
+    if checker.found.is_empty() {
+        checker.check_literals();
+    }
     if checker.found.is_empty() && !expected.is_empty() && !expected.contains(&node.ty) {
         return Err(CompileError::result(expected, &node.ty));
     }
@@ -181,9 +187,25 @@ struct Checker<'e> {
     /// Macros' variables in scope, the innermost last.
     locals: Vec<(String, Type)>,
     depth: usize,
+    /// Elements of each list, keys of each map, values of each map that is written out: they must be of one type.
+    literals: Vec<Vec<(u64, Type)>>,
+    /// How many calls of `format` are around, whose values may be of any types.
+    formats: usize,
 }
 
 impl Checker<'_> {
+    /// Finds what is written out with elements of several types; what is not declared may be of any.
+    fn check_literals(&mut self) {
+        for elements in std::mem::take(&mut self.literals) {
+            let mut types = elements.iter().map(|(id, ty)| (*id, self.unifier.resolve(ty, true)));
+            let Some((_, first)) = types.next() else { continue };
+            let odd = types.find(|(_, ty)| !unify::alike(&first, ty));
+            if let Some((id, ty)) = odd {
+                self.wrong(id, format!("expected type '{first}' but found '{ty}'"));
+            }
+        }
+    }
+
     fn wrong(&mut self, id: u64, why: String) -> Node {
         let offset = self.source.offset_for(id).map_or(0, |(start, _)| start as usize);
         let before = self.source.source.get(..offset).unwrap_or_default();
@@ -212,29 +234,35 @@ impl Checker<'_> {
             Expr::Call(call) => self.call(e.id, call),
             Expr::List(list) => {
                 let mut ty = None;
-                let mut items = Vec::new();
+                let (mut items, mut types) = (Vec::new(), Vec::new());
                 for (at, item) in list.elements.iter().enumerate() {
                     let optional = list.optional_indices.contains(&at);
                     let node = self.check(item);
                     let item_ty = self.unwrap(item.id, &node.ty, optional);
-                    ty = Some(self.join(item.id, ty, item_ty));
+                    types.push((item.id, item_ty.clone()));
+                    ty = Some(self.join(ty, item_ty));
                     items.push((node, optional));
                 }
+                self.one_type([types]);
                 let ty = ty.unwrap_or_else(|| self.unifier.fresh());
                 Node { kind: Kind::List(items), ty: Type::list(ty) }
             }
             Expr::Map(map) => {
                 let (mut keys, mut values) = (None, None);
                 let mut entries = Vec::new();
+                let mut types = [Vec::new(), Vec::new()];
                 for entry in &map.entries {
                     let EntryExpr::MapEntry(entry) = &entry.expr else { continue };
                     let key = self.check(&entry.key);
-                    keys = Some(self.join(entry.key.id, keys, key.ty.clone()));
+                    types[0].push((entry.key.id, key.ty.clone()));
+                    keys = Some(self.join(keys, key.ty.clone()));
                     let value = self.check(&entry.value);
                     let ty = self.unwrap(entry.value.id, &value.ty, entry.optional);
-                    values = Some(self.join(entry.value.id, values, ty));
+                    types[1].push((entry.value.id, ty.clone()));
+                    values = Some(self.join(values, ty));
                     entries.push((key, value, entry.optional));
                 }
+                self.one_type(types);
                 let keys = keys.unwrap_or_else(|| self.unifier.fresh());
                 let values = values.unwrap_or_else(|| self.unifier.fresh());
                 Node { kind: Kind::Map(entries), ty: Type::map(keys, values) }
@@ -263,8 +291,15 @@ impl Checker<'_> {
         }
     }
 
+    /// Notes elements that must be of one type.
+    fn one_type(&mut self, elements: impl IntoIterator<Item = Vec<(u64, Type)>>) {
+        if self.formats == 0 {
+            self.literals.extend(elements);
+        }
+    }
+
     /// The common type of elements; `dyn` if there is none.
-    fn join(&mut self, _id: u64, known: Option<Type>, next: Type) -> Type {
+    fn join(&mut self, known: Option<Type>, next: Type) -> Type {
         match known {
             None => next,
             Some(known) if self.unifier.assignable(&known, &next) => unify::general(known, next),
@@ -336,6 +371,7 @@ impl Checker<'_> {
             Type::Map(_, values) => (**values).clone(),
             Type::Object(decl) => match decl.field(field) {
                 Some(field) => field.decl.ty(),
+                None if matches!(decl.shape, Shape::Open) => Type::Dyn,
                 None => {
                     self.wrong(id, format!("undefined field '{field}'"));
                     Type::Error
@@ -394,6 +430,13 @@ impl Checker<'_> {
         let mut args: Vec<Node> = Vec::new();
         if let Some(target) = &call.target {
             if let Some(prefix) = qualified(target)
+                && prefix == "math"
+                && !self.is_local("math")
+                && let Some(function) = math_function(name)
+            {
+                return self.extreme(id, name, function, &call.args);
+            }
+            if let Some(prefix) = qualified(target)
                 && !self.is_local(&prefix)
                 && let Some(function) = self.env.function(&format!("{prefix}.{name}"))
             {
@@ -402,11 +445,32 @@ impl Checker<'_> {
             }
             args.push(self.check(target));
         }
+        let formats = usize::from(name == "format");
+        self.formats += formats;
         args.extend(call.args.iter().map(|arg| self.check(arg)));
+        self.formats -= formats;
         match self.env.function(name) {
-            Some(function) => self.resolve(id, function, call.target.is_some(), args),
+            Some(function) => {
+                let node = self.resolve(id, function, call.target.is_some(), args);
+                self.literal_time(node, call)
+            }
             None => self.wrong(id, format!("undeclared reference to '{name}' (in container '')")),
         }
+    }
+
+    /// Finds moments and lengths of time that are written out and are none.
+    fn literal_time(&mut self, node: Node, call: &CallExpr) -> Node {
+        let name = call.func_name.as_str();
+        if let Kind::Call { overloads, args, .. } = &node.kind
+            && matches!(name, "duration" | "timestamp")
+            && let ([overload], [arg]) = (&overloads[..], &args[..])
+            && let Kind::String(text) = &arg.kind
+            && (overload.body)(&[Val::str(text)]).is_err()
+        {
+            let id = call.args.first().map_or(0, |arg| arg.id);
+            return self.wrong(id, format!("invalid {name} argument"));
+        }
+        node
     }
 
     fn boolean(&mut self, e: &IdedExpr) -> Node {
@@ -467,6 +531,45 @@ impl Checker<'_> {
             _ => format!("({})", shown.join(", ")),
         };
         self.wrong(id, format!("found no matching overload for '{name}' applied to '{signature}'"))
+    }
+
+    /// `math.greatest` and `math.least`, of one number or list, of two numbers, or of a list of more.
+    fn extreme(&mut self, id: u64, name: &str, function: &str, given: &[IdedExpr]) -> Node {
+        if given.is_empty() {
+            return self.wrong(id, format!("math.{name}() requires at least one argument"));
+        }
+        for arg in given {
+            let odd = match &arg.expr {
+                Expr::Literal(literal) => !matches!(
+                    literal,
+                    LiteralValue::Int(_) | LiteralValue::UInt(_) | LiteralValue::Double(_)
+                ),
+                Expr::List(_) => given.len() > 1,
+                Expr::Map(_) | Expr::Struct(_) => true,
+                _ => false,
+            };
+            if odd {
+                let why = match given.len() {
+                    1 => format!("math.{name}() invalid single argument value"),
+                    _ => format!("math.{name}() simple literal arguments must be numeric"),
+                };
+                return self.wrong(arg.id, why);
+            }
+        }
+        let mut args: Vec<Node> = given.iter().map(|arg| self.check(arg)).collect();
+        if args.len() > 2 {
+            let mut ty = None;
+            for arg in &args {
+                ty = Some(self.join(ty, arg.ty.clone()));
+            }
+            let ty = Type::list(ty.unwrap_or(Type::Dyn));
+            let items = args.into_iter().map(|arg| (arg, false)).collect();
+            args = vec![Node { kind: Kind::List(items), ty }];
+        }
+        match self.env.function(function) {
+            Some(function) => self.resolve(id, function, false, args),
+            None => self.wrong(id, format!("undeclared reference to '{name}' (in container '')")),
+        }
     }
 
     /// A macro's meaning, if the call is of one.
@@ -654,12 +757,15 @@ impl Checker<'_> {
         for entry in entries {
             let EntryExpr::StructField(field) = &entry.expr else { continue };
             let value = self.check(&field.value);
-            let Some(known) = decl.field(&field.field) else {
-                self.wrong(entry.id, format!("undefined field '{}'", field.field));
-                continue;
-            };
             let given = self.unwrap(field.value.id, &value.ty, field.optional);
-            let wanted = known.decl.ty();
+            let (json, wanted) = match decl.field(&field.field) {
+                Some(known) => (known.json.clone(), known.decl.ty()),
+                None if matches!(decl.shape, Shape::Open) => (field.field.clone(), Type::Dyn),
+                None => {
+                    self.wrong(entry.id, format!("undefined field '{}'", field.field));
+                    continue;
+                }
+            };
             if !self.unifier.assignable(&wanted, &given) {
                 let given = self.unifier.resolve(&given, true);
                 let why = format!(
@@ -668,9 +774,18 @@ impl Checker<'_> {
                 );
                 self.wrong(entry.id, why);
             }
-            fields.push((known.json.clone(), value, field.optional));
+            fields.push((json, value, field.optional));
         }
         Node { kind: Kind::Object(decl.name.clone(), fields), ty: Type::Object(decl) }
+    }
+}
+
+/// The function behind a macro of `math`.
+fn math_function(name: &str) -> Option<&'static str> {
+    match name {
+        "greatest" => Some("math.@max"),
+        "least" => Some("math.@min"),
+        _ => None,
     }
 }
 

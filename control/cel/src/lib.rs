@@ -8,7 +8,10 @@
 //! Source: the language definition at github.com/google/cel-spec; costs and messages as cel-go and Kubernetes 1.36 have them.
 
 mod check;
+mod construct;
+mod declare;
 mod error;
+mod estimate;
 mod eval;
 mod functions;
 mod parse;
@@ -20,12 +23,12 @@ mod value;
 mod tests;
 
 use std::cell::OnceCell;
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use eval::Machine;
 use functions::Function;
 
+pub use construct::{json_patches, object as object_type};
 pub use error::{CompileError, EvalError};
 pub use functions::NamedFormat;
 pub use functions::authorizer::{Authorizer, Decision, Query, Step};
@@ -37,6 +40,10 @@ pub use value::{Fields, Key, List, Map, Opaque, Str, Val};
 pub const CALL_LIMIT: u64 = 1_000_000;
 /// What all expressions of one object's rules, or of one policy, may cost together.
 pub const BUDGET: u64 = 10_000_000;
+/// What a rule of a schema may cost by its estimate, for all places that it may stand at in one object.
+pub const ESTIMATED_RULE: u64 = 10_000_000;
+/// What all rules of a schema may cost together by their estimates.
+pub const ESTIMATED_SCHEMA: u64 = 100_000_000;
 /// Names of the types of `authorizer` and `authorizer.requestResource`.
 pub const AUTHORIZER_TYPES: [Type; 2] = [
     Type::Opaque("kubernetes.authorization.Authorizer"),
@@ -70,7 +77,7 @@ pub struct Env {
     variables: Vec<(String, Type)>,
     composes: bool,
     composed: Vec<(String, Type)>,
-    objects: HashMap<String, Arc<Decl>>,
+    patches: bool,
 }
 
 impl Env {
@@ -96,9 +103,9 @@ impl Env {
         self.composed.push((name.into(), ty));
     }
 
-    /// Allows objects of this declaration to be made (`Object.spec{…}`).
-    pub fn constructible(mut self, decl: Arc<Decl>) -> Self {
-        self.objects.insert(decl.name.clone(), decl);
+    /// Allows what mutations are written in to be made: `Object{…}`, `Object.spec{…}`, `JSONPatch{…}`.
+    pub fn patching(mut self) -> Self {
+        self.patches = true;
         self
     }
 
@@ -107,7 +114,7 @@ impl Env {
     }
 
     fn object(&self, name: &str) -> Option<Arc<Decl>> {
-        self.objects.get(name).cloned()
+        self.patches.then(|| construct::declaration(name)).flatten()
     }
 
     /// Compiles an expression of any type.
@@ -142,6 +149,12 @@ impl Program {
     /// Whether it names the environment's variable at this place.
     fn names(&self, at: usize) -> bool {
         stacker::maybe_grow(self.depth * LEVEL, 2 * self.depth * LEVEL, || self.root.names(at))
+    }
+
+    /// What the expression may cost at most, if its variables are so declared.
+    fn most(&self, variables: &[Option<Arc<Decl>>]) -> u64 {
+        let need = self.depth * LEVEL;
+        stacker::maybe_grow(need, 2 * need, || estimate::most(&self.root, variables))
     }
 
     /// What the expression comes to, and what that cost. `limit` bounds the cost.

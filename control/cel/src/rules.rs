@@ -5,6 +5,7 @@
 //!
 //! Source: `k8s.io/apiextensions-apiserver/pkg/apiserver/schema/cel`.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -12,9 +13,10 @@ use coracle_api::FieldError;
 use coracle_api::json::Json;
 use serde_json::Value;
 
+use crate::declare::{REQUEST, declare, keys};
 use crate::{
-    Activation, BUDGET, CALL_LIMIT, CompileError, Decl, Env, EvalError, Field, Identity, Program,
-    Shape, Type, Val, escape,
+    Activation, BUDGET, CALL_LIMIT, CompileError, Decl, ESTIMATED_RULE, ESTIMATED_SCHEMA, Env,
+    EvalError, Program, Type, Val,
 };
 
 const SPENT: &str =
@@ -24,6 +26,78 @@ const EXTENSION: &str = "x-kubernetes-validations";
 const LONGEST_MESSAGE: usize = 5 << 10;
 /// What upstream prints where an error has no field.
 const NOWHERE: &str = "<nil>";
+
+/// What compiling a schema's rules has found.
+#[derive(Default)]
+struct Found {
+    errors: Vec<FieldError>,
+    /// How many of them are only about costs: such rules are run all the same, where they are stored.
+    costly: usize,
+    total: u64,
+    /// The costliest expressions, by their paths.
+    costliest: Vec<(u64, String)>,
+}
+
+/// Expressions that are named where all of a schema's together may cost too much.
+const NAMED: usize = 4;
+
+impl Found {
+    /// Errors for which a rule cannot be run.
+    fn broken(&self) -> usize {
+        self.errors.len() - self.costly
+    }
+
+    fn cost(&mut self, at: &str, what: &str, cost: u64) {
+        if cost > ESTIMATED_RULE {
+            let why = exceeds(what, cost, ESTIMATED_RULE);
+            self.errors.push(FieldError::forbidden(at, why));
+            self.costly += 1;
+        }
+        self.total = self.total.saturating_add(cost);
+        self.costliest.push((cost, at.to_owned()));
+        self.costliest.sort_by_key(|(cost, _)| Reverse(*cost));
+        self.costliest.truncate(NAMED);
+    }
+
+    fn total(&mut self, at: &str) {
+        if self.total <= ESTIMATED_SCHEMA {
+            return;
+        }
+        for (_, at) in self.costliest.drain(..) {
+            let why = "contributed to estimated rule & messageExpression cost total exceeding cost limit for entire OpenAPIv3 schema";
+            self.errors.push(FieldError::forbidden(at, why));
+        }
+        let what = "x-kubernetes-validations estimated rule & messageExpression cost total for entire OpenAPIv3 schema";
+        let why = exceeds(what, self.total, ESTIMATED_SCHEMA);
+        self.errors.push(FieldError::forbidden(at, why));
+    }
+}
+
+fn exceeds(what: &str, cost: u64, limit: u64) -> String {
+    let factor = cost as f64 / limit as f64;
+    let factor = if factor > 100.0 {
+        "more than 100x".to_owned()
+    } else if factor < 1.5 {
+        format!("{factor:.6}x")
+    } else {
+        format!("{factor:.1}x")
+    };
+    format!(
+        "{what} exceeds budget by factor of {factor} (try simplifying the rule, or adding maxItems, maxProperties, and maxLength where arrays, maps, and strings are declared)"
+    )
+}
+
+/// How many values there may be below one of this schema; none if nothing bounds them.
+fn most_inside(schema: &Value) -> Option<u64> {
+    let bound = |field: &str| u64::try_from(schema.int(&[field])?).ok();
+    match schema.text(&["type"]) {
+        "array" => bound("maxItems"),
+        "object" if schema.at(&["additionalProperties"]).is_some_and(Value::is_object) => {
+            bound("maxProperties")
+        }
+        _ => Some(1),
+    }
+}
 
 /// The rules of one schema.
 #[derive(Debug, Default)]
@@ -61,12 +135,13 @@ struct Rule {
 }
 
 impl Rules {
-    /// Compiles the rules of `openAPIV3Schema`, and tells what does not compile; `at` is its path. That rules have the right
-    /// form is the kind's to check.
+    /// Compiles the rules of `openAPIV3Schema`, and tells what does not compile or might cost too much; `at` is its path. That
+    /// rules have the right form is the kind's to check.
     pub fn compile(schema: &Value, at: &str) -> (Self, Vec<FieldError>) {
-        let mut errors = Vec::new();
-        let root = Level::compile(schema, None, true, "self", at, &mut errors);
-        (Self { root }, errors)
+        let mut found = Found::default();
+        let root = Level::compile(schema, None, true, "self", at, Some(1), &mut found);
+        found.total(at);
+        (Self { root }, found.errors)
     }
 
     /// There are none.
@@ -85,75 +160,6 @@ impl Rules {
     }
 }
 
-/// How values of a schema look to expressions; `None` for what cannot be named.
-fn declare(schema: &Value, root: bool, name: &str) -> Option<Arc<Decl>> {
-    if schema.flag(&["x-kubernetes-int-or-string"]) {
-        return Some(Decl::of(Shape::Dyn));
-    }
-    let max = |field: &str| schema.int(&[field]).and_then(|max| u64::try_from(max).ok());
-    let (shape, max) = match schema.text(&["type"]) {
-        "boolean" => (Shape::Bool, None),
-        "integer" => (Shape::Int, None),
-        "number" => (Shape::Double, None),
-        "string" => {
-            let shape = match schema.text(&["format"]) {
-                "byte" => Shape::Bytes,
-                "date" | "date-time" => Shape::Timestamp,
-                "duration" => Shape::Duration,
-                _ => Shape::String,
-            };
-            (shape, max("maxLength"))
-        }
-        "array" => {
-            let items = declare(schema.at(&["items"])?, false, &format!("{name}.@idx"))?;
-            let identity = match schema.text(&["x-kubernetes-list-type"]) {
-                "set" => Identity::Set,
-                "map" => Identity::Map(keys(schema)),
-                _ => Identity::Atomic,
-            };
-            (Shape::List(items, identity), max("maxItems"))
-        }
-        "object" => match schema.at(&["additionalProperties"]).filter(|more| more.is_object()) {
-            Some(values) => (
-                Shape::Map(declare(values, false, &format!("{name}.@elem"))?),
-                max("maxProperties"),
-            ),
-            None => {
-                let resource = root || schema.flag(&["x-kubernetes-embedded-resource"]);
-                (Shape::Object(fields(schema, resource, name)), None)
-            }
-        },
-        _ => return None,
-    };
-    Some(Arc::new(Decl { name: name.to_owned(), shape, max }))
-}
-
-fn fields(schema: &Value, resource: bool, name: &str) -> BTreeMap<String, Field> {
-    let mut fields = BTreeMap::new();
-    let mut put = |json: &str, decl: Option<Arc<Decl>>| {
-        if let (Some(escaped), Some(decl)) = (escape(json), decl) {
-            fields.insert(escaped, Field { json: json.to_owned(), decl });
-        }
-    };
-    for (property, schema) in schema.pairs(&["properties"]) {
-        put(property, declare(schema, false, &format!("{name}.{property}")));
-    }
-    if resource {
-        // Of the metadata only the name may be looked at.
-        let text = || Decl::of(Shape::String);
-        let metadata = [("name", text()), ("generateName", text())];
-        put("metadata", Some(Decl::object(&format!("{name}.metadata"), metadata)));
-        put("apiVersion", Some(text()));
-        put("kind", Some(text()));
-    }
-    fields
-}
-
-fn keys(schema: &Value) -> Vec<String> {
-    let keys = schema.list(&["x-kubernetes-list-map-keys"]).iter();
-    keys.filter_map(|key| key.as_str().map(str::to_owned)).collect()
-}
-
 impl Level {
     /// `structure` has the types where a schema below `allOf` has none.
     fn compile(
@@ -162,7 +168,8 @@ impl Level {
         root: bool,
         name: &str,
         at: &str,
-        errors: &mut Vec<FieldError>,
+        cardinality: Option<u64>,
+        found: &mut Found,
     ) -> Option<Self> {
         let typed = structure.unwrap_or(schema);
         let kind = match typed.text(&["type"]) {
@@ -178,7 +185,7 @@ impl Level {
                 let why = format!(
                     "rule declared on schema that does not support validation rules type: '{kind}' x-kubernetes-preserve-unknown-fields: '{preserve}'"
                 );
-                errors.push(FieldError::invalid(
+                found.errors.push(FieldError::invalid(
                     format!("{at}.{EXTENSION}"),
                     written.to_vec(),
                     why,
@@ -188,35 +195,37 @@ impl Level {
             Some(decl) => {
                 for (i, rule) in written.iter().enumerate() {
                     let at = format!("{at}.{EXTENSION}[{i}]");
-                    rules.extend(Rule::compile(rule, decl, typed, &at, errors));
+                    rules.extend(Rule::compile(rule, decl, typed, &at, cardinality, found));
                 }
             }
         }
-        let below = |field: &str, schema: &Value, at: String, name: String, errors: &mut Vec<_>| {
+        let inside = cardinality.and_then(|times| Some(times.saturating_mul(most_inside(typed)?)));
+        let below = |field: &str, schema: &Value, at: String, name: String, found: &mut Found| {
             let structure = structure.and_then(|of| match field {
                 "items" | "additionalProperties" => of.at(&[field]),
                 property => of.at(&["properties", property]),
             });
-            Self::compile(schema, structure, false, &name, &at, errors)
+            Self::compile(schema, structure, false, &name, &at, inside, found)
         };
         let mut properties = BTreeMap::new();
         for (property, of) in schema.pairs(&["properties"]) {
             let at = format!("{at}.properties[{property}]");
-            let level = below(property, of, at, format!("{name}.{property}"), errors);
+            let level = below(property, of, at, format!("{name}.{property}"), found);
             properties.extend(level.map(|level| (property.to_owned(), level)));
         }
         let more = schema.at(&["additionalProperties"]).filter(|more| more.is_object());
         let additional = more.and_then(|of| {
             let at = format!("{at}.additionalProperties");
-            below("additionalProperties", of, at, format!("{name}.@elem"), errors)
+            below("additionalProperties", of, at, format!("{name}.@elem"), found)
         });
         let items = schema.at(&["items"]).and_then(|of| {
-            below("items", of, format!("{at}.items"), format!("{name}.@idx"), errors)
+            below("items", of, format!("{at}.items"), format!("{name}.@idx"), found)
         });
         let mut all_of = Vec::new();
         for (i, part) in schema.list(&["allOf"]).iter().enumerate() {
             let at = format!("{at}.allOf[{i}]");
-            all_of.extend(Self::compile(part, Some(typed), root, name, &at, errors));
+            let part = Self::compile(part, Some(typed), root, name, &at, cardinality, found);
+            all_of.extend(part);
         }
         let none = rules.is_empty() && properties.is_empty() && all_of.is_empty();
         if none && additional.is_none() && items.is_none() {
@@ -241,9 +250,10 @@ impl Rule {
         decl: &Arc<Decl>,
         schema: &Value,
         at: &str,
-        errors: &mut Vec<FieldError>,
+        cardinality: Option<u64>,
+        found: &mut Found,
     ) -> Option<Self> {
-        let known = errors.len();
+        let known = found.broken();
         let (text, message) = (rule.text(&["rule"]), rule.text(&["message"]));
         if text.trim().is_empty() {
             return None;
@@ -252,7 +262,7 @@ impl Rule {
         if rule.has(&["messageExpression"]) && expression.trim().is_empty() {
             let why = "messageExpression must be non-empty if specified";
             let at = format!("{at}.messageExpression");
-            errors.push(FieldError::invalid(at, expression, why));
+            found.errors.push(FieldError::invalid(at, expression, why));
         }
         let reason = rule.text(&["reason"]);
         let path = rule.text(&["fieldPath"]);
@@ -260,7 +270,7 @@ impl Rule {
             Ok(field) => field,
             Err(why) => {
                 let why = format!("fieldPath must be a valid path: {why}");
-                errors.push(FieldError::invalid(format!("{at}.fieldPath"), path, why));
+                found.errors.push(FieldError::invalid(format!("{at}.fieldPath"), path, why));
                 String::new()
             }
         };
@@ -273,12 +283,24 @@ impl Rule {
                 CompileError::Result { .. } => "cel expression must evaluate to a bool".into(),
                 other => other.detail(),
             };
-            errors.push(FieldError::invalid(format!("{at}.rule"), rule.clone(), why));
+            found.errors.push(FieldError::invalid(format!("{at}.rule"), rule.clone(), why));
+        }
+        let declared = [Some(decl.clone()), (!optional).then(|| decl.clone())];
+        if let Ok(program) = &program {
+            // In how many places, as its lists and maps bound them, or else as many as fit into a request.
+            let times = cardinality.unwrap_or_else(|| REQUEST / (decl.min + 1));
+            let cost = program.most(&declared).saturating_mul(times);
+            found.cost(&format!("{at}.rule"), "estimated rule cost", cost);
         }
         let mut message_expression = None;
         if !expression.trim().is_empty() {
             match env.compile_to(expression, &[Type::String]) {
-                Ok(program) => message_expression = Some((expression.to_owned(), program)),
+                Ok(program) => {
+                    let cost = program.most(&declared);
+                    let at = format!("{at}.messageExpression");
+                    found.cost(&at, "estimated messageExpression cost", cost);
+                    message_expression = Some((expression.to_owned(), program));
+                }
                 Err(why) => {
                     let why = match why {
                         CompileError::Result { .. } => {
@@ -287,15 +309,15 @@ impl Rule {
                         other => format!("messageExpression {}", other.detail()),
                     };
                     let at = format!("{at}.messageExpression");
-                    errors.push(FieldError::invalid(at, rule.clone(), why));
+                    found.errors.push(FieldError::invalid(at, rule.clone(), why));
                 }
             }
         }
-        let program = program.ok().filter(|_| errors.len() == known)?;
+        let program = program.ok().filter(|_| found.broken() == known)?;
         let transition = program.names(1);
         if optional && !transition {
             let why = "may not be set if oldSelf is not used in rule";
-            errors.push(FieldError::invalid(format!("{at}.optionalOldSelf"), true, why));
+            found.errors.push(FieldError::invalid(format!("{at}.optionalOldSelf"), true, why));
         }
         Some(Self {
             text: text.trim().to_owned(),

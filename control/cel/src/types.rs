@@ -118,8 +118,10 @@ pub struct Decl {
     pub name: String,
     /// What it is.
     pub shape: Shape,
-    /// Most code points of a string, octets of bytes, items of a list or entries of a map; estimates need it.
+    /// Most octets of text, items of a list or entries of a map; estimates need it.
     pub max: Option<u64>,
+    /// Octets of the shortest JSON that such a value has; estimates need it.
+    pub min: u64,
 }
 
 /// What a declared JSON value is.
@@ -150,6 +152,8 @@ pub enum Shape {
     Map(Arc<Decl>),
     /// An object with these fields, by the name that expressions use.
     Object(BTreeMap<String, Field>),
+    /// An object that an expression makes, with whatever fields it gives it.
+    Open,
 }
 
 /// A field of an object.
@@ -186,7 +190,7 @@ impl Decl {
     ) -> Arc<Self> {
         let field = |(name, decl): (&str, _)| (name.into(), Field { json: name.into(), decl });
         let fields = fields.into_iter().map(field).collect();
-        Arc::new(Self { name: name.into(), shape: Shape::Object(fields), max: None })
+        Arc::new(Self { name: name.into(), shape: Shape::Object(fields), ..Self::default() })
     }
 
     /// The type of values so declared.
@@ -203,7 +207,7 @@ impl Decl {
             Shape::Duration => Type::Duration,
             Shape::List(items, _) => Type::list(items.ty()),
             Shape::Map(values) => Type::map(Type::String, values.ty()),
-            Shape::Object(_) => Type::Object(self.clone()),
+            Shape::Object(_) | Shape::Open => Type::Object(self.clone()),
         }
     }
 

@@ -9,6 +9,7 @@
 
 mod managers;
 mod set;
+mod unowned;
 mod walk;
 
 #[cfg(test)]
@@ -16,4 +17,5 @@ mod tests;
 
 pub use managers::{Applied, ApplyError, Conflict, Managers, Operation, Writer};
 pub use set::FieldSet;
+pub use unowned::apply_unowned;
 pub use walk::{Comparison, compare, field_set, merge};

@@ -359,3 +359,53 @@ fn entries_are_read_strictly() {
     assert!(Managers::decode(&entry(deep)).is_err());
     assert!(Managers::decode(&json!([{"manager": "m", "operation": "Own"}])).is_err());
 }
+
+#[test]
+fn nobodys_configuration_is_merged_and_leaves_atomic_values_alone() {
+    let live = json!({"spec": {
+        "replicas": 1, "selector": {"matchLabels": {"a": "b"}},
+        "template": {"spec": {"containers": [{"name": "c", "image": "one"}], "volumes": [{"name": "x"}]}},
+    }});
+    let template = |spec: Value| json!({"spec": {"template": {"spec": spec}}});
+    let refused = |at: &str| {
+        Err(format!(
+            "invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: {at}"
+        ))
+    };
+    for (config, expected) in [
+        (json!({"spec": {"replicas": 2}}), Ok(("/spec/replicas", json!(2)))),
+        (
+            template(json!({"volumes": [{"name": "y"}]})),
+            Ok(("/spec/template/spec/volumes", json!([{"name": "x"}, {"name": "y"}]))),
+        ),
+        (
+            template(json!({"containers": [{"name": "d"}, {"name": "c", "image": "two"}]})),
+            Ok(("/spec/template/spec/containers", json!([{"name": "d"}, {"name": "c", "image": "two"}]))),
+        ),
+        (
+            template(json!({"nodeSelector": {"a": "b"}})),
+            refused(".spec.template.spec.nodeSelector"),
+        ),
+        (
+            json!({"spec": {"selector": {"matchExpressions": [{"key": "a", "operator": "Exists"}]}}}),
+            refused(".spec.selector, .spec.selector.matchExpressions"),
+        ),
+        (
+            template(json!({"containers": [{"name": "c", "command": ["x"]}]})),
+            refused(".spec.template.spec.containers[0].command"),
+        ),
+        (
+            template(json!({"volumes": [{"name": "y"}, {"name": "y"}]})),
+            Err("failed to convert patch object to typed object: .spec.template.spec.volumes: duplicate entries for key \
+                 [name=\"y\"]".into()),
+        ),
+    ] {
+        let found = apply_unowned(&live, &config, schema("apps", "Deployment"));
+        let found = match (&expected, found) {
+            (Ok((at, _)), Ok(made)) => Ok((*at, made.pointer(at).cloned().unwrap_or_default())),
+            (_, Ok(made)) => Ok(("", made)),
+            (_, Err(why)) => Err(why),
+        };
+        assert_eq!(found, expected, "{config}");
+    }
+}

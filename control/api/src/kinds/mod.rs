@@ -276,6 +276,8 @@ table! {
     flow_schema FLOW_SCHEMA;
     priority_level_configuration PRIORITY_LEVEL_CONFIGURATION;
     api_service API_SERVICE;
+    mutating_admission_policy MUTATING_ADMISSION_POLICY;
+    mutating_admission_policy_binding MUTATING_ADMISSION_POLICY_BINDING;
     validating_admission_policy VALIDATING_ADMISSION_POLICY;
     validating_admission_policy_binding VALIDATING_ADMISSION_POLICY_BINDING;
     runtime_class RUNTIME_CLASS;

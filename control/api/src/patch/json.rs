@@ -6,9 +6,9 @@ use serde_json::Value;
 use super::PatchError;
 
 /// Operations in one patch.
-const MAX_OPERATIONS: usize = 10_000;
+pub(super) const MAX_OPERATIONS: usize = 10_000;
 /// Bytes that the `copy` operations of one patch may copy together: without it, thirty of them make a gigabyte.
-const MAX_COPIED: usize = 3 << 20;
+pub(super) const MAX_COPIED: usize = 3 << 20;
 
 pub(super) fn apply(mut target: Value, patch: &[u8]) -> Result<Value, PatchError> {
     let patch: Patch = serde_json::from_slice(patch)
@@ -36,7 +36,7 @@ pub(super) fn apply(mut target: Value, patch: &[u8]) -> Result<Value, PatchError
 }
 
 /// Roughly the bytes of a value.
-fn size(value: &Value) -> usize {
+pub(super) fn size(value: &Value) -> usize {
     match value {
         Value::Null | Value::Bool(_) | Value::Number(_) => 8,
         Value::String(text) => text.len() + 8,

@@ -5,6 +5,7 @@
 
 mod json;
 mod merge;
+mod operations;
 mod strategic;
 
 #[cfg(test)]
@@ -13,6 +14,7 @@ mod tests;
 use serde_json::Value;
 
 use crate::schema::Schema;
+pub use operations::apply_operations;
 
 /// How a patch is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -212,3 +212,48 @@ fn long_lists_merge_quickly() {
     assert_eq!(merged["metadata"]["finalizers"].as_array().map(Vec::len), Some(45_000));
     assert!(started.elapsed().as_secs() < 10, "took {:?}", started.elapsed());
 }
+
+#[test]
+fn operations_of_policies() {
+    let current = json!({"spec": {"replicas": 1, "list": [1, 2, 3]}, "labels": {"x": "1"}});
+    let missing = |op: &str, path: &str| {
+        Err(format!("{op} operation does not apply: doc is missing path: {path:?}: missing value"))
+    };
+    for (operations, expected) in [
+        (
+            json!([{"op": "test", "path": "/spec/replicas", "value": 1.0}, {"op": "replace", "path": "/spec/replicas", "value": 3}]),
+            Ok(Some(json!({"spec": {"replicas": 3, "list": [1, 2, 3]}, "labels": {"x": "1"}}))),
+        ),
+        (
+            json!([{"op": "replace", "path": "/spec/replicas", "value": 3}, {"op": "test", "path": "/spec/replicas", "value": 1}]),
+            Ok(None),
+        ),
+        (
+            json!([{"op": "test", "path": "/spec/none"}, {"op": "replace", "path": "/labels/y~1z", "value": "2"}]),
+            Ok(Some(json!({"spec": {"replicas": 1, "list": [1, 2, 3]}, "labels": {"x": "1", "y/z": "2"}}))),
+        ),
+        (
+            json!([{"op": "move", "path": "/spec/list/-", "from": "/spec/list/0"}, {"op": "remove", "path": "/spec/list/-1"},
+                   {"op": "add", "path": "/spec/list/0", "value": 9}, {"op": "copy", "from": "/labels/x", "path": "/labels/y"}]),
+            Ok(Some(json!({"spec": {"replicas": 1, "list": [9, 2, 3]}, "labels": {"x": "1", "y": "1"}}))),
+        ),
+        (json!([{"op": "add", "path": "/none/x", "value": 1}]), missing("add", "/none/x")),
+        (json!([{"op": "add", "path": "", "value": 1}]), missing("add", "")),
+        (
+            json!([{"op": "remove", "path": "/labels/y"}]),
+            Err("error in remove for path: '/labels/y': Unable to remove nonexistent key: y: missing value".into()),
+        ),
+        (
+            json!([{"op": "replace", "path": "/spec/list/-", "value": 1}]),
+            Err("replace operation does not apply: doc is missing key: /spec/list/-: missing value".into()),
+        ),
+        (
+            json!([{"op": "add", "path": "/spec/list/9", "value": 1}]),
+            Err("error in add for path: '/spec/list/9': Unable to access invalid index: 9: invalid array index".into()),
+        ),
+        (json!([{"op": "merge", "path": "/x"}]), Err("Unexpected kind: merge".into())),
+    ] {
+        let list = operations.as_array().cloned().unwrap_or_default();
+        assert_eq!(apply_operations(current.clone(), &list), expected, "{operations}");
+    }
+}

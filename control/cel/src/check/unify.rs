@@ -166,6 +166,17 @@ impl Unifier {
     }
 }
 
+/// Whether two types are the same where both are known.
+pub(super) fn alike(a: &Type, b: &Type) -> bool {
+    match (a, b) {
+        (Type::Dyn | Type::Error | Type::Param(_), _)
+        | (_, Type::Dyn | Type::Error | Type::Param(_)) => true,
+        (Type::List(a), Type::List(b)) | (Type::Optional(a), Type::Optional(b)) => alike(a, b),
+        (Type::Map(k, v), Type::Map(l, w)) => alike(k, l) && alike(v, w),
+        _ => a == b,
+    }
+}
+
 /// Of two types that agree, the one that says less.
 pub(super) fn general(a: Type, b: Type) -> Type {
     if says_less(&a, &b) { a } else { b }

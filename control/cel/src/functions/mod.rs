@@ -58,9 +58,9 @@ pub(crate) enum Cost {
 
 pub(crate) const UNIT: Cost = Cost::Fixed(1);
 /// Cost of a character, against that of an operation.
-const CHARACTER: f64 = 0.1;
+pub(crate) const CHARACTER: f64 = 0.1;
 /// Cost of a character of a regular expression: about four make a state.
-const PATTERN: f64 = 0.25;
+pub(crate) const PATTERN: f64 = 0.25;
 
 impl Cost {
     pub(crate) fn of(self, args: &[Val<'_>], result: Option<&Val<'_>>) -> u64 {
@@ -101,6 +101,8 @@ fn walk(value: &Val<'_>) -> u64 {
 /// One way to call a function.
 #[derive(Debug)]
 pub(crate) struct Overload {
+    /// Of the function.
+    pub(crate) name: &'static str,
     /// Called on its first parameter (`x.f(y)`).
     pub(crate) member: bool,
     pub(crate) params: Vec<Type>,
@@ -160,7 +162,7 @@ fn overload(signature: &'static str, cost: Cost, body: Body) -> (&'static str, O
     let (name, params) = call.split_once('(').unwrap_or((call, ")"));
     let params = params.strip_suffix(')').unwrap_or(params);
     let params = receiver.into_iter().chain(split(params)).map(ty).collect();
-    (name, Overload { member: receiver.is_some(), params, result: ty(result), cost, body })
+    (name, Overload { name, member: receiver.is_some(), params, result: ty(result), cost, body })
 }
 
 /// Parts between commas that lie in no parentheses.

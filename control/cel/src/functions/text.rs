@@ -1,5 +1,6 @@
 //! Regular expressions, URLs, versions, names in Kubernetes' formats, and mathematics.
 
+use std::cmp::Ordering;
 use std::rc::Rc;
 use std::sync::LazyLock;
 
@@ -108,6 +109,36 @@ pub(super) const TABLE: &[Line] = &[
     ("math.sign(double) -> double", UNIT, |args| {
         rounded(args, |n| if n == 0.0 || n.is_nan() { n } else { n.signum() })
     }),
+    ("math.@max(int) -> int", UNIT, greatest),
+    ("math.@max(uint) -> uint", UNIT, greatest),
+    ("math.@max(double) -> double", UNIT, greatest),
+    ("math.@max(int, int) -> int", UNIT, greatest),
+    ("math.@max(int, uint) -> dyn", UNIT, greatest),
+    ("math.@max(int, double) -> dyn", UNIT, greatest),
+    ("math.@max(uint, int) -> dyn", UNIT, greatest),
+    ("math.@max(uint, uint) -> uint", UNIT, greatest),
+    ("math.@max(uint, double) -> dyn", UNIT, greatest),
+    ("math.@max(double, int) -> dyn", UNIT, greatest),
+    ("math.@max(double, uint) -> dyn", UNIT, greatest),
+    ("math.@max(double, double) -> double", UNIT, greatest),
+    ("math.@max(list(int)) -> int", Cost::Walk, greatest),
+    ("math.@max(list(uint)) -> uint", Cost::Walk, greatest),
+    ("math.@max(list(double)) -> double", Cost::Walk, greatest),
+    ("math.@min(int) -> int", UNIT, least),
+    ("math.@min(uint) -> uint", UNIT, least),
+    ("math.@min(double) -> double", UNIT, least),
+    ("math.@min(int, int) -> int", UNIT, least),
+    ("math.@min(int, uint) -> dyn", UNIT, least),
+    ("math.@min(int, double) -> dyn", UNIT, least),
+    ("math.@min(uint, int) -> dyn", UNIT, least),
+    ("math.@min(uint, uint) -> uint", UNIT, least),
+    ("math.@min(uint, double) -> dyn", UNIT, least),
+    ("math.@min(double, int) -> dyn", UNIT, least),
+    ("math.@min(double, uint) -> dyn", UNIT, least),
+    ("math.@min(double, double) -> double", UNIT, least),
+    ("math.@min(list(int)) -> int", Cost::Walk, least),
+    ("math.@min(list(uint)) -> uint", Cost::Walk, least),
+    ("math.@min(list(double)) -> double", Cost::Walk, least),
     ("jsonpatch.escapeKey(string) -> string", ONCE, |args| {
         Ok(Val::string(text(args, 0)?.replace('~', "~0").replace('/', "~1")))
     }),
@@ -306,4 +337,30 @@ fn real(args: &[Val<'_>]) -> Result<f64, EvalError> {
 
 fn rounded<'a>(args: &[Val<'a>], how: impl Fn(f64) -> f64) -> Outcome<'a> {
     real(args).map(|double| Val::Double(how(double)))
+}
+
+fn greatest<'a>(args: &[Val<'a>]) -> Outcome<'a> {
+    extreme(args, "greatest", Ordering::Greater)
+}
+
+fn least<'a>(args: &[Val<'a>]) -> Outcome<'a> {
+    extreme(args, "least", Ordering::Less)
+}
+
+/// Of several numbers, whatever their types, or of those of a list.
+fn extreme<'a>(args: &[Val<'a>], name: &str, wanted: Ordering) -> Outcome<'a> {
+    let numbers = match args {
+        [Val::List(list)] => list.iter().collect(),
+        numbers => numbers.to_vec(),
+    };
+    let mut found: Option<Val<'a>> = None;
+    for number in numbers {
+        if !matches!(number, Val::Int(_) | Val::Uint(_) | Val::Double(_)) {
+            return Err(EvalError::no_such_overload());
+        }
+        if found.as_ref().is_none_or(|known| number.compare(known) == Some(wanted)) {
+            found = Some(number);
+        }
+    }
+    found.ok_or_else(|| EvalError::new(format!("math.{name}(list) argument must not be empty")))
 }

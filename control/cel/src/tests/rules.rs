@@ -43,7 +43,9 @@ fn schema(rules: Value) -> Value {
 /// What checking `new` (and `old`) finds, one line for each.
 fn found(rules: Value, new: Value, old: Value) -> Vec<String> {
     let (rules, wrong) = Rules::compile(&schema(rules), "");
-    assert_eq!(wrong, []);
+    // What would be refused for its cost when it is written runs all the same once it is there.
+    let of_cost = |why: &str| why.contains("exceeds budget") || why.contains("contributed to");
+    assert!(wrong.iter().all(|error| of_cost(&error.detail)), "{wrong:?}");
     let found = rules.check(&new, Some(&old).filter(|old| !old.is_null()));
     found.iter().map(ToString::to_string).collect()
 }

@@ -44,7 +44,8 @@ impl Walk {
                 fields.insert(field.into(), Field { json: field.into(), decl });
             }
         }
-        let decl = Arc::new(Decl { name: name.clone(), shape: Shape::Object(fields), max: None });
+        let shape = Shape::Object(fields);
+        let decl = Arc::new(Decl { name: name.clone(), shape, ..Decl::default() });
         self.known.insert(name, Some(decl.clone()));
         decl
     }
