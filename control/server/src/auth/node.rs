@@ -33,7 +33,7 @@ pub fn authorize(cluster: &Cluster, identity: &Identity, wanted: &Attributes) ->
         // Its kubelet API, `nodes/proxy`, is everybody's but nodes': the server calls there as an administrator.
         ("", "nodes") => match (wanted.verb.as_str(), wanted.subresource.as_str()) {
             ("get" | "list" | "watch", "") | ("get", "status") => true,
-            // What a new object is called, its path does not say: see `http::node_restriction`.
+            // What a new object is called, its path does not say: see `registry::admission::node_restriction`.
             ("create", "") => true,
             ("update" | "patch", "" | "status") => wanted.name == node,
             _ => false,
@@ -85,7 +85,7 @@ pub fn authorize(cluster: &Cluster, identity: &Identity, wanted: &Attributes) ->
                 && cluster.is_referred_to(node, "serviceaccounts", &wanted.namespace, &wanted.name)
         }
         ("authorization.k8s.io" | "authentication.k8s.io", _) => wanted.verb == "create",
-        // Which ones, `http::node_restriction` says; what is approved without anybody, the others of these subresources.
+        // Which ones, `registry::admission::node_restriction` says; what is approved without anybody, the others of these subresources.
         ("certificates.k8s.io", "certificatesigningrequests") => matches!(
             (wanted.verb.as_str(), wanted.subresource.as_str()),
             ("create", "" | "selfnodeclient" | "selfnodeserver") | ("get" | "list" | "watch", "")

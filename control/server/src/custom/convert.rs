@@ -56,6 +56,21 @@ impl Definitions {
         shown.collect()
     }
 
+    /// A tree in whichever version in that of `kind`.
+    pub(crate) async fn convert(
+        &self,
+        clients: &Clients,
+        kind: &'static Kind,
+        tree: Value,
+    ) -> Result<Value, ApiError> {
+        let Some(served) = self.of(kind)? else { return Ok(tree) };
+        let mut trees = vec![tree];
+        convert(clients, &served, &kind.api_version(), &mut trees).await?;
+        let mut tree = trees.pop().unwrap_or_default();
+        served.version().structure.fill_in(&mut tree);
+        Ok(tree)
+    }
+
     /// The tree as it is to be stored, and the kind that it then is of.
     pub(crate) async fn store(
         &self,

@@ -13,9 +13,9 @@ use serde_json::Value;
 use super::App;
 use super::answer::Answer;
 use super::body::{self, FieldValidation, Shape};
+use super::other_versions;
 use super::render::Render;
 use super::request::{Query, RequestInfo};
-use super::restrictions::Written;
 use crate::auth::{Identity, node};
 use crate::registry::{
     Caller, FieldWriter, Gv, Part, Requested, WriteOptions, ignored_fields, now,
@@ -147,21 +147,21 @@ pub(crate) async fn apply(
         }
         Ok::<_, ApiError>(tree)
     };
-    let restricted = Written { registry, kind, namespace, parts, other: info.other_version() };
+    let other = info.other_version();
     for _ in 0..ATTEMPTS {
         registry.catch_up().await?;
         let found = registry.cache.get(kind, namespace, name).is_some();
         let (code, written) = if found || part != Part::Main {
             let edit = |old: &Arc<Object>, live| {
                 let tree = applied(live)?;
-                restricted.change(part, old, &tree)?;
+                other_versions::check(other, namespace, &tree, Some(old))?;
                 Ok(tree)
             };
             (200, registry.update(kind, (namespace, name), part, options.clone(), edit).await)
         } else {
             may_create(app, info, parts)?;
-            let mut tree = applied(Value::Object(serde_json::Map::new()))?;
-            restricted.create(&mut tree)?;
+            let tree = applied(Value::Object(serde_json::Map::new()))?;
+            other_versions::check(other, namespace, &tree, None)?;
             (201, registry.create(kind, namespace, tree, options.clone()).await)
         };
         match written {

@@ -2,7 +2,7 @@
 //! field names; `autoscaling/v1` are autoscalers with one metric.
 
 use coracle_api::kinds::{autoscaling_v1, events_v1};
-use coracle_api::{ApiError, FieldError, Kind, kinds};
+use coracle_api::{ApiError, FieldError, Kind, Object, kinds};
 use serde_json::Value;
 
 /// One of them.
@@ -24,16 +24,34 @@ pub(crate) struct OtherVersion {
 
 impl OtherVersion {
     /// Checks an object as it is to be stored, and was, if it was there.
-    ///
-    /// # Errors
-    /// 422, with each field that is wrong.
-    pub(crate) fn check(&self, new: &Value, old: Option<&Value>) -> Result<(), ApiError> {
+    fn check(&self, new: &Value, old: Option<&Value>) -> Result<(), ApiError> {
         let errors = (self.check)(new, old);
         if errors.is_empty() {
             return Ok(());
         }
         let name = new["metadata"]["name"].as_str().unwrap_or_default();
         Err(ApiError::invalid(self.kind, name, &errors))
+    }
+}
+
+/// Checks what is written in the words of another version, if it is; `new` is as it is to be stored, in that namespace.
+///
+/// # Errors
+/// 422, with each field that is wrong.
+pub(super) fn check(
+    other: Option<&OtherVersion>,
+    namespace: &str,
+    new: &Value,
+    old: Option<&Object>,
+) -> Result<(), ApiError> {
+    let Some(other) = other else { return Ok(()) };
+    match old {
+        Some(old) => other.check(new, Some(&old.value())),
+        None => {
+            let mut placed = new.clone();
+            placed["metadata"]["namespace"] = namespace.into();
+            other.check(&placed, None)
+        }
     }
 }
 

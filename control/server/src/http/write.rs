@@ -13,9 +13,9 @@ use std::sync::{Arc, Mutex};
 use super::answer::{Answer, json_response, warn};
 use super::apply;
 use super::body::{self, FieldValidation, Shape};
+use super::other_versions;
 use super::render::Render;
 use super::request::RequestInfo;
-use super::restrictions::Written;
 use crate::registry::{Part, Registry, scale_into, scale_of};
 
 /// POST to a collection.
@@ -29,15 +29,13 @@ pub(crate) async fn create(
     let render = Render::of(info, &parts.headers)?;
     let options = apply::options(info, parts)?;
     let bytes = body::read(&parts.headers, body).await?;
-    let (mut value, warnings) = decode_as(info, kind, &bytes, parts)?;
+    let (value, warnings) = decode_as(info, kind, &bytes, parts)?;
     if kind.namespaced && info.namespace.is_empty() {
         return Err(
             ApiError::bad_request("an empty namespace may not be set during creation").into()
         );
     }
-    registry.catch_up().await?;
-    Written { registry, kind, namespace: info.scope(kind), parts, other: info.other_version() }
-        .create(&mut value)?;
+    other_versions::check(info.other_version(), info.scope(kind), &value, None)?;
     let object = registry.create(kind, info.scope(kind), value, options).await?;
     Ok(warn(render.answer(201, &object), &warnings))
 }
@@ -62,10 +60,8 @@ pub(crate) async fn update(
         .into());
     }
     let place = (info.scope(kind), info.name.as_str());
-    let written =
-        Written { registry, kind, namespace: info.scope(kind), parts, other: info.other_version() };
     let edit = |old: &Arc<Object>, _| {
-        written.change(part, old, &value)?;
+        other_versions::check(info.other_version(), place.0, &value, Some(old))?;
         Ok(value.clone())
     };
     let object = registry.update(kind, place, part, options, edit).await?;
@@ -90,8 +86,6 @@ pub(crate) async fn patch(
     let shape = Shape::of(info, kind)?;
     let schema = shape.schema()?;
     let complaints = Mutex::new(Vec::new());
-    let written =
-        Written { registry, kind, namespace: info.scope(kind), parts, other: info.other_version() };
     let place = (info.scope(kind), info.name.as_str());
     let object = registry
         .update(kind, place, part, options, |old, mut tree| {
@@ -104,7 +98,7 @@ pub(crate) async fn patch(
             if let Some(other) = other {
                 (other.store)(&mut tree);
             }
-            written.change(part, old, &tree)?;
+            other_versions::check(other, place.0, &tree, Some(old))?;
             if let Ok(mut complaints) = complaints.lock() {
                 *complaints = warnings;
             }

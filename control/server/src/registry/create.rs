@@ -7,13 +7,24 @@ use coracle_api::{ApiError, Kind, Object};
 use coracle_store::{Batch, Expect};
 use serde_json::Value;
 
-use super::admission::note;
+use super::admission::{note, sign_as};
 use super::commit::Refused;
 use super::{ATTEMPTS, Operation, Registry, WriteOptions, fields, meta, update, validate};
 use crate::keys;
 
 /// Names tried for a `generateName` before giving up, as upstream.
 const NAMES: usize = 8;
+
+/// Of `metadata`, what is not admission's to change.
+const KEPT: [&str; 7] = [
+    "name",
+    "namespace",
+    "generateName",
+    "uid",
+    "creationTimestamp",
+    "generation",
+    "managedFields",
+];
 
 impl Registry {
     /// Creates the object that `body` describes; it has passed the schema.
@@ -51,22 +62,18 @@ impl Registry {
             false => tree["metadata"]["name"].as_str().unwrap_or_default().to_owned(),
         };
         let mut request = options.request(Operation::Create, kind, (namespace, &asked_name));
-        // What others fill in from here on is nobody's.
         fields::created(kind, custom.as_ref(), &mut tree, claimed, &options.fields)?;
-        let metadata = tree["metadata"].clone();
-        if self.mutate(&request, None, Some(&mut tree)).await? {
-            for field in [
-                "name",
-                "namespace",
-                "generateName",
-                "uid",
-                "creationTimestamp",
-                "generation",
-                "managedFields",
-            ] {
-                update::take_over(meta::of_tree(&mut tree)?, &metadata, field);
+        if let Some(was) = self.mutate(&request, None, Some(&mut tree)).await? {
+            for field in KEPT {
+                update::take_over(meta::of_tree(&mut tree)?, &was.metadata, field);
             }
             self.fill_in(kind, &mut tree);
+        }
+        self.restrict(&request, None, &tree)?;
+        if kind.resource == kinds::CERTIFICATE_SIGNING_REQUEST.resource
+            && !options.caller.is_server()
+        {
+            sign_as(&options.caller.identity(), &mut tree);
         }
         (kind.prepare)(Prepare::Create(&mut tree));
         note(kind, &mut tree, None);

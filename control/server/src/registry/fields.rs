@@ -90,21 +90,21 @@ pub(super) fn created(
     Ok(())
 }
 
-/// Notes who owns what of a changed object; `claimed` is what its writer said of that.
+/// Who owns what of a changed object, as its writer wrote it; `claimed` is what that said of it.
 pub(super) fn updated(
     kind: &Kind,
     custom: Option<&Served>,
-    new: &mut Value,
+    new: &Value,
     old: &Value,
     claimed: Value,
     by: &FieldWriter,
-) -> Result<(), ApiError> {
+) -> Result<Value, ApiError> {
     let known = &old["metadata"]["managedFields"];
     if known.is_null() && matches!(by, FieldWriter::Own) {
         // As nearly all that nodes and controllers write.
-        return Ok(());
+        return Ok(Value::Null);
     }
-    let managers = match by {
+    Ok(match by {
         FieldWriter::Applied => claimed,
         FieldWriter::Own if !super::update::specified(new, old) => known.clone(),
         FieldWriter::Own | FieldWriter::Client { .. } => {
@@ -118,8 +118,7 @@ pub(super) fn updated(
             };
             // Not tracked so far, or asked not to be.
             if managers.is_empty() {
-                set(new, Value::Null);
-                return Ok(());
+                return Ok(Value::Null);
             }
             let (ignored, version, now) =
                 (ignored(kind, subresource), kind.api_version(), meta::now());
@@ -127,9 +126,7 @@ pub(super) fn updated(
             managers.update(&writer, old, new, schema_of(kind, custom)?);
             managers.encode()
         }
-    };
-    set(new, managers);
-    Ok(())
+    })
 }
 
 /// What a client says of the managers, which it may; one empty entry asks to forget them all.
@@ -148,7 +145,7 @@ fn read(entries: &Value) -> Managers {
     Managers::decode(entries).unwrap_or_default()
 }
 
-/// Puts them into an object, or none.
+/// Writes it into the object.
 pub(super) fn set(object: &mut Value, managers: Value) {
     let Some(metadata) = object["metadata"].as_object_mut() else { return };
     if managers.as_array().is_none_or(Vec::is_empty) {

@@ -64,28 +64,26 @@ impl Registry {
             let custom = self.custom(kind)?;
             let scale = custom.as_ref().and_then(|custom| custom.version().scale.as_ref());
             let before = old.value();
-            let mut asked = edit(&old, before.clone())?;
-            let claimed = asked.pointer_mut("/metadata/managedFields").map(Value::take);
-            let claimed = claimed.unwrap_or_default();
+            let asked = edit(&old, before.clone())?;
+            let claimed = asked["metadata"]["managedFields"].clone();
             let request =
                 options.request(Operation::Update, kind, (namespace, name)).of(part.subresource());
             let mut new = self.compose(&old, &before, asked, part)?;
-            // What others change from here on is nobody's.
-            fields::updated(kind, custom.as_ref(), &mut new, &before, claimed, &options.fields)?;
-            let managers = new["metadata"]["managedFields"].clone();
+            let by = &options.fields;
+            let managers = fields::updated(kind, custom.as_ref(), &new, &before, claimed, by)?;
             if part == Part::Scale {
                 let (old_scale, mut told) = (scale::of(&before, scale), scale::of(&new, scale));
-                if self.mutate(&request, Some(&old_scale), Some(&mut told)).await? {
+                if self.mutate(&request, Some(&old_scale), Some(&mut told)).await?.is_some() {
                     let asked = scale::into_object(&old, scale, new, &told)?;
                     new = self.compose(&old, &before, asked, part)?;
-                    fields::set(&mut new, managers);
                 }
-            } else if self.mutate(&request, Some(&before), Some(&mut new)).await? {
+            } else if self.mutate(&request, Some(&before), Some(&mut new)).await?.is_some() {
                 new = self.compose(&old, &before, new, part)?;
-                fields::set(&mut new, managers);
             }
+            self.restrict(&request, Some(&before), &new)?;
             let gone = Self::change(&old, custom.as_ref(), &before, &mut new, part)?;
             note(kind, &mut new, Some(&before));
+            fields::set(&mut new, managers);
             if part == Part::Scale {
                 let (old_scale, told) = (scale::of(&before, scale), scale::of(&new, scale));
                 self.admit(&request, Some(&old_scale), Some(&told)).await?;
@@ -168,9 +166,15 @@ impl Registry {
                 Value::Object(asked)
             }
             Part::Status => {
-                take_over(meta::of(&mut asked), &before["metadata"], "ownerReferences");
-                put_back(&mut asked, before, &["metadata", "status"]);
-                Value::Object(asked)
+                let mut whole = meta::object(before.clone())?;
+                let mut metadata = meta::of(&mut asked).clone();
+                take_over(&mut metadata, &before["metadata"], "ownerReferences");
+                whole.insert("metadata".into(), metadata.into());
+                match asked.remove("status") {
+                    Some(status) => whole.insert("status".into(), status),
+                    None => whole.remove("status"),
+                };
+                Value::Object(whole)
             }
             Part::EphemeralContainers => only_of_spec(before, &asked, "ephemeralContainers"),
             Part::Finalize => only_of_spec(before, &asked, "finalizers"),
@@ -275,17 +279,6 @@ fn unchanged(new: &Map<String, Value>, before: &Value) -> bool {
             }
             (_, known) => known == Some(value),
         })
-}
-
-/// Makes all fields what they were, but for some. Most writes have left them alone: comparing is cheaper than copying.
-fn put_back(map: &mut Map<String, Value>, before: &Value, but: &[&str]) {
-    let Some(before) = before.as_object() else { return };
-    map.retain(|field, _| but.contains(&field.as_str()) || before.contains_key(field));
-    for (field, value) in before {
-        if !but.contains(&field.as_str()) && map.get(field) != Some(value) {
-            map.insert(field.clone(), value.clone());
-        }
-    }
 }
 
 pub(super) fn take_over(map: &mut Map<String, Value>, from: &Value, field: &str) {

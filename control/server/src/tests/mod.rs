@@ -11,6 +11,7 @@ mod full;
 mod ingresses;
 mod lists;
 mod logs;
+mod mutations;
 mod network;
 mod policies;
 mod protobuf;

@@ -340,3 +340,100 @@ async fn a_status_tells_what_the_types_say() {
     let changed = server.merge(&path, rules).await;
     assert_eq!(changed.body["status"], json!({"observedGeneration": 2, "typeChecking": {}}));
 }
+
+/// Rules name one version; what is written in another is the same, and is shown as the rules have it.
+#[tokio::test]
+async fn other_versions_are_the_same_objects() {
+    let server = Fixture::new().await;
+    let autoscalers = |version: &str| {
+        format!("/apis/autoscaling/{version}/namespaces/default/horizontalpodautoscalers")
+    };
+    let target = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"});
+    let v1 = |name: &str, percent: i64| {
+        json!({
+            "metadata": {"name": name},
+            "spec": {"scaleTargetRef": target, "maxReplicas": 3, "targetCPUUtilizationPercentage": percent},
+        })
+    };
+    let v2 = |name: &str, percent: i64| {
+        json!({
+            "metadata": {"name": name},
+            "spec": {"scaleTargetRef": target, "maxReplicas": 3, "metrics": [{"type": "Resource", "resource": {
+                "name": "cpu", "target": {"type": "Utilization", "averageUtilization": percent},
+            }}]},
+        })
+    };
+    let seen = "request.requestKind.version + ' as ' + request.kind.version";
+    for (version, expression) in [
+        ("v1", "object.spec.targetCPUUtilizationPercentage < 90"),
+        ("v2", "object.spec.metrics.all(m, m.resource.target.averageUtilization < 80)"),
+    ] {
+        let name = format!("{version}.example.com");
+        let rules = json!({"validations": [{"expression": expression, "messageExpression": seen}]});
+        let of = ["autoscaling", version, "horizontalpodautoscalers"];
+        server.create(POLICIES, policy(&name, of, rules)).await;
+        server.create(BINDINGS, binding(&name, json!({}))).await;
+    }
+    for (written, body, said) in [
+        ("v1", v1("a", 95), "v1 as v1"),
+        ("v1", v1("a", 85), "v1 as v2"),
+        ("v2", v2("a", 95), "v2 as v1"),
+        ("v2", v2("a", 85), "v2 as v2"),
+    ] {
+        let refused = server.post(&autoscalers(written), body).await;
+        assert!(
+            refused.message().ends_with(&format!("denied request: {said}")),
+            "{said}: {}",
+            refused.body
+        );
+    }
+    server.create(&autoscalers("v1"), v1("a", 50)).await;
+}
+
+#[tokio::test]
+async fn versions_of_custom_kinds_are_the_same_objects() {
+    let server = Fixture::with(|config| config.scheduler = false).await;
+    let seen = "request.requestKind.version + ' as ' + request.kind.version";
+    let version = |name: &str, storage: bool| {
+        json!({
+            "name": name, "served": true, "storage": storage,
+            "schema": {"openAPIV3Schema": {"type": "object", "properties": {"size": {"type": "integer"}}}},
+        })
+    };
+    let definition = json!({
+        "metadata": {"name": "walks.example.com"},
+        "spec": {
+            "group": "example.com", "scope": "Namespaced", "names": {"plural": "walks", "singular": "walk", "kind": "Walk", "listKind": "WalkList"},
+            "versions": [version("v1", true), version("v2", false)],
+        },
+    });
+    let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    server.create(definitions, definition).await;
+    let mut events = server.watch(&format!("{definitions}?watch=true")).await;
+    while let Some(event) = events.next().await {
+        let conditions = event["object"]["status"]["conditions"].as_array().cloned();
+        let established = |c: &Value| c["type"] == "Established" && c["status"] == "True";
+        if conditions.is_some_and(|all| all.iter().any(established)) {
+            break;
+        }
+    }
+    let rules = json!({
+        "validations": [{"expression": "object.size < 3 && object.apiVersion == 'example.com/v1'", "messageExpression": seen}],
+    });
+    server
+        .create(POLICIES, policy("walks.example.com", ["example.com", "v1", "walks"], rules))
+        .await;
+    let exact = json!({"matchConstraints": {"matchPolicy": "Exact"}, "validations": [{"expression": "false"}]});
+    server
+        .create(POLICIES, policy("never.example.com", ["example.com", "v1", "walks"], exact))
+        .await;
+    for name in ["walks.example.com", "never.example.com"] {
+        server.create(BINDINGS, binding(name, json!({}))).await;
+    }
+    let walks = "/apis/example.com/v2/namespaces/default/walks";
+    let walk = |size: i64| json!({"apiVersion": "example.com/v2", "kind": "Walk", "metadata": {"name": "w"}, "size": size});
+    let refused = server.post(walks, walk(3)).await;
+    assert!(refused.message().ends_with("denied request: v2 as v1"), "{}", refused.body);
+    let made = server.create(walks, walk(2)).await;
+    assert_eq!(made["apiVersion"], "example.com/v2");
+}

@@ -2,10 +2,11 @@
 
 use coracle_api::json::Json;
 use coracle_api::selector::LabelSelector;
-use coracle_api::{ApiError, Cluster, kinds};
+use coracle_api::{ApiError, Cluster, Kind, kinds};
 use serde_json::Value;
 
-use super::{Gv, Operation, Request};
+use super::{Gv, Operation, Request, Requested};
+use crate::cache::Cache;
 
 /// The group whose kinds neither webhooks nor policies see: else one could make itself impossible to remove.
 pub(super) const EXEMPT: &str = "admissionregistration.k8s.io";
@@ -61,7 +62,7 @@ impl Matches {
     /// 404 for a namespace that there is not.
     pub(super) fn wants(
         &self,
-        cluster: &Cluster,
+        cache: &Cache,
         request: &Request<'_>,
         old: Option<&Value>,
         new: Option<&Value>,
@@ -72,9 +73,13 @@ impl Matches {
         };
         let matched = |rules: &[Rule]| {
             let (asked, stored) = (request.asked(), request.resource());
-            let equivalent = (!self.exact).then_some(stored);
             let any = |gv: &Gv<'static>| rules.iter().any(|rule| rule.matches(request, *gv, name));
-            [Some(asked), equivalent].into_iter().flatten().find(any)
+            if any(&asked) {
+                return Some(asked);
+            }
+            // The same objects under other versions.
+            let equivalent = || [stored].into_iter().chain(others(cache, request));
+            if self.exact { None } else { equivalent().find(any) }
         };
         if matched(&self.exclude).is_some() {
             return Ok(None);
@@ -86,7 +91,7 @@ impl Matches {
         if !self.of_object.is_everything() && !labelled(new) && !labelled(old) {
             return Ok(None);
         }
-        Ok(self.in_namespace(cluster, request, old, new)?.then_some(resource))
+        Ok(self.in_namespace(&cache.read(), request, old, new)?.then_some(resource))
     }
 
     fn in_namespace(
@@ -111,6 +116,18 @@ impl Matches {
             None => Err(ApiError::not_found(&kinds::NAMESPACE, request.namespace)),
         }
     }
+}
+
+/// Other versions that are served.
+fn others(cache: &Cache, request: &Request<'_>) -> Vec<Gv<'static>> {
+    if let Some(other) = Requested::other_of(request.kind) {
+        return vec![other.resource];
+    }
+    let custom = request.kind.custom.then(|| cache.definitions().of(request.kind).ok().flatten());
+    let versions = custom.flatten().map(|custom| custom.definition.versions.clone());
+    let gv = |kind: &Kind| Gv { group: kind.group, version: kind.version, name: kind.plural };
+    let served = versions.iter().flat_map(|versions| versions.iter().filter(|it| it.served));
+    served.map(|version| gv(version.kind)).collect()
 }
 
 impl Rule {

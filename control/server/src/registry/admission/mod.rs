@@ -2,8 +2,12 @@
 //!
 //! Every write of an object passes two phases, whoever writes: clients over HTTP, controllers' plans, the scheduler.
 //!
-//! 1. [`Registry::mutate`], on the object with its defaults: [`plugins`], then what people have configured. What it changes
+//! 1. [`Registry::mutate`], on the object with its defaults: [`plugins`], then what people have configured, [`policies`] before
+//!    [`webhooks`]. What it changes
 //!    is checked against the schema and given its defaults again; then the kind prepares and validates it.
+//! Between them, on the object as the first phase leaves it, [`Registry::restrict`] refuses what depends on who writes: what no
+//! webhook and no policy may smuggle in for somebody who has no right to it.
+//!
 //! 2. [`Registry::admit`], on the object as it would be stored: it may only refuse. It runs anew when the write is tried again on
 //!    a newer state.
 //!
@@ -16,47 +20,100 @@
 //! where nothing is configured, which [`coracle_api::Cluster::count`] tells, and where [`Caller::is_server`]. What it has to say
 //! beside yes or no goes to [`Caller::warn`] and [`Caller::annotate`].
 
+mod certificates;
+mod escalation;
 mod limits;
 mod matching;
+mod node_restriction;
 mod owners;
 mod plugins;
 mod pod_security;
 mod policies;
 mod quota;
 mod request;
+mod target;
 mod token;
 mod webhooks;
 
-use coracle_api::custom::Version;
-use coracle_api::patch::PatchError;
-use coracle_api::schema::{self, Schema};
 use coracle_api::{ApiError, kinds};
 use serde_json::Value;
 
 use super::Registry;
+use policies::{Bound, Invoked, Written};
+use target::Target;
+use webhooks::{Asked, Configured};
+
+pub(in crate::registry) use certificates::sign_as;
 pub(in crate::registry) use policies::{Policies, note, problems};
 pub(in crate::registry) use quota::Ledger;
 pub(crate) use request::{Caller, Gv, Operation, Request, Requested};
 pub(crate) use webhooks::Clients;
 pub(in crate::registry) use webhooks::Webhooks;
 
+/// What the first phase has changed.
+pub(super) struct Mutated {
+    /// `metadata` as it came.
+    pub(super) metadata: Value,
+}
+
+/// Who may change an object.
+struct Mutators {
+    policies: Vec<Bound>,
+    webhooks: Vec<Configured>,
+}
+
 impl Registry {
     /// The first phase. True if somebody's configuration has changed the object, which is to be made well-formed again.
+    ///
+    /// The built-in plugins, then policies, then webhooks. Where the latter two changed something, all are asked again: the
+    /// built-in ones always, others that want it and after which something was changed.
     pub(super) async fn mutate(
         &self,
         request: &Request<'_>,
         old: Option<&Value>,
         mut new: Option<&mut Value>,
-    ) -> Result<bool, ApiError> {
+    ) -> Result<Option<Mutated>, ApiError> {
         if let Some(new) = new.as_deref_mut() {
             self.complete_again(request, new).await?;
         }
-        if request.caller.is_server()
-            || self.cache.read().count(&kinds::MUTATING_WEBHOOK_CONFIGURATION) == 0
-        {
-            return Ok(false);
+        let Some(mutators) = self.mutators(request) else { return Ok(None) };
+        let Mutators { policies, webhooks } = &mutators;
+        let metadata = new.as_deref().map(|new| new["metadata"].clone()).unwrap_or_default();
+        let (mut invoked, mut asked) = (Invoked::default(), Asked::default());
+        let mut changed = false;
+        if let Some(new) = new.as_deref_mut() {
+            changed =
+                self.mutate_by_policies(policies, request, old, new, &mut invoked, false).await?;
         }
-        self.call_mutating(request, old, new).await
+        let current = new.as_deref_mut();
+        changed |= self.call_mutating(webhooks, request, old, current, &mut asked).await?;
+        if !changed {
+            return Ok(None);
+        }
+        let Some(new) = new else { return Ok(Some(Mutated { metadata })) };
+        let before = new.clone();
+        self.complete_again(request, new).await?;
+        self.mutate_by_policies(policies, request, old, new, &mut invoked, true).await?;
+        let completed = *new != before;
+        self.call_again(asked, completed, request, old, Some(new)).await?;
+        Ok(Some(Mutated { metadata }))
+    }
+
+    /// What may change an object, all of it at one moment; none where nothing is configured.
+    fn mutators(&self, request: &Request<'_>) -> Option<Mutators> {
+        if request.caller.is_server() {
+            return None;
+        }
+        let (written, webhooks) = {
+            let cluster = self.cache.read();
+            let written = Written::mutating(&cluster);
+            if written.is_none() && cluster.count(&kinds::MUTATING_WEBHOOK_CONFIGURATION) == 0 {
+                return None;
+            }
+            (written, self.webhooks(&cluster, &kinds::MUTATING_WEBHOOK_CONFIGURATION))
+        };
+        let policies = written.map(|written| self.policies.mutating(&written));
+        Some(Mutators { policies: policies.unwrap_or_default(), webhooks })
     }
 
     /// What the built-in plugins add; the same again if they are asked again.
@@ -66,6 +123,44 @@ impl Registry {
             self.complete(request.kind, request.namespace, new).await?;
         }
         Ok(())
+    }
+
+    /// What of a write depends on who writes: nodes, grants of rights, certificates, params of policies.
+    ///
+    /// # Errors
+    /// 403, saying what is refused.
+    pub(super) fn restrict(
+        &self,
+        request: &Request<'_>,
+        old: Option<&Value>,
+        new: &Value,
+    ) -> Result<(), ApiError> {
+        let Caller::Client(_) = request.caller else { return Ok(()) };
+        if !is_of_collection(request) {
+            return Ok(());
+        }
+        let (kind, identity) = (request.kind, request.caller.identity());
+        let is_csr = kind.resource == kinds::CERTIFICATE_SIGNING_REQUEST.resource;
+        {
+            let cluster = self.cache.read();
+            escalation::check(&cluster, kind, request.namespace, &identity, new, old)?;
+            match old {
+                None => {
+                    node_restriction::create(&cluster, kind, &identity, new)?;
+                    if is_csr {
+                        certificates::check(new)?;
+                    }
+                }
+                Some(old) => {
+                    let part = request.subresource;
+                    node_restriction::change(kind, &identity, part, old, new)?;
+                    if is_csr {
+                        certificates::change(&cluster, &identity, part, old)?;
+                    }
+                }
+            }
+        }
+        self.check_params(kind, &identity, new, old)
     }
 
     /// The second phase.
@@ -87,9 +182,7 @@ impl Registry {
         self.check_limits(request, new)?;
         self.pod_security(request, old, new)?;
         self.check_owners(request, old, new)?;
-        if self.cache.read().count(&kinds::VALIDATING_ADMISSION_POLICY_BINDING) > 0 {
-            self.admit_by_policies(request, old, new)?;
-        }
+        self.admit_by_policies(request, old, new).await?;
         if self.cache.read().count(&kinds::VALIDATING_WEBHOOK_CONFIGURATION) > 0 {
             self.call_validating(request, old, new).await?;
         }
@@ -113,20 +206,4 @@ impl Registry {
 /// Whether the objects of a request are those of its collection, and not what a subresource takes.
 fn is_of_collection(request: &Request<'_>) -> bool {
     request.object_kind().name == request.kind.kind
-}
-
-/// The schema of a request's objects.
-fn schema_of(request: &Request<'_>) -> Result<Schema<'static>, ApiError> {
-    let Gv { group, version, name } = request.object_kind();
-    let known = schema::builtin().by_gvk(group, version, name);
-    known.ok_or_else(|| ApiError::internal(format!("no schema for {name}")))
-}
-
-/// What somebody made of an object, as its schema has it: fields that it does not know are dropped.
-fn reread(tree: Value, schema: Schema<'_>, custom: Option<&Version>) -> Result<Value, PatchError> {
-    let decoded = match custom {
-        Some(version) => version.check(tree),
-        None => schema::check(tree, schema),
-    };
-    Ok(decoded.map_err(|error| PatchError::Unprocessable(error.to_string()))?.value)
 }

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use coracle_api::Kind;
+use coracle_api::kinds::{self, autoscaling_v1};
 use serde_json::{Value, json};
 
 use crate::auth::{AUTHENTICATED, Identity};
@@ -51,6 +52,18 @@ pub(crate) struct Requested {
     pub(crate) show: fn(&mut Value),
     /// From how this version writes it to how it is stored.
     pub(crate) store: fn(&mut Value),
+}
+
+impl Requested {
+    /// The other version that a built-in kind has, if it has one.
+    pub(super) fn other_of(kind: &Kind) -> Option<Self> {
+        let (version, show, store) =
+            (autoscaling_v1::VERSION, autoscaling_v1::show, autoscaling_v1::store);
+        let kind =
+            Some(&kinds::HORIZONTAL_POD_AUTOSCALER).filter(|it| it.resource == kind.resource)?;
+        let resource = Gv { group: kind.group, version, name: kind.plural };
+        Some(Self { resource, show, store })
+    }
 }
 
 /// One request to admission, but for the objects, which change on their way.
@@ -107,7 +120,7 @@ impl<'a> Request<'a> {
     }
 
     /// The kind of the objects that go with it: that of the collection, or of the subresource.
-    pub(crate) fn object_kind(&self) -> Gv<'a> {
+    pub(crate) fn object_kind(&self) -> Gv<'static> {
         let core = |name| Gv { group: "", version: "v1", name };
         match self.subresource {
             "scale" => Gv { group: "autoscaling", version: "v1", name: "Scale" },

@@ -4,7 +4,9 @@ use std::sync::LazyLock;
 
 use coracle_api::json::Json;
 use coracle_api::selector::LabelSelector;
-use coracle_cel::{AUTHORIZER_TYPES, Env, Program, Type};
+use coracle_cel::{
+    AUTHORIZER_TYPES, Activation, Env, Program, Type, Val, json_patches, object_type,
+};
 use serde_json::Value;
 
 use super::evaluate::Action;
@@ -28,7 +30,7 @@ impl Expression {
     }
 }
 
-/// A ValidatingAdmissionPolicy.
+/// A policy: a ValidatingAdmissionPolicy has validations and annotations, a MutatingAdmissionPolicy mutations.
 pub(super) struct Policy {
     pub(super) name: String,
     /// `failurePolicy: Ignore`.
@@ -42,6 +44,40 @@ pub(super) struct Policy {
     pub(super) validations: Vec<Validation>,
     /// Key and expression.
     pub(super) annotations: Vec<(String, Expression)>,
+    pub(super) mutations: Vec<Mutation>,
+    /// Whether it wants to see what was changed after it (`reinvocationPolicy: IfNeeded`).
+    pub(super) again: bool,
+}
+
+/// One change of a MutatingAdmissionPolicy.
+pub(super) struct Mutation {
+    pub(super) patch: Patch,
+    pub(super) expression: Expression,
+}
+
+/// What an expression of a mutation makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Patch {
+    /// What is to be merged into the object.
+    Apply,
+    /// Operations on it.
+    Json,
+}
+
+impl Patch {
+    /// The two, by `patchType` and field.
+    pub(super) const ALL: [(&str, &str, Self); 2] = [
+        ("ApplyConfiguration", "applyConfiguration", Self::Apply),
+        ("JSONPatch", "jsonPatch", Self::Json),
+    ];
+
+    /// The type of what such an expression comes to.
+    pub(super) fn ty(self) -> Type {
+        match self {
+            Self::Apply => object_type(),
+            Self::Json => json_patches(),
+        }
+    }
 }
 
 pub(super) struct Validation {
@@ -86,8 +122,18 @@ impl Policy {
             let expression = Expression::new(text, &envs.full, &[Type::String, Type::Null]);
             (annotation.text(&["key"]).to_owned(), expression)
         });
+        let patching = envs.full.clone().patching();
+        let mutations = spec.list(&["mutations"]).iter().filter_map(|mutation| {
+            let given = mutation.text(&["patchType"]);
+            let (_, field, patch) = Patch::ALL.into_iter().find(|(name, ..)| *name == given)?;
+            let text = mutation.text(&[field, "expression"]);
+            let expression = Expression::new(text, &patching, &[patch.ty()]);
+            Some(Mutation { patch, expression })
+        });
         Self {
             name: policy.text(&["metadata", "name"]).to_owned(),
+            mutations: mutations.collect(),
+            again: spec.text(&["reinvocationPolicy"]) == "IfNeeded",
             ignores: spec.text(&["failurePolicy"]) == "Ignore",
             matches: Matches::from_value(&spec["matchConstraints"], RULES),
             conditions: texts("matchConditions", "expression", &envs.conditions, &[Type::Bool]),
@@ -96,6 +142,17 @@ impl Policy {
             variables: envs.variables,
             param_kind,
         }
+    }
+}
+
+impl Policy {
+    /// The values of an evaluation, with the policy's variables.
+    pub(super) fn activation<'a>(&'a self, values: Vec<Val<'a>>) -> Activation<'a> {
+        let mut activation = Activation::new(values);
+        for variable in &self.variables {
+            activation.compose(variable.program.as_ref().ok());
+        }
+        activation
     }
 }
 
@@ -148,7 +205,7 @@ pub(super) fn declare(params: bool, authorizer: bool, object: Type) -> Env {
         .variable(name(authorizer, "authorizer.requestResource"), asks_of_request)
 }
 
-/// A ValidatingAdmissionPolicyBinding.
+/// What binds a policy, of either kind; only validations have actions.
 pub(super) struct Binding {
     pub(super) name: String,
     pub(super) policy: String,

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::compile::{Expression, declare};
 use super::evaluate::all_hold;
-use super::inputs::Inputs;
+use super::inputs::{Inputs, Objects};
 use super::{Registry, Request};
 
 /// See the module.
@@ -38,7 +38,9 @@ impl Conditions {
         if self.0.is_empty() {
             return Ok(true);
         }
-        let inputs = Inputs::new(registry, request, old, new);
-        all_hold(&self.0, ignores, &Activation::new(inputs.values(&Value::Null)))
+        let (kind, resource) = (request.object_kind(), request.resource());
+        let inputs = Inputs::new(registry, request, kind, resource);
+        let values = inputs.values(Objects { old, new }, &Value::Null);
+        all_hold(&self.0, ignores, &Activation::new(values))
     }
 }

@@ -1,11 +1,13 @@
 //! What the expressions of one policy come to for one request and one set of params.
 
+use std::fmt;
+
 use coracle_cel::{Activation, BUDGET, CALL_LIMIT, Val};
 use serde_json::Value;
 
 use super::LONGEST_ANNOTATION;
 use super::compile::{Expression, Policy, Validation};
-use super::inputs::Inputs;
+use super::inputs::{Inputs, Objects};
 
 /// What `matchConditions` may cost together.
 const CONDITIONS_BUDGET: u64 = 2_500_000;
@@ -52,19 +54,27 @@ impl Found {
 }
 
 /// No more may be spent.
-struct Spent;
+pub(super) struct Spent;
 
-pub(super) fn evaluate(policy: &Policy, inputs: &Inputs<'_>, params: &Value) -> Found {
-    let conditions = Activation::new(inputs.values(params));
+impl fmt::Display for Spent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(SPENT)
+    }
+}
+
+pub(super) fn evaluate(
+    policy: &Policy,
+    inputs: &Inputs,
+    objects: Objects<'_>,
+    params: &Value,
+) -> Found {
+    let conditions = Activation::new(inputs.values(objects, params));
     match all_hold(&policy.conditions, policy.ignores, &conditions) {
         Ok(true) => {}
         Ok(false) => return Found::default(),
         Err(why) => return Found::only(why, policy),
     }
-    let mut activation = Activation::new(inputs.values(params));
-    for variable in &policy.variables {
-        activation.compose(variable.program.as_ref().ok());
-    }
+    let activation = policy.activation(inputs.values(objects, params));
     let mut budget = BUDGET;
     let mut results = Vec::new();
     for validation in &policy.validations {
@@ -128,7 +138,7 @@ pub(super) fn all_hold<'a>(
     }
 }
 
-fn run<'a>(
+pub(super) fn run<'a>(
     expression: &'a Expression,
     activation: &Activation<'a>,
     budget: &mut u64,

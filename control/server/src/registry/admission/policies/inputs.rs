@@ -95,31 +95,37 @@ pub(super) static NAMESPACE: LazyLock<Arc<Decl>> = LazyLock::new(|| {
     Decl::object("kubernetes.Namespace", parts)
 });
 
-/// The objects and facts of one request.
-pub(super) struct Inputs<'r> {
-    old: Option<&'r Value>,
-    new: Option<&'r Value>,
+/// The objects of one request, as they are now.
+#[derive(Clone, Copy)]
+pub(super) struct Objects<'r> {
+    pub(super) old: Option<&'r Value>,
+    pub(super) new: Option<&'r Value>,
+}
+
+/// The facts of one request.
+pub(super) struct Inputs {
     request: Value,
     namespace: Value,
-    asks: Rc<Asks>,
+    asks: Asks,
     resource: Query,
 }
 
-impl<'r> Inputs<'r> {
+impl Inputs {
+    /// `kind` and `resource` are of the version that was matched.
     pub(super) fn new(
         registry: &Registry,
         request: &Request<'_>,
-        old: Option<&'r Value>,
-        new: Option<&'r Value>,
+        kind: Gv<'_>,
+        resource: Gv<'_>,
     ) -> Self {
         let own = request.kind.resource == kinds::NAMESPACE.resource;
         let namespace = (!request.namespace.is_empty() && !own)
             .then(|| registry.cache.get(&kinds::NAMESPACE, "", request.namespace))
             .flatten();
-        let resource = request.resource();
+        let asked = request.resource();
         let query = Query {
-            group: resource.group.into(),
-            resource: resource.name.into(),
+            group: asked.group.into(),
+            resource: asked.name.into(),
             subresource: request.subresource.into(),
             namespace: request.namespace.into(),
             name: request.name.into(),
@@ -127,23 +133,21 @@ impl<'r> Inputs<'r> {
         };
         let identity = request.caller.identity().into_owned();
         Self {
-            old,
-            new,
-            request: review(request, &identity),
+            request: review(request, kind, resource, &identity),
             namespace: namespace.map_or(Value::Null, |namespace| namespace.value()),
-            asks: Rc::new(Asks { cache: registry.cache.clone(), identity }),
+            asks: Asks { cache: registry.cache.clone(), identity },
             resource: query,
         }
     }
 
     /// The values of the variables, in the order of their declaration.
-    pub(super) fn values<'a>(&'a self, params: &'a Value) -> Vec<Val<'a>> {
+    pub(super) fn values<'a>(&'a self, objects: Objects<'a>, params: &'a Value) -> Vec<Val<'a>> {
         let object = |tree: Option<&'a Value>| tree.map_or(Val::Null, Val::of);
-        let asks: Rc<dyn Authorizer> = self.asks.clone();
+        let asks: Rc<dyn Authorizer> = Rc::new(self.asks.clone());
         let of_request = Step::request_resource(asks.clone(), self.resource.clone());
         vec![
-            object(self.new),
-            object(self.old),
+            object(objects.new),
+            object(objects.old),
             Val::declared(&self.namespace, &NAMESPACE),
             Val::declared(&self.request, &REQUEST),
             Val::of(params),
@@ -154,14 +158,19 @@ impl<'r> Inputs<'r> {
 }
 
 /// `request`; what is empty is not there.
-fn review(request: &Request<'_>, identity: &Identity) -> Value {
+fn review(
+    request: &Request<'_>,
+    of_kind: Gv<'_>,
+    of_resource: Gv<'_>,
+    identity: &Identity,
+) -> Value {
     let kind = |gv: Gv<'_>| json!({"group": gv.group, "version": gv.version, "kind": gv.name});
     let resource =
         |gv: Gv<'_>| json!({"group": gv.group, "version": gv.version, "resource": gv.name});
     let mut review = json!({
-        "kind": kind(request.object_kind()),
-        "resource": resource(request.resource()),
-        "requestKind": kind(request.object_kind()),
+        "kind": kind(of_kind),
+        "resource": resource(of_resource),
+        "requestKind": kind(asked_kind(request)),
         "requestResource": resource(request.asked()),
         "name": request.name,
         "operation": Operation::name(request.operation),
@@ -187,7 +196,17 @@ fn review(request: &Request<'_>, identity: &Identity) -> Value {
     review
 }
 
+/// The kind of the objects as they were sent.
+fn asked_kind<'r>(request: &Request<'r>) -> Gv<'r> {
+    let kind = request.object_kind();
+    match request.requested.filter(|_| kind.name == request.kind.kind) {
+        Some(requested) => Gv { name: kind.name, ..requested.resource },
+        None => kind,
+    }
+}
+
 /// Answers expressions that ask the authorizer.
+#[derive(Clone)]
 struct Asks {
     cache: Cache,
     identity: Identity,

@@ -1,22 +1,26 @@
-//! Policies in CEL: ValidatingAdmissionPolicies, bound to requests by ValidatingAdmissionPolicyBindings.
+//! Policies in CEL: ValidatingAdmissionPolicies, which refuse, and MutatingAdmissionPolicies, which change ([`mutate`]), bound to
+//! requests by their bindings.
 //!
 //! Policies and bindings are read and compiled when a request first meets them, and kept as long as they stay what they were.
 //! A cluster without bindings pays for one look at a count. What `matchConstraints` and bindings select is found without an
 //! evaluation; expressions see the request through [`inputs`], borrowed.
 //!
-//! Source: `k8s.io/apiserver/pkg/admission/plugin/policy/validating`.
+//! Source: `k8s.io/apiserver/pkg/admission/plugin/policy`.
 
 mod compile;
 mod conditions;
 mod evaluate;
 mod inputs;
+mod mutate;
+mod params;
+mod rights;
 mod schemas;
 mod write;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use coracle_api::{ApiError, Cluster, Object, kinds};
+use coracle_api::{ApiError, Cluster, Kind, Object, kinds};
 use serde_json::{Value, json};
 
 use super::matching::EXEMPT;
@@ -24,7 +28,9 @@ use super::{Registry, Request};
 use compile::{Binding, Policy};
 pub(super) use conditions::Conditions;
 use evaluate::{Action, Denied};
-use inputs::Inputs;
+use inputs::{Inputs, Objects};
+pub(super) use mutate::Invoked;
+use params::Invocation;
 pub(in crate::registry) use write::{note, problems};
 
 /// What an audit annotation may hold, in bytes.
@@ -33,8 +39,74 @@ const LONGEST_ANNOTATION: usize = 10 << 10;
 /// Policies and bindings that were compiled.
 #[derive(Default)]
 pub(in crate::registry) struct Policies {
-    validating: Compiled<Policy>,
+    validating: Sort,
+    mutating: Sort,
+}
+
+/// Those of one kind.
+#[derive(Default)]
+struct Sort {
+    policies: Compiled<Policy>,
     bindings: Compiled<Binding>,
+}
+
+/// A policy and what binds it.
+pub(super) struct Bound {
+    policy: Arc<Policy>,
+    bindings: Vec<Arc<Binding>>,
+}
+
+/// Policies and bindings as objects.
+pub(super) struct Written {
+    policies: Vec<Arc<Object>>,
+    bindings: Vec<Arc<Object>>,
+}
+
+impl Written {
+    /// The mutating ones; none if nothing is bound.
+    pub(super) fn mutating(cluster: &Cluster) -> Option<Self> {
+        Self::of(
+            cluster,
+            &kinds::MUTATING_ADMISSION_POLICY,
+            &kinds::MUTATING_ADMISSION_POLICY_BINDING,
+        )
+    }
+
+    fn of(cluster: &Cluster, policies: &'static Kind, bindings: &'static Kind) -> Option<Self> {
+        if cluster.count(bindings) == 0 || cluster.count(policies) == 0 {
+            return None;
+        }
+        let list = |kind| cluster.list(kind).cloned().collect();
+        Some(Self { policies: list(policies), bindings: list(bindings) })
+    }
+}
+
+impl Policies {
+    /// Every mutating policy that is bound, by name.
+    pub(super) fn mutating(&self, written: &Written) -> Vec<Bound> {
+        self.mutating.bound(written)
+    }
+}
+
+impl Sort {
+    /// Every policy that is bound, with its bindings, by name.
+    fn bound(&self, written: &Written) -> Vec<Bound> {
+        let Written { policies, bindings } = written;
+        let bindings: Vec<Arc<Binding>> = bindings
+            .iter()
+            .map(|object| self.bindings.of(object, bindings.len(), Binding::from_value))
+            .collect();
+        let mut bound = Vec::new();
+        for object in policies {
+            let name = &object.meta.name;
+            let of: Vec<_> = bindings.iter().filter(|b| b.policy == *name).cloned().collect();
+            if !of.is_empty() {
+                let policy = self.policies.of(object, policies.len(), Policy::from_value);
+                bound.push(Bound { policy, bindings: of });
+            }
+        }
+        bound
+    }
 }
 
 /// What was made of objects, as long as they stay the same.
@@ -69,7 +141,7 @@ impl<T> Compiled<T> {
 
 impl Registry {
     /// Refuses what some policy denies.
-    pub(super) fn admit_by_policies(
+    pub(super) async fn admit_by_policies(
         &self,
         request: &Request<'_>,
         old: Option<&Value>,
@@ -78,77 +150,55 @@ impl Registry {
         if request.kind.group == EXEMPT {
             return Ok(());
         }
+        let written = Written::of(
+            &self.cache.read(),
+            &kinds::VALIDATING_ADMISSION_POLICY,
+            &kinds::VALIDATING_ADMISSION_POLICY_BINDING,
+        );
+        let Some(written) = written else { return Ok(()) };
+        let bound = self.policies.validating.bound(&written);
+        let met = self.met(&bound, request, Objects { old, new }).await?;
+        if met.is_empty() {
+            return Ok(());
+        }
         let mut refusals = Refusals { request, object: new.or(old), first: None };
-        let mut inputs = None;
-        for (policy, bindings) in self.bound_policies() {
-            if policy.matches.wants(&self.cache.read(), request, old, new)?.is_none() {
-                continue;
-            }
+        for of_policy in met.chunk_by(|a, b| Arc::ptr_eq(&a.policy, &b.policy)) {
             let mut annotations = Vec::new();
-            for binding in bindings {
-                if let Some(matches) = &binding.matches
-                    && matches.wants(&self.cache.read(), request, old, new)?.is_none()
-                {
-                    continue;
-                }
-                let params = binding.params(&self.cache.read(), &policy, request.namespace);
+            let Some(Invocation { resource, .. }) = of_policy.first() else { continue };
+            // As the policy's rules have it: perhaps in another version than it is written in.
+            let target = self.target(request, *resource)?;
+            let [shown_old, shown_new] = self.both_shown(&target, old, new).await?;
+            let objects = Objects { old: shown_old.as_deref(), new: shown_new.as_deref() };
+            let inputs = Inputs::new(self, request, target.kind(), *resource);
+            for Invocation { policy, binding, params, .. } in of_policy {
                 let params = match params {
                     Ok(params) => params,
+                    Err(_) if policy.ignores => continue,
                     Err(why) => {
-                        if !policy.ignores {
-                            let why = format!("failed to configure binding: {why}");
-                            refusals.add(&policy, &binding, &Denied::invalid(why));
-                        }
+                        let of = why.of_binding().then_some(&**binding);
+                        refusals.add(policy, of, &Denied::invalid(why.to_string()));
                         continue;
                     }
                 };
-                let inputs = inputs.get_or_insert_with(|| Inputs::new(self, request, old, new));
-                for params in params {
-                    let found = evaluate::evaluate(&policy, inputs, &params);
-                    act(&policy, &binding, found.decisions, &mut refusals);
-                    for annotation in found.annotations {
-                        match annotation {
-                            Ok(annotation) if !annotations.contains(&annotation) => {
-                                annotations.push(annotation);
-                            }
-                            Ok(_) => {}
-                            Err(why) => {
-                                refusals.add(&policy, &binding, &Denied::invalid(why));
-                            }
+                let found = evaluate::evaluate(policy, &inputs, objects, params);
+                act(policy, binding, found.decisions, &mut refusals);
+                for annotation in found.annotations {
+                    match annotation {
+                        Ok(annotation) if !annotations.contains(&annotation) => {
+                            annotations.push(annotation);
+                        }
+                        Ok(_) => {}
+                        Err(why) => {
+                            refusals.add(policy, Some(binding), &Denied::invalid(why));
                         }
                     }
                 }
             }
-            publish(request, &policy.name, &annotations);
-        }
-        refusals.first.map_or(Ok(()), Err)
-    }
-
-    /// Every policy that is bound, with its bindings, by name.
-    fn bound_policies(&self) -> Vec<(Arc<Policy>, Vec<Arc<Binding>>)> {
-        let (bindings, policies) = {
-            let cluster = self.cache.read();
-            let bindings: Vec<_> =
-                cluster.list(&kinds::VALIDATING_ADMISSION_POLICY_BINDING).cloned().collect();
-            let policies: Vec<_> =
-                cluster.list(&kinds::VALIDATING_ADMISSION_POLICY).cloned().collect();
-            (bindings, policies)
-        };
-        let known = &self.policies;
-        let bindings: Vec<Arc<Binding>> = bindings
-            .iter()
-            .map(|object| known.bindings.of(object, bindings.len(), Binding::from_value))
-            .collect();
-        let mut bound = Vec::new();
-        for object in &policies {
-            let name = &object.meta.name;
-            let of: Vec<_> = bindings.iter().filter(|b| b.policy == *name).cloned().collect();
-            if !of.is_empty() {
-                let all = policies.len();
-                bound.push((known.validating.of(object, all, Policy::from_value), of));
+            if let Some(first) = of_policy.first() {
+                publish(request, &first.policy.name, &annotations);
             }
         }
-        bound
+        refusals.first.map_or(Ok(()), Err)
     }
 }
 
@@ -160,7 +210,7 @@ struct Refusals<'r> {
 }
 
 impl Refusals<'_> {
-    fn add(&mut self, policy: &Policy, binding: &Binding, why: &Denied) {
+    fn add(&mut self, policy: &Policy, binding: Option<&Binding>, why: &Denied) {
         if self.first.is_none() {
             self.first = Some(refusal(self.request, self.object, policy, binding, why));
         }
@@ -179,7 +229,7 @@ fn act(
         let Some(found) = found else { continue };
         for action in &binding.actions {
             match action {
-                Action::Deny => refusals.add(policy, binding, &found),
+                Action::Deny => refusals.add(policy, Some(binding), &found),
                 Action::Warn => caller.warn(format!(
                     "Validation failed for ValidatingAdmissionPolicy '{}' with binding '{}': {}",
                     policy.name, binding.name, found.message
@@ -215,12 +265,13 @@ fn refusal(
     request: &Request<'_>,
     object: Option<&Value>,
     policy: &Policy,
-    binding: &Binding,
+    binding: Option<&Binding>,
     why: &Denied,
 ) -> ApiError {
+    let with = binding.map_or(String::new(), |binding| format!(" with binding '{}'", binding.name));
     let message = format!(
-        "ValidatingAdmissionPolicy '{}' with binding '{}' denied request: {}",
-        policy.name, binding.name, why.message
+        "ValidatingAdmissionPolicy '{}'{with} denied request: {}",
+        policy.name, why.message
     );
     let metadata = object.map(|object| &object["metadata"]);
     let text = |field| metadata.and_then(|m| m[field].as_str()).filter(|text| !text.is_empty());
@@ -240,53 +291,4 @@ fn refusal(
         details.causes.push((String::new(), message, String::new()));
     }
     error
-}
-
-/// The params that a binding names.
-impl Binding {
-    fn params(
-        &self,
-        cluster: &Cluster,
-        policy: &Policy,
-        namespace: &str,
-    ) -> Result<Vec<Value>, String> {
-        let (Some((api_version, kind)), Some(wanted)) = (&policy.param_kind, &self.param) else {
-            return Ok(vec![Value::Null]);
-        };
-        let Some(kind) = kinds::by_kind(api_version, kind) else {
-            return Err(format!("paramKind kind `{api_version}, Kind={kind}` not known"));
-        };
-        if !kind.namespaced && !wanted.namespace.is_empty() {
-            return Err(
-                "paramRef.namespace must not be provided for a cluster-scoped `paramKind`".into()
-            );
-        }
-        let namespace = match (kind.namespaced, &*wanted.namespace) {
-            (false, _) => "",
-            (true, "") if namespace.is_empty() => {
-                return Err("cannot use namespaced paramRef in policy binding that matches cluster-scoped resources".into());
-            }
-            (true, "") => namespace,
-            (true, own) => own,
-        };
-        let found: Vec<Value> = match &wanted.selector {
-            None => cluster
-                .get(kind, namespace, &wanted.name)
-                .map(|object| object.value())
-                .into_iter()
-                .collect(),
-            Some(selector) => cluster
-                .list(kind)
-                .filter(|object| object.meta.namespace == namespace)
-                .filter(|object| selector.matches(&object.meta.labels))
-                .map(|object| object.value())
-                .collect(),
-        };
-        if found.is_empty() && wanted.denies {
-            return Err(
-                "no params found for policy binding with `Deny` parameterNotFoundAction".into()
-            );
-        }
-        Ok(found)
-    }
 }

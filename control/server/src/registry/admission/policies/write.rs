@@ -1,14 +1,15 @@
 //! What is checked and noted when a policy is written: whether its expressions compile, and, in its status, what is
 //! probably wrong with them for the kinds that it is for.
 
+use coracle_api::FieldError;
 use coracle_api::json::Json;
 use coracle_api::kinds::{self, Kind};
+use coracle_api::kinds::{MUTATING_ADMISSION_POLICY, VALIDATING_ADMISSION_POLICY};
 use coracle_api::path::Path;
-use coracle_api::{FieldError, kinds::VALIDATING_ADMISSION_POLICY};
 use coracle_cel::{Env, Type};
 use serde_json::{Value, json};
 
-use super::compile::{Envs, RULES, declare};
+use super::compile::{Envs, Patch, RULES, declare};
 use super::schemas;
 use crate::registry::admission::matching::Matches;
 
@@ -29,7 +30,8 @@ pub(in crate::registry) fn problems(
     {
         return conditions(new, old);
     }
-    if kind.resource != VALIDATING_ADMISSION_POLICY.resource {
+    let is = |policy: &Kind| kind.resource == policy.resource;
+    if !is(&VALIDATING_ADMISSION_POLICY) && !is(&MUTATING_ADMISSION_POLICY) {
         return Vec::new();
     }
     let spec = new.at(&["spec"]).cloned().unwrap_or_default();
@@ -85,6 +87,7 @@ enum Role {
     Validation,
     Message,
     Annotation,
+    Mutation(Patch),
 }
 
 struct Written<'s> {
@@ -103,6 +106,7 @@ impl Written<'_> {
             Role::Validation => to(&envs.full, self.text, &[Type::Bool]),
             Role::Message => to(&envs.plain, self.text, &[Type::String]),
             Role::Annotation => to(&envs.full, self.text.trim(), &[Type::String, Type::Null]),
+            Role::Mutation(patch) => to(&envs.full.clone().patching(), self.text, &[patch.ty()]),
             // Those after it, and itself, it cannot name.
             Role::Variable(at) => match envs.variables.get(at) {
                 Some(variable) => variable.program.as_ref().map(drop).map_err(Clone::clone),
@@ -132,6 +136,17 @@ fn expressions(spec: &Value) -> Vec<Written<'_>> {
     of("validations", "expression", |_| Role::Validation);
     of("validations", "messageExpression", |_| Role::Message);
     of("auditAnnotations", "valueExpression", |_| Role::Annotation);
+    for (i, mutation) in spec.list(&["mutations"]).iter().enumerate() {
+        let given = mutation.text(&["patchType"]);
+        let patch = Patch::ALL.into_iter().find(|(name, ..)| *name == given);
+        if let Some((_, field, patch)) = patch {
+            all.push(Written {
+                at: format!("spec.mutations[{i}].{field}.expression"),
+                text: mutation.text(&[field, "expression"]),
+                role: Role::Mutation(patch),
+            });
+        }
+    }
     all
 }
 

@@ -16,7 +16,7 @@ use crate::registry::admission::{Gv, Request};
 const TIMEOUT: u64 = 10;
 
 /// See the module.
-pub(super) struct Hook {
+pub(in crate::registry::admission) struct Hook {
     pub(super) name: String,
     pub(super) url: String,
     pub(super) ca: Vec<u8>,
@@ -87,7 +87,7 @@ impl Hook {
         if request.kind.group == EXEMPT {
             return Ok(None);
         }
-        let matched = self.matches.wants(&registry.cache.read(), request, old, new)?;
+        let matched = self.matches.wants(&registry.cache, request, old, new)?;
         let Some(resource) = matched else { return Ok(None) };
         match self.conditions.hold(registry, request, old, new, self.ignore) {
             Ok(hold) => Ok(hold.then_some(resource)),

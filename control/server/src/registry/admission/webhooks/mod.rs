@@ -12,11 +12,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use coracle_api::patch::{self, PatchError, PatchType};
-use coracle_api::{ApiError, Kind, kinds};
+use coracle_api::{ApiError, Cluster, Kind, kinds};
 use futures::future::join_all;
 use serde_json::Value;
 
-use super::{Gv, Request, Requested};
+use super::{Gv, Request};
 use crate::cache::Cache;
 use crate::registry::Registry;
 pub(crate) use client::Clients;
@@ -32,6 +32,16 @@ pub(in crate::registry) struct Webhooks {
     read: Mutex<Read>,
 }
 
+/// A webhook, by its place in its configuration.
+pub(super) type Configured = (Arc<Vec<Hook>>, usize);
+
+/// Which mutating webhooks a request was shown to, and the last of them that changed it.
+#[derive(Default)]
+pub(super) struct Asked {
+    seen: Vec<Configured>,
+    last_change: Option<usize>,
+}
+
 /// A webhook that is for the request, and the version of the resource that it wants.
 struct Called {
     hooks: Arc<Vec<Hook>>,
@@ -42,12 +52,6 @@ struct Called {
 impl Called {
     fn hook(&self) -> &Hook {
         &self.hooks[self.index]
-    }
-
-    /// The version that it is shown, where it is not the stored one.
-    fn other(&self, request: &Request<'_>) -> Option<Requested> {
-        let is_it = |requested: &Requested| requested.resource == self.resource;
-        request.requested.filter(is_it).filter(|_| super::is_of_collection(request))
     }
 }
 
@@ -66,33 +70,37 @@ impl Registry {
     /// Has the mutating webhooks change the object; true if some did.
     pub(super) async fn call_mutating(
         &self,
+        all: &[Configured],
         request: &Request<'_>,
         old: Option<&Value>,
         mut new: Option<&mut Value>,
+        asked: &mut Asked,
     ) -> Result<bool, ApiError> {
-        let all = self.webhooks(&kinds::MUTATING_WEBHOOK_CONFIGURATION);
-        let mut seen: Vec<(Arc<Vec<Hook>>, usize)> = Vec::new();
-        let mut last_change = None;
         for (hooks, index) in all {
-            let current = new.as_deref();
-            let wanted = hooks[index].wants(self, request, old, current)?;
+            let wanted = hooks[*index].wants(self, request, old, new.as_deref())?;
             let Some(resource) = wanted else { continue };
-            let called = Called { hooks: hooks.clone(), index, resource };
-            seen.push((hooks, index));
+            let called = Called { hooks: hooks.clone(), index: *index, resource };
+            asked.seen.push((hooks.clone(), *index));
             if self.mutated_by(&called, request, old, new.as_deref_mut()).await? {
-                last_change = Some(seen.len() - 1);
+                asked.last_change = Some(asked.seen.len() - 1);
             }
         }
-        let Some(last_change) = last_change else { return Ok(false) };
-        // What the built-in plugins add to what was added; then those who want to see what came after them.
-        let mut completed = false;
-        if let Some(new) = new.as_deref_mut() {
-            let before = new.clone();
-            self.complete_again(request, new).await?;
-            completed = *new != before;
-        }
-        for (i, (hooks, index)) in seen.into_iter().enumerate() {
-            if !hooks[index].again || (i >= last_change && !completed) {
+        Ok(asked.last_change.is_some())
+    }
+
+    /// Asks those again that want to see what was changed after they were asked: by webhooks after them, or, with `changed`, by
+    /// others than webhooks.
+    pub(super) async fn call_again(
+        &self,
+        asked: Asked,
+        changed: bool,
+        request: &Request<'_>,
+        old: Option<&Value>,
+        mut new: Option<&mut Value>,
+    ) -> Result<(), ApiError> {
+        for (i, (hooks, index)) in asked.seen.into_iter().enumerate() {
+            let after = asked.last_change.is_some_and(|last| i < last);
+            if !hooks[index].again || !(after || changed) {
                 continue;
             }
             let wanted = hooks[index].wants(self, request, old, new.as_deref())?;
@@ -101,7 +109,7 @@ impl Registry {
                 self.mutated_by(&called, request, old, new.as_deref_mut()).await?;
             }
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Asks the validating webhooks.
@@ -112,7 +120,8 @@ impl Registry {
         new: Option<&Value>,
     ) -> Result<(), ApiError> {
         let mut called = Vec::new();
-        for (hooks, index) in self.webhooks(&kinds::VALIDATING_WEBHOOK_CONFIGURATION) {
+        let all = self.webhooks(&self.cache.read(), &kinds::VALIDATING_WEBHOOK_CONFIGURATION);
+        for (hooks, index) in all {
             let wanted = hooks[index].wants(self, request, old, new)?;
             called.extend(wanted.map(|resource| Called { hooks, index, resource }));
         }
@@ -125,8 +134,7 @@ impl Registry {
     }
 
     /// The webhooks of a kind of configurations, in their order.
-    fn webhooks(&self, kind: &'static Kind) -> Vec<(Arc<Vec<Hook>>, usize)> {
-        let cluster = self.cache.read();
+    pub(super) fn webhooks(&self, cluster: &Cluster, kind: &'static Kind) -> Vec<Configured> {
         let mut read = self.webhooks.read.lock().unwrap_or_else(PoisonError::into_inner);
         let known = cluster.count(&kinds::MUTATING_WEBHOOK_CONFIGURATION)
             + cluster.count(&kinds::VALIDATING_WEBHOOK_CONFIGURATION);
@@ -168,22 +176,12 @@ impl Registry {
         let failed = |error: PatchError| {
             ApiError::internal(format!("admission webhook \"{name}\": {error}"))
         };
-        let custom = self.custom(request.kind)?.filter(|_| super::is_of_collection(request));
-        let custom = custom.as_ref().map(|custom| custom.version());
-        let schema = match custom.and_then(|version| version.schema()) {
-            Some(schema) => schema,
-            None => super::schema_of(request)?,
-        };
-        let mut tree = new.clone();
-        let other = called.other(request);
-        if let Some(other) = other {
-            (other.show)(&mut tree);
-        }
-        let mut tree = patch::apply(PatchType::Json, tree, &patch, schema).map_err(failed)?;
-        if let Some(other) = other {
-            (other.store)(&mut tree);
-        }
-        let patched = super::reread(tree, schema, custom).map_err(failed)?;
+        let target = self.target(request, called.resource)?;
+        let schema = target.schema()?;
+        let tree = self.shown(&target, new).await?.into_owned();
+        let tree = patch::apply(PatchType::Json, tree, &patch, schema).map_err(failed)?;
+        let read = target.check(tree).map_err(|e| PatchError::Unprocessable(e.to_string()));
+        let patched = self.as_written(&target, read.map_err(failed)?.value).await?;
         let changed = patched != *new;
         if changed {
             *new = patched;
@@ -210,18 +208,10 @@ impl Registry {
             return Err(ApiError::bad_request(why));
         }
         let uid = uuid::Uuid::new_v4().to_string();
-        let body = match called.other(request) {
-            None => review::ask(hook, request, called.resource, &uid, old, new),
-            Some(other) => {
-                let shown = |tree: Option<&Value>| {
-                    let mut tree = tree?.clone();
-                    (other.show)(&mut tree);
-                    Some(tree)
-                };
-                let (old, new) = (shown(old), shown(new));
-                review::ask(hook, request, called.resource, &uid, old.as_ref(), new.as_ref())
-            }
-        };
+        let target = self.target(request, called.resource)?;
+        let [old, new] = self.both_shown(&target, old, new).await?;
+        let (old, new) = (old.as_deref(), new.as_deref());
+        let body = review::ask(hook, request, called.resource, &uid, old, new);
         let answer = self.webhooks.clients.post(&hook.url, &hook.ca, hook.timeout, body).await;
         let verdict = match answer {
             Ok(answer) => review::read(hook, &uid, mutating, &answer)

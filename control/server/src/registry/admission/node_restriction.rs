@@ -5,12 +5,11 @@ use std::collections::BTreeMap;
 
 use coracle_api::csr::{self, NODE_CLIENT, NODE_SERVING, NODE_USER, Request};
 use coracle_api::json::Json;
-use coracle_api::{ApiError, Cluster, Kind, Object, kinds};
+use coracle_api::{ApiError, Cluster, Kind, kinds};
 use coracle_controllers::owner_of_range;
 use serde_json::Value;
 
 use crate::auth::{Identity, node};
-use crate::registry::Part;
 
 /// Labels of these domains decide on more than their Node: those that nodes may give themselves are listed.
 const DOMAINS: [&str; 2] = ["kubernetes.io", "k8s.io"];
@@ -49,7 +48,7 @@ pub(super) fn create(
         if name != node {
             return refuse(format!("node \"{node}\" is not allowed to modify node \"{name}\""));
         }
-        let forbidden = forbidden_labels(new, &BTreeMap::new());
+        let forbidden = forbidden_labels(new, &Value::Null);
         if !forbidden.is_empty() {
             return refuse(format!(
                 "node \"{node}\" is not allowed to set the following labels: {}",
@@ -88,18 +87,18 @@ pub(super) fn create(
 pub(super) fn change(
     kind: &Kind,
     identity: &Identity,
-    part: Part,
-    old: &Object,
+    subresource: &str,
+    old: &Value,
     new: &Value,
 ) -> Result<(), ApiError> {
     let Some(node) = node::name(identity) else { return Ok(()) };
-    let refuse = |why: String| Err(ApiError::forbidden(kind, &old.meta.name, &why));
-    if kind.is_pod() && part == Part::Status {
-        // Of what is parsed already: nodes write little else than the status of Pods.
-        let finalizers = new.list(&["metadata", "finalizers"]).iter().filter_map(Value::as_str);
-        let what = if labels(new) != borrowed(&old.meta.labels) {
+    let name = old.text(&["metadata", "name"]);
+    let refuse = |why: String| Err(ApiError::forbidden(kind, name, &why));
+    if kind.is_pod() && subresource == "status" {
+        let finalizers = |pod: &Value| pod.list(&["metadata", "finalizers"]).to_vec();
+        let what = if labels(new) != labels(old) {
             "labels"
-        } else if !finalizers.eq(old.meta.finalizers.iter().map(String::as_str)) {
+        } else if finalizers(new) != finalizers(old) {
             "finalizers"
         } else {
             return Ok(());
@@ -107,8 +106,7 @@ pub(super) fn change(
         return refuse(format!("node \"{node}\" cannot update {what} through pod status"));
     }
     if kind.resource == kinds::NODE.resource {
-        let forbidden = forbidden_labels(new, &old.meta.labels);
-        let old = &old.value();
+        let forbidden = forbidden_labels(new, old);
         for (path, what) in [
             (["spec", "taints"], "taints"),
             (["spec", "configSource"], "configSource"),
@@ -143,13 +141,9 @@ fn labels(it: &Value) -> Labels<'_> {
     pairs.map(|(key, value)| (key, value.as_str().unwrap_or_default())).collect()
 }
 
-fn borrowed(labels: &BTreeMap<String, String>) -> Labels<'_> {
-    labels.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect()
-}
-
 /// Labels that differ and are not a node's to give.
-fn forbidden_labels(new: &Value, old: &BTreeMap<String, String>) -> Vec<String> {
-    let (new, old) = (labels(new), borrowed(old));
+fn forbidden_labels(new: &Value, old: &Value) -> Vec<String> {
+    let (new, old) = (labels(new), labels(old));
     let mut keys: Vec<&str> = new.keys().chain(old.keys()).copied().collect();
     keys.sort_unstable();
     keys.dedup();

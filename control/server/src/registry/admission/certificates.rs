@@ -4,40 +4,43 @@
 use coracle_api::csr::{CLIENT, Request};
 use coracle_api::json::Json;
 use coracle_api::kinds::CERTIFICATE_SIGNING_REQUEST as CSR;
-use coracle_api::{ApiError, Cluster, Object};
+use coracle_api::{ApiError, Cluster};
 use serde_json::{Value, json};
 
 use crate::auth::{Attributes, Identity, MASTERS, rbac};
-use crate::registry::Part;
 
-/// Writes into a new request who asks, whatever it says itself.
+/// Refuses certificates that nobody may have.
 ///
 /// # Errors
-/// 403 for a certificate that nobody may have.
-pub(super) fn ask(identity: &Identity, new: &mut Value) -> Result<(), ApiError> {
+/// 403 for such a one.
+pub(super) fn check(new: &Value) -> Result<(), ApiError> {
     let signer = new.text(&["spec", "signerName"]);
     let masters = |request: Request| request.organizations.iter().any(|group| group == MASTERS);
     if signer == CLIENT && Request::of(new).is_ok_and(masters) {
         let why = format!("use of {CLIENT} signer with {MASTERS} group is not allowed");
         return Err(refused(new, &why));
     }
-    if new["spec"].is_object() {
-        new["spec"]["username"] = json!(identity.user);
-        new["spec"]["groups"] = json!(identity.groups);
-        let spec = new["spec"].as_object_mut().into_iter();
-        for spec in spec {
-            for (field, value, is_empty) in [
-                ("uid", json!(identity.uid), identity.uid.is_empty()),
-                ("extra", json!(identity.extra), identity.extra.is_empty()),
-            ] {
-                match is_empty {
-                    true => spec.remove(field),
-                    false => spec.insert(field.to_owned(), value),
-                };
-            }
+    Ok(())
+}
+
+/// Writes into a new request who asks, whatever it says itself.
+pub(in crate::registry) fn sign_as(identity: &Identity, new: &mut Value) {
+    if !new["spec"].is_object() {
+        return;
+    }
+    new["spec"]["username"] = json!(identity.user);
+    new["spec"]["groups"] = json!(identity.groups);
+    for spec in new["spec"].as_object_mut().into_iter() {
+        for (field, value, is_empty) in [
+            ("uid", json!(identity.uid), identity.uid.is_empty()),
+            ("extra", json!(identity.extra), identity.extra.is_empty()),
+        ] {
+            match is_empty {
+                true => spec.remove(field),
+                false => spec.insert(field.to_owned(), value),
+            };
         }
     }
-    Ok(())
 }
 
 /// Whether somebody may decide on a request, or issue its certificate.
@@ -47,15 +50,14 @@ pub(super) fn ask(identity: &Identity, new: &mut Value) -> Result<(), ApiError> 
 pub(super) fn change(
     cluster: &Cluster,
     identity: &Identity,
-    part: Part,
-    old: &Object,
+    subresource: &str,
+    old: &Value,
 ) -> Result<(), ApiError> {
-    let verb = match part {
-        Part::Approval => "approve",
-        Part::Status => "sign",
+    let verb = match subresource {
+        "approval" => "approve",
+        "status" => "sign",
         _ => return Ok(()),
     };
-    let old = &old.value();
     let signer = old.text(&["spec", "signerName"]);
     let domain = signer.split_once('/').map_or(signer, |(domain, _)| domain);
     let may = |name: String| {
