@@ -84,6 +84,13 @@ pub(crate) struct ServerArgs {
     /// Megabytes from which on the audit log is set aside and a new one begun; 0: never
     #[arg(long, value_name = "MEGABYTES", default_value_t = 100)]
     pub audit_log_maxsize: u32,
+    /// What is encrypted in the store and how: an EncryptionConfiguration of apiserver.config.k8s.io/v1 [default: Secrets, with a
+    /// key that is made at the first start: encryption.yaml in the data folder]
+    #[arg(long, value_name = "FILE")]
+    pub encryption_provider_config: Option<PathBuf>,
+    /// Take over changes of that file while the server runs (those of the default one always are)
+    #[arg(long, requires = "encryption_provider_config")]
+    pub encryption_provider_config_automatic_reload: bool,
     /// Where the cluster is stored
     #[arg(long, value_name = "redb|etcd://…", default_value = "redb", value_parser = ["redb"])]
     pub store: String,
@@ -151,6 +158,8 @@ pub(crate) async fn start(
         max_size: args.audit_log_maxsize,
     });
     config.audit_policy.clone_from(&args.audit_policy_file);
+    config.encryption.clone_from(&args.encryption_provider_config);
+    config.encryption_reloads = args.encryption_provider_config_automatic_reload;
     config.scheduler = !args.no_scheduler;
     config.controllers = !args.no_controllers;
     Ok(coracle_server::start(config).await?)

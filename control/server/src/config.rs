@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::audit::{AuditError, LogOptions};
 use crate::auth::PkiError;
+use crate::encryption::EncryptionError;
 
 /// What a server is started with.
 #[derive(Debug, Clone)]
@@ -46,6 +47,10 @@ pub struct Config {
     pub audit_log: Option<LogOptions>,
     /// A file that says what is written there; none: of every request that it happened and who did it.
     pub audit_policy: Option<PathBuf>,
+    /// A file that says what is encrypted in the store, and how; none: Secrets, with a key in the data folder.
+    pub encryption: Option<PathBuf>,
+    /// Whether changes of that file are taken over; those of the one in the data folder always are.
+    pub encryption_reloads: bool,
     /// Run the controllers in this process.
     pub controllers: bool,
     /// Run the scheduler in this process.
@@ -75,6 +80,8 @@ impl Config {
             max_requests: 3000,
             audit_log: None,
             audit_policy: None,
+            encryption: None,
+            encryption_reloads: false,
             controllers: true,
             scheduler: true,
             store: coracle_store::Options::default(),
@@ -113,6 +120,9 @@ pub enum StartError {
     /// The audit log.
     #[error(transparent)]
     Audit(#[from] AuditError),
+    /// What is encrypted, and how.
+    #[error(transparent)]
+    Encryption(#[from] EncryptionError),
     /// The first objects could not be written.
     #[error("creating the cluster's first objects failed: {0}")]
     Bootstrap(coracle_api::ApiError),

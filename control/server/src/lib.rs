@@ -4,7 +4,7 @@
 //! which anything is written; [`cache`] holds the cluster in memory and feeds watches, [`custom`] its custom kinds; [`driver`] and
 //! [`scheduling`] run the controllers and the scheduler; [`auth`] says who may do what, [`flow`] in which turn, [`audit`] writes down who
 //! did; [`tunnels`] leads
-//! to agents. [`distribution`] is the image registry that is served
+//! to agents; [`encryption`] is between the store and all of them. [`distribution`] is the image registry that is served
 //! beside the API.
 
 mod audit;
@@ -15,6 +15,7 @@ mod config;
 mod custom;
 pub mod distribution;
 mod driver;
+mod encryption;
 mod events;
 mod flow;
 mod http;
@@ -32,4 +33,5 @@ mod tests;
 
 pub use audit::LogOptions;
 pub use config::{Config, StartError};
+pub use encryption::EncryptionError;
 pub use serve::{Server, start};

@@ -28,6 +28,7 @@ use crate::auth::{self, Auth, NetworkFacts};
 use crate::cache::Cache;
 use crate::config::{Config, StartError};
 use crate::distribution;
+use crate::encryption::{self, Encryption};
 use crate::flow::Flow;
 use crate::http::{App, Kubelets, Metrics, router};
 use crate::pods::{self, Pods};
@@ -110,7 +111,13 @@ pub async fn start(config: Config) -> Result<Server, StartError> {
     };
     let lifetime = config.signing_duration.as_secs();
     let auth = Auth::open(&config.data, &names(addr, &config, ranges.first()), facts, lifetime)?;
-    let cache = Cache::load(&store).await?;
+    let encryption =
+        Encryption::open(&config.data, config.encryption.as_deref(), config.encryption_reloads)?;
+    let cache = Cache::load(&store, encryption.clone()).await?;
+    if let Some(error) = cache.unreadable().first().and_then(|why| encryption.withdraw(why)) {
+        store.close().await;
+        return Err(error.into());
+    }
     let (stop, stopping) = watch::channel(false);
     let mut tasks = JoinSet::new();
     tasks.spawn(cache.clone().follow(store.clone()));
@@ -135,6 +142,7 @@ pub async fn start(config: Config) -> Result<Server, StartError> {
     bootstrap::bootstrap(&registry, advertised).await.map_err(StartError::Bootstrap)?;
     tasks.spawn(app.flow.clone().follow(registry.cache.clone()));
     tasks.spawn(events::expire(registry.clone()));
+    tasks.spawn(encryption::follow(registry.clone()));
     let kubeconfig = (config.data.join("admin.kubeconfig"), format!("https://{}", reachable(addr)));
     pki::write(&kubeconfig.0, &auth.pki().kubeconfig(&kubeconfig.1)?)?;
     tasks.spawn(renew(app.clone(), shown, kubeconfig));

@@ -5,6 +5,7 @@
 //! so whoever has waited for a revision sees it in the cluster and in the hub. The lock on the cluster is a plain one
 //! and never held across an await. Next step of the apply trace: [`crate::driver`].
 
+mod decode;
 mod event;
 mod hub;
 mod source;
@@ -22,7 +23,9 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::custom::Definitions;
+use crate::encryption::Encryption;
 use crate::keys;
+pub(crate) use decode::{Decoder, Unreadable};
 pub(crate) use event::{Event, Wire};
 use hub::Hub;
 pub(crate) use hub::Scope;
@@ -47,7 +50,8 @@ pub(crate) struct Cache {
 
 struct Shared {
     cluster: RwLock<Cluster>,
-    definitions: Arc<Definitions>,
+    decoder: Decoder,
+    unreadable: Arc<Unreadable>,
     hub: Mutex<Hub>,
     changes: broadcast::Sender<Arc<Change>>,
     metrics: broadcast::Sender<Arc<BTreeSet<String>>>,
@@ -70,19 +74,20 @@ pub(crate) struct NotYet {
 
 impl Cache {
     /// Loads every object at one revision.
-    pub(crate) async fn load(store: &Store) -> Result<Self, ReadError> {
+    pub(crate) async fn load(store: &Store, encryption: Encryption) -> Result<Self, ReadError> {
         let mut cluster = Cluster::new(Timestamp::now());
-        let definitions = Arc::new(Definitions::default());
+        let decoder = Decoder { definitions: Definitions::default(), encryption };
+        let unreadable = Arc::new(Unreadable::default());
         // What defines kinds comes before what is of these kinds.
         let prefix = keys::of_kind(&kinds::CUSTOM_RESOURCE_DEFINITION);
-        let mut pages = read_all(store, &definitions, prefix, None);
+        let mut pages = read_all(store, &decoder, &unreadable, prefix, None);
         let mut at = None;
         while let Some(page) = pages.recv().await {
             let (revision, objects) = page?.await.unwrap_or_else(resume);
             at = Some(revision);
-            objects.iter().for_each(|object| definitions.put(object));
+            objects.iter().for_each(|object| decoder.definitions.put(object));
         }
-        let mut pages = read_all(store, &definitions, keys::OBJECTS.into(), at);
+        let mut pages = read_all(store, &decoder, &unreadable, keys::OBJECTS.into(), at);
         while let Some(page) = pages.recv().await {
             let (_, objects) = page?.await.unwrap_or_else(resume);
             for object in objects {
@@ -94,7 +99,8 @@ impl Cache {
         Ok(Self {
             shared: Arc::new(Shared {
                 cluster: RwLock::new(cluster),
-                definitions,
+                decoder,
+                unreadable,
                 hub: Mutex::new(Hub::new(revision)),
                 changes: broadcast::Sender::new(FOLLOWER_BUFFER),
                 metrics: broadcast::Sender::new(METRICS_BUFFER),
@@ -167,10 +173,16 @@ impl Cache {
         committed: &'c coracle_store::Change,
     ) -> Vec<(Place<'c>, Option<Arc<Object>>)> {
         let read = |event: &'c coracle_store::Event| {
-            let definitions = &self.shared.definitions;
+            let Shared { decoder, unreadable, .. } = &*self.shared;
+            let definitions = &decoder.definitions;
             let place = keys::parse(definitions, &event.key)?;
-            let read = |value| decode(definitions, &event.key, value, committed.revision);
+            let read = |value: &Bytes| {
+                unreadable.note(&event.key, decoder.decode(&event.key, value, committed.revision))
+            };
             let new = event.value.as_ref().map(read);
+            if new.is_none() {
+                unreadable.forget(&event.key);
+            }
             if place.0.resource == kinds::CUSTOM_RESOURCE_DEFINITION.resource {
                 match &new {
                     Some(Some(object)) => definitions.put(object),
@@ -191,7 +203,22 @@ impl Cache {
 
     /// The custom kinds.
     pub(crate) fn definitions(&self) -> &Definitions {
-        &self.shared.definitions
+        &self.shared.decoder.definitions
+    }
+
+    /// What reads the store's values.
+    pub(crate) fn decoder(&self) -> &Decoder {
+        &self.shared.decoder
+    }
+
+    /// How the store's values are encrypted.
+    pub(crate) fn encryption(&self) -> &Encryption {
+        &self.shared.decoder.encryption
+    }
+
+    /// Objects that lie in the store and cannot be read.
+    pub(crate) fn unreadable(&self) -> &Unreadable {
+        &self.shared.unreadable
     }
 
     /// Sets the time that controllers see.
@@ -284,12 +311,13 @@ fn put(
 /// Reads all under a prefix page by page; while one is read, those before it are decoded on other threads.
 fn read_all(
     store: &Store,
-    definitions: &Arc<Definitions>,
+    decoder: &Decoder,
+    unreadable: &Arc<Unreadable>,
     prefix: String,
     mut at: Option<u64>,
 ) -> mpsc::Receiver<Result<JoinHandle<Page>, ReadError>> {
     let (sender, receiver) = mpsc::channel(PAGES_AHEAD);
-    let (store, definitions) = (store.clone(), definitions.clone());
+    let (store, decoder, unreadable) = (store.clone(), decoder.clone(), unreadable.clone());
     let mut range = Range::prefix(prefix);
     tokio::spawn(async move {
         loop {
@@ -300,11 +328,12 @@ fn read_all(
                     at = Some(revision);
                     let last = read.entries.last().filter(|_| read.more);
                     let next = last.map(|last| range.after(&last.key));
-                    let definitions = definitions.clone();
+                    let (decoder, unreadable) = (decoder.clone(), unreadable.clone());
                     let decode = move || {
                         let entries = read.entries.iter();
                         let objects = entries.filter_map(|entry| {
-                            decode(&definitions, &entry.key, &entry.value, entry.mod_revision)
+                            let read = decoder.decode(&entry.key, &entry.value, entry.mod_revision);
+                            unreadable.note(&entry.key, read)
                         });
                         (revision, objects.collect())
                     };
@@ -326,21 +355,4 @@ fn read_all(
 /// Goes on with the panic of a thread that decoded; none is ever cancelled.
 fn resume(error: tokio::task::JoinError) -> Page {
     std::panic::resume_unwind(error.into_panic())
-}
-
-/// The object under a key; unreadable ones are reported and left out.
-pub(crate) fn decode(
-    definitions: &Definitions,
-    key: &[u8],
-    value: &Bytes,
-    revision: u64,
-) -> Option<Arc<Object>> {
-    let (kind, ..) = keys::parse(definitions, key)?;
-    match Object::from_stored(kind, value, revision) {
-        Ok(object) => Some(Arc::new(object)),
-        Err(error) => {
-            tracing::error!(key = %key.escape_ascii(), %error, "unreadable object in the store");
-            None
-        }
-    }
 }

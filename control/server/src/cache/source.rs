@@ -6,12 +6,12 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use coracle_api::{Change, Kind, Object};
+use coracle_api::{Change, Kind};
 use coracle_store::{Range, ReadError, Store};
 use tokio::sync::mpsc;
 
 use super::event::Event;
-use super::{Cache, Scope};
+use super::{Cache, Decoder, Scope};
 use crate::keys;
 
 /// Why a source ends.
@@ -87,16 +87,13 @@ impl Source {
                     match watch.next().await {
                         Some(Ok(committed)) => {
                             let revision = committed.revision;
-                            let kind = self.kind;
-                            let scope = &self.scope;
-                            pending.extend(committed.events.into_iter().filter_map(|event| {
-                                let change = past(kind, event, revision)?;
-                                let relevant = [&change.old, &change.new]
-                                    .into_iter()
-                                    .flatten()
-                                    .any(|object| scope.contains(object));
-                                relevant.then(|| Arc::new(change))
-                            }));
+                            for event in committed.events {
+                                let change = past(self.cache.decoder(), event, revision)?;
+                                let mut objects = [&change.old, &change.new].into_iter().flatten();
+                                if objects.any(|object| self.scope.contains(object)) {
+                                    pending.push_back(Arc::new(change));
+                                }
+                            }
                             self.after = revision;
                             if pending.is_empty() {
                                 self.go_live();
@@ -183,12 +180,17 @@ impl From<ReadError> for SourceError {
     }
 }
 
-fn past(kind: &'static Kind, event: coracle_store::Event, revision: u64) -> Option<Change> {
-    let read = |bytes: &[u8], at| Object::from_stored(kind, bytes, at).ok().map(Arc::new);
-    let change = Change {
-        revision,
-        old: event.prev.and_then(|(bytes, at)| read(&bytes, at)),
-        new: event.value.and_then(|bytes| read(&bytes, revision)),
+/// A change of long ago. One whose values cannot be read any more, because the key that they were encrypted with is gone, is
+/// as good as forgotten.
+fn past(
+    decoder: &Decoder,
+    event: coracle_store::Event,
+    revision: u64,
+) -> Result<Change, SourceError> {
+    let read = |stored: &[u8], at| {
+        decoder.decode(&event.key, stored, at).map_err(|_| SourceError::Compacted)
     };
-    change.object().is_some().then_some(change)
+    let old = event.prev.as_ref().map(|(stored, at)| read(stored, *at)).transpose()?;
+    let new = event.value.as_ref().map(|stored| read(stored, revision)).transpose()?;
+    Ok(Change { revision, old: old.flatten(), new: new.flatten() })
 }

@@ -7,15 +7,20 @@ use coracle_api::{ApiError, Kind};
 use http::request::Parts;
 use serde_json::{Value, json};
 
+use super::App;
 use super::answer::{Answer, json_response, success};
 use super::apply;
 use super::body::{self, FieldValidation};
 use super::read::{self, Selection};
 use super::render::Render;
 use super::request::RequestInfo;
+use crate::auth::{Attributes, Identity};
 use crate::registry::{
     Caller, DeleteOptions, Deleted, Preconditions, Registry, answers_with_object,
 };
+
+/// Deletes what cannot be read, finalizers or not.
+const IGNORE_READ_ERROR: &str = "ignoreStoreReadErrorWithClusterBreakingPotential";
 
 /// DELETE of one object.
 pub(crate) async fn delete(
@@ -41,6 +46,36 @@ fn answer(kind: &Kind, deleted: &Deleted, render: &Render) -> Response {
         Deleted::Gone(object) if !answers_with_object(kind) => json_response(200, &success(object)),
         deleted => render.answer(200, deleted.object()),
     }
+}
+
+/// DELETE of an object that cannot be read: of nobody who does not insist, and may.
+pub(crate) async fn unreadable(
+    app: &App,
+    info: &RequestInfo,
+    kind: &'static Kind,
+    identity: &Identity,
+    parts: &Parts,
+    body: Body,
+    why: ApiError,
+) -> Answer {
+    const VERB: &str = "unsafe-delete-ignore-read-errors";
+    let options = options(info, parts, body).await?;
+    if !options.ignore_read_error {
+        return Err(why.into());
+    }
+    let wanted = Attributes { verb: VERB.to_owned(), ..info.attributes() };
+    if app.auth.authorize(&app.registry.cache.read(), identity, &wanted).is_err() {
+        let why = format!("not permitted to do \"{VERB}\"");
+        return Err(ApiError::forbidden(kind, &info.name, &why).into());
+    }
+    if !options.dry_run {
+        app.registry.remove_unreadable(kind, (info.scope(kind), &info.name)).await?;
+    }
+    let status = json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
+        "details": {"name": info.name, "group": kind.group, "kind": kind.plural},
+    });
+    Ok(json_response(200, &status))
 }
 
 /// DELETE of a collection.
@@ -88,6 +123,7 @@ pub(crate) async fn options(
     };
     let mut options = from_value(&given)?;
     let query = &info.query;
+    options.ignore_read_error |= query.flag(IGNORE_READ_ERROR);
     options.caller = apply::caller(parts);
     options.dry_run |= query.dry_run()?;
     options.grace_seconds = options.grace_seconds.or(query.number("gracePeriodSeconds")?);
@@ -111,6 +147,7 @@ pub(crate) fn from_value(given: &Value) -> Result<DeleteOptions, ApiError> {
             uid: given["preconditions"]["uid"].as_str().map(str::to_owned),
             revision: revision.transpose()?,
         },
+        ignore_read_error: given[IGNORE_READ_ERROR].as_bool() == Some(true),
         dry_run: given["dryRun"].as_array().is_some_and(|list| list.iter().any(|v| v == "All")),
         caller: Caller::default(),
     })

@@ -42,10 +42,20 @@ pub(crate) fn live(query: &Query) -> Response {
 pub(crate) fn ready(app: &App, query: &Query, name: &str) -> Response {
     let started = if app.is_ready() { Ok(()) } else { Err("the server is starting".to_owned()) };
     let cache = app.registry.cache.failure().map_or(Ok(()), Err);
+    // Upstream's check, which waits for ever for a kind with an object that cannot be read. The log says which it is.
+    let synced = match app.registry.unreadable_kinds() {
+        kinds if kinds.is_empty() => Ok(()),
+        kinds => Err(format!("{} informers not started yet: [{}]", kinds.len(), kinds.join(" "))),
+    };
     let stopping =
         if *app.shutdown.borrow() { Err("the server is shutting down".to_owned()) } else { Ok(()) };
-    let checks =
-        [("ping", Ok(())), ("bootstrap", started), ("watch-cache", cache), ("shutdown", stopping)];
+    let checks = [
+        ("ping", Ok(())),
+        ("bootstrap", started),
+        ("watch-cache", cache),
+        ("informer-sync", synced),
+        ("shutdown", stopping),
+    ];
     report(name, &checks, query)
 }
 

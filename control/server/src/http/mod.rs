@@ -307,6 +307,17 @@ async fn resource(
     if kind.namespaced && info.namespace.is_empty() && !info.name.is_empty() {
         return Err(not_found_here().into());
     }
+    // One that cannot be read may only be deleted, by who insists.
+    if !info.name.is_empty() && info.verb != "create" {
+        let registry = &app.registry;
+        let found = registry.cache.unreadable().check(kind, info.scope(kind), &info.name);
+        if let Err(error) = found {
+            if info.verb != "delete" || !info.subresource.is_empty() {
+                return Err(error.into());
+            }
+            return delete::unreadable(app, info, kind, identity, parts, body, error).await;
+        }
+    }
     let part = write::part_of(kind, &info.subresource);
     let answer = object(app, info, kind, part, parts, body).await;
     // Deprecated kinds, and versions of custom kinds.

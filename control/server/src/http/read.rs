@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use super::answer::{Answer, body_response, bytes_response};
 use super::render::Render;
 use super::request::{Query, RequestInfo};
-use crate::cache::{Scope, decode};
+use crate::cache::Scope;
 use crate::keys;
 use crate::registry::Registry;
 
@@ -94,6 +94,18 @@ impl Selection {
         (self.namespace.is_empty() || object.meta.namespace == self.namespace)
             && self.labels.matches(&object.meta.labels)
             && self.fields.matches(object)
+    }
+
+    /// # Errors
+    /// 500 if some object that it is about lies in the store and cannot be read.
+    pub(crate) fn check_readable(&self, registry: &Registry) -> Result<(), ApiError> {
+        let unreadable = registry.cache.unreadable();
+        match self.fields.exact("metadata.name") {
+            Some(name) if !self.kind.namespaced || !self.namespace.is_empty() => {
+                unreadable.check(self.kind, &self.namespace, name)
+            }
+            _ => unreadable.check_all(self.kind, &self.namespace),
+        }
     }
 
     /// No selectors, so that everything in the namespace is meant.
@@ -224,6 +236,7 @@ async fn page(registry: &Registry, selection: &Selection, query: &Query) -> Resu
         }
         (_, Some(text)) => not_older_than(registry, revision(text)?).await?,
     }
+    selection.check_readable(registry)?;
     Ok(current(registry, selection, "", limit))
 }
 
@@ -241,6 +254,7 @@ async fn go_on(
         .ok_or_else(|| ApiError::bad_request("continue key is not valid"))?;
     if token.rv == 0 {
         registry.catch_up().await?;
+        selection.check_readable(registry)?;
         let page = current(registry, selection, &token.after, limit);
         return Ok(Page { token_revision: Some(0), ..page });
     }
@@ -386,12 +400,11 @@ async fn at_revision(
             other => ApiError::internal(other),
         })?;
         for entry in &read.entries {
-            if let Some(object) =
-                decode(registry.cache.definitions(), &entry.key, &entry.value, entry.mod_revision)
-                && selection.matches(&object)
-            {
-                objects.push(object);
-            }
+            let decoder = registry.cache.decoder();
+            let object = decoder
+                .decode(&entry.key, &entry.value, entry.mod_revision)
+                .map_err(ApiError::internal)?;
+            objects.extend(object.filter(|object| selection.matches(object)));
         }
         match read.entries.last() {
             Some(last) if read.more && objects.len() <= limit => range = range.after(&last.key),
@@ -505,5 +518,6 @@ pub(crate) async fn selected(
     selection: &Selection,
 ) -> Result<Vec<Arc<Object>>, ApiError> {
     registry.catch_up().await?;
+    selection.check_readable(registry)?;
     Ok(selection.collect(&registry.cache.read(), ""))
 }

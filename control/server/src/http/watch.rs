@@ -124,6 +124,7 @@ pub(crate) async fn watch(
     let (initial, after) = match since {
         Some(revision) => (Vec::new(), revision),
         None => {
+            selection.check_readable(registry)?;
             let cluster = registry.cache.read();
             (selection.collect(&cluster, ""), cluster.revision())
         }

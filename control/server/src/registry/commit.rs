@@ -55,9 +55,71 @@ impl Registry {
         let key = keys::of_object(kind, namespace, name);
         let stored = Bytes::from(object::encode(value, false));
         let class = if kind.short_history { Retention::Short } else { Retention::Long };
-        let batch = batch.expect(key.clone(), expect).put(key, stored.clone(), class);
+        let sealed = self.cache.encryption().seal(kind, &key, stored.clone());
+        let sealed = sealed.map_err(Refused::Error)?;
+        let batch = batch.expect(key.clone(), expect).put(key, sealed, class);
         let committed = self.store.commit(batch).await.map_err(refused)?;
         stored_object(kind, &stored, committed.revision).map_err(Refused::Error)
+    }
+
+    /// Whether the object, which is as the cache has it, would lie otherwise in the store if it were written now.
+    pub(super) async fn is_stale(&self, object: &Object) -> bool {
+        let (kind, meta) = (object.kind, &object.meta);
+        if !self.cache.encryption().covers(kind) {
+            return false;
+        }
+        let key = keys::of_object(kind, &meta.namespace, &meta.name);
+        match self.store.get(&key).await {
+            Ok(Some(entry)) => self.cache.encryption().is_stale(kind, &key, &entry.value),
+            _ => false,
+        }
+    }
+
+    /// The kinds of objects that cannot be read, as Go names them: `*v1.Secret`.
+    pub(crate) fn unreadable_kinds(&self) -> Vec<String> {
+        let mut kinds: Vec<String> = Vec::new();
+        for key in self.cache.unreadable().keys() {
+            let found = keys::parse(self.cache.definitions(), &key);
+            let name = found.map(|(kind, ..)| format!("*{}.{}", kind.version, kind.kind));
+            kinds.extend(name.filter(|name| !kinds.contains(name)));
+        }
+        kinds
+    }
+
+    /// Writes objects again that could not be read and now can, with what encrypts today: so everybody learns of them.
+    pub(crate) async fn mend(&self) {
+        for key in self.cache.unreadable().keys() {
+            let Ok(Some(entry)) = self.store.get(&key).await else { continue };
+            let Some((kind, ..)) = keys::parse(self.cache.definitions(), &key) else { continue };
+            let encryption = self.cache.encryption();
+            let Ok(opened) = encryption.open_value(kind, &key, &entry.value) else { continue };
+            let sealed = encryption.seal(kind, &key, opened.value.into_owned().into());
+            let Ok(sealed) = sealed else { continue };
+            let class = if kind.short_history { Retention::Short } else { Retention::Long };
+            let expect = Expect::Revision(entry.mod_revision);
+            let batch = Batch::new().expect(key.clone(), expect).put(key.clone(), sealed, class);
+            // Somebody else's write does as well.
+            if let Err(error) = self.store.commit(batch).await {
+                tracing::warn!(key = %key.escape_ascii(), %error, "an object could not be written again");
+            }
+        }
+    }
+
+    /// Deletes what lies at an object's key and cannot be read.
+    pub(crate) async fn remove_unreadable(
+        &self,
+        kind: &'static Kind,
+        (namespace, name): (&str, &str),
+    ) -> Result<(), ApiError> {
+        let key = keys::of_object(kind, namespace, name);
+        let entry = self.store.get(&key).await.map_err(ApiError::internal)?;
+        let entry = entry.ok_or_else(|| ApiError::not_found(kind, name))?;
+        let expect = Expect::Revision(entry.mod_revision);
+        match self.remove(kind, (namespace, name), expect, Batch::new()).await {
+            Ok(_) => Ok(()),
+            Err(Refused::Error(error)) => Err(error),
+            Err(Refused::Conflict { .. }) => Err(ApiError::modified(kind, name)),
+        }
     }
 
     /// Deletes an object under the condition; returns the revision.

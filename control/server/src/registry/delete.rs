@@ -30,6 +30,8 @@ pub(crate) struct DeleteOptions {
     pub(crate) propagation: Option<Propagation>,
     /// What must hold.
     pub(crate) preconditions: Preconditions,
+    /// Delete it although it cannot be read.
+    pub(crate) ignore_read_error: bool,
     /// Do everything but commit.
     pub(crate) dry_run: bool,
     /// Who asks.

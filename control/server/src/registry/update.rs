@@ -114,7 +114,8 @@ impl Registry {
                 Some(_) => unchanged(map, &stored.value()),
                 None => unchanged(map, &before),
             };
-            if same {
+            // Written anew if only the key differs that it is encrypted with: how a new one is taken into use.
+            if same && (options.dry_run || !self.is_stale(&stored).await) {
                 return Ok(old);
             }
             if options.dry_run {

@@ -6,6 +6,7 @@ mod audits;
 mod conflicts;
 mod custom;
 mod deletion;
+mod encryption;
 mod fairness;
 mod full;
 mod ingresses;
@@ -73,6 +74,28 @@ impl Fixture {
             assert_eq!(fixture.post(path, account).await.code, 201);
         }
         fixture
+    }
+
+    /// Stops the server; what it leaves on the disk.
+    async fn stop(self) -> tempfile::TempDir {
+        self.server.shutdown();
+        self.server.join().await;
+        self.dir
+    }
+
+    /// A server over what another one left.
+    async fn again(
+        dir: tempfile::TempDir,
+        change: impl FnOnce(&mut Config),
+    ) -> Result<Self, (crate::StartError, tempfile::TempDir)> {
+        let mut config = Config::new(dir.path());
+        config.controllers = false;
+        config.scheduler = false;
+        change(&mut config);
+        match start(config).await {
+            Ok(server) => Ok(Self { server, dir }),
+            Err(error) => Err((error, dir)),
+        }
     }
 
     /// A request as a member of `system:masters`.

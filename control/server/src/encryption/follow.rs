@@ -1,0 +1,52 @@
+//! Takes over a configuration that is edited while the server runs.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Duration;
+
+use super::config::{EncryptionError, Transformers};
+use super::file;
+use crate::registry::Registry;
+
+/// How often the file is looked at.
+#[cfg(not(test))]
+const LOOK: Duration = Duration::from_secs(10);
+#[cfg(test)]
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Looks at the file for ever. One that cannot be used changes nothing; objects that a new key makes readable are written
+/// again, by which everybody learns of them.
+pub(crate) async fn follow(registry: Registry) {
+    let encryption = registry.cache.encryption().clone();
+    if !encryption.inner.reloads {
+        return;
+    }
+    let path = encryption.inner.path.clone();
+    let mut known = state(&path);
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let now = state(&path);
+        if now == known || now.is_none() {
+            continue;
+        }
+        known = now;
+        let read: Result<_, EncryptionError> =
+            file::read(&path).and_then(|text| Transformers::parse(&text, &path));
+        match read {
+            Ok(transformers) => {
+                encryption.replace(transformers);
+                tracing::info!(path = %path.display(), "the encryption configuration was read again");
+                registry.mend().await;
+            }
+            Err(error) => {
+                tracing::error!(%error, "the encryption configuration stays as it was before");
+            }
+        }
+    }
+}
+
+/// What changes when a file is written or replaced.
+fn state(path: &Path) -> Option<(u64, i64, i64, u64)> {
+    let it = std::fs::metadata(path).ok()?;
+    Some((it.ino(), it.mtime(), it.mtime_nsec(), it.size()))
+}
