@@ -1,11 +1,12 @@
 //! The `coracle` binary: the one place that names concrete parts and wires them.
 //!
 //! A command is a file: [`up`], [`server`], [`agent`] and [`host`] start parts; [`push`], [`inspect`], [`run`], [`status`]
-//! and [`token`] are clients of a running cluster. What they share is in [`folder`] (the data folder), [`client`] (finding the
-//! cluster), [`apply`] (manifests) and [`watchers`] (what a person waits for).
+//! and [`token`] are clients of a running cluster. What they share is in [`folder`] (the data folder), [`authentication`] (who is known), [`client`]
+//! (finding the cluster), [`apply`] (manifests) and [`watchers`] (what a person waits for).
 
 mod agent;
 mod apply;
+mod authentication;
 mod client;
 mod folder;
 mod host;

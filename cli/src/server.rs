@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use jiff::SignedDuration;
 
+use crate::authentication::AuthenticationArgs;
 use crate::folder::Folder;
 use crate::{agent, println, token};
 
@@ -84,6 +85,8 @@ pub(crate) struct ServerArgs {
     /// Megabytes from which on the audit log is set aside and a new one begun; 0: never
     #[arg(long, value_name = "MEGABYTES", default_value_t = 100)]
     pub audit_log_maxsize: u32,
+    #[command(flatten)]
+    pub authentication: AuthenticationArgs,
     /// What is encrypted in the store and how: an EncryptionConfiguration of apiserver.config.k8s.io/v1 [default: Secrets, with a
     /// key that is made at the first start: encryption.yaml in the data folder]
     #[arg(long, value_name = "FILE")]
@@ -158,6 +161,7 @@ pub(crate) async fn start(
         max_size: args.audit_log_maxsize,
     });
     config.audit_policy.clone_from(&args.audit_policy_file);
+    config.authentication = args.authentication.options();
     config.encryption.clone_from(&args.encryption_provider_config);
     config.encryption_reloads = args.encryption_provider_config_automatic_reload;
     config.scheduler = !args.no_scheduler;

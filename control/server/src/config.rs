@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::audit::{AuditError, LogOptions};
-use crate::auth::PkiError;
+use crate::auth::{AuthenticationError, AuthenticationOptions, PkiError};
 use crate::encryption::EncryptionError;
 
 /// What a server is started with.
@@ -47,6 +47,8 @@ pub struct Config {
     pub audit_log: Option<LogOptions>,
     /// A file that says what is written there; none: of every request that it happened and who did it.
     pub audit_policy: Option<PathBuf>,
+    /// Who else is known than whom the cluster knows itself.
+    pub authentication: AuthenticationOptions,
     /// A file that says what is encrypted in the store, and how; none: Secrets, with a key in the data folder.
     pub encryption: Option<PathBuf>,
     /// Whether changes of that file are taken over; those of the one in the data folder always are.
@@ -80,6 +82,7 @@ impl Config {
             max_requests: 3000,
             audit_log: None,
             audit_policy: None,
+            authentication: AuthenticationOptions::default(),
             encryption: None,
             encryption_reloads: false,
             controllers: true,
@@ -120,6 +123,9 @@ pub enum StartError {
     /// The audit log.
     #[error(transparent)]
     Audit(#[from] AuditError),
+    /// Who else is known.
+    #[error(transparent)]
+    Authentication(#[from] AuthenticationError),
     /// What is encrypted, and how.
     #[error(transparent)]
     Encryption(#[from] EncryptionError),

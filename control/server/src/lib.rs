@@ -32,6 +32,7 @@ mod tunnels;
 mod tests;
 
 pub use audit::LogOptions;
+pub use auth::{AuthenticationError, AuthenticationOptions, OidcOptions};
 pub use config::{Config, StartError};
 pub use encryption::EncryptionError;
 pub use serve::{Server, start};

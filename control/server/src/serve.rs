@@ -22,6 +22,7 @@ use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 
 use crate::audit::Audit;
+use crate::auth::external::External;
 use crate::auth::pki::{self, ServingNames};
 use crate::auth::signer::Signer;
 use crate::auth::{self, Auth, NetworkFacts};
@@ -32,7 +33,7 @@ use crate::encryption::{self, Encryption};
 use crate::flow::Flow;
 use crate::http::{App, Kubelets, Metrics, router};
 use crate::pods::{self, Pods};
-use crate::registry::{Registry, ServiceRanges};
+use crate::registry::{Clients, Registry, ServiceRanges};
 use crate::{bootstrap, driver, events, recorder, scheduling, tls};
 
 /// How long a TLS handshake may take.
@@ -122,10 +123,13 @@ pub async fn start(config: Config) -> Result<Server, StartError> {
     let mut tasks = JoinSet::new();
     tasks.spawn(cache.clone().follow(store.clone()));
 
+    let external = External::open(&config.authentication, Clients::new(cache.clone()))?;
+    tasks.spawn(external.clone().run());
     let registry = Registry::new(store.clone(), cache, ranges, config.toleration_seconds);
     let app = App {
         registry: registry.clone(),
         auth: auth.clone(),
+        external,
         images: distribution::Registry::open(&config.data.join("registry"))?,
         kubelets: Kubelets::new(tls::kubelet_client(auth.pki())?, registry.clone()),
         metrics: Metrics::default(),

@@ -197,7 +197,7 @@ pub fn cluster_role_bindings() -> Vec<Value> {
         binding("cluster-admin", "cluster-admin", "system:masters"),
         binding("system:basic-user", "system:basic-user", "system:authenticated"),
         binding("system:discovery", "system:discovery", "system:authenticated"),
-        binding("system:public-info-viewer", "system:public-info-viewer", "system:authenticated"),
+        public_info(),
         binding("system:monitoring", "system:monitoring", "system:monitoring"),
         // As kubeadm binds its own; nodes' rights to renew are the Node authorizer's.
         binding("coracle:node-bootstrapper", "system:node-bootstrapper", BOOTSTRAPPERS),
@@ -270,6 +270,18 @@ fn role(name: &str, rules: Vec<Value>) -> Value {
         "metadata": metadata(name),
         "rules": rules,
     })
+}
+
+/// What everybody may read, nobody in particular too, where such callers are admitted.
+fn public_info() -> Value {
+    let name = "system:public-info-viewer";
+    let mut binding = binding(name, name, "system:authenticated");
+    let mut other = binding["subjects"][0].clone();
+    other["name"] = "system:unauthenticated".into();
+    if let Some(subjects) = binding["subjects"].as_array_mut() {
+        subjects.push(other);
+    }
+    binding
 }
 
 fn binding(name: &str, role: &str, group: &str) -> Value {

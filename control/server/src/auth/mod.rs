@@ -1,10 +1,12 @@
 //! Who calls, and whether they may.
 //!
 //! Authentication is a client certificate of the cluster's CA, a ServiceAccount token (as a bearer token, or as the
-//! password of Basic authentication, which registry clients speak), or a token with which machines join. Authorization is `system:masters`, then the Node
-//! authorizer, then RBAC. There is no anonymous access: health endpoints are served before this is asked.
+//! password of Basic authentication, which registry clients speak), or a token with which machines join; whom these do not make known,
+//! [`external`] may know. Authorization is `system:masters`, then the Node authorizer, then RBAC. There is no anonymous access unless it
+//! is configured: health endpoints are served before this is asked.
 
 pub mod bootstrap;
+pub(crate) mod external;
 mod join_tokens;
 pub mod node;
 pub mod pki;
@@ -24,6 +26,7 @@ use http::HeaderMap;
 use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 
+pub use self::external::{AuthenticationError, AuthenticationOptions, OidcOptions};
 pub use self::join_tokens::{hash as join_token_hash, new as new_join_token};
 pub use self::pki::{Pki, PkiError};
 use self::tokens::ServiceAccountTokens;

@@ -46,7 +46,7 @@ impl Scope {
         }
     }
 
-    fn touches(&self, change: &Change) -> bool {
+    pub(super) fn touches(&self, change: &Change) -> bool {
         [&change.old, &change.new].into_iter().flatten().any(|object| self.contains(object))
     }
 }

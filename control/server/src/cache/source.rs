@@ -89,8 +89,7 @@ impl Source {
                             let revision = committed.revision;
                             for event in committed.events {
                                 let change = past(self.cache.decoder(), event, revision)?;
-                                let mut objects = [&change.old, &change.new].into_iter().flatten();
-                                if objects.any(|object| self.scope.contains(object)) {
+                                if self.scope.touches(&change) {
                                     pending.push_back(Arc::new(change));
                                 }
                             }

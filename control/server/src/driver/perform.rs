@@ -158,8 +158,8 @@ async fn one(
                 grace_seconds,
                 propagation: Some(propagation),
                 preconditions: Preconditions { uid: Some(uid), revision },
-                dry_run: false,
                 caller: options.caller,
+                ..DeleteOptions::default()
             };
             registry.delete(kind, (&namespace, &name), &options).await?;
             Ok(registry.store.revision())

@@ -255,7 +255,7 @@ fn seal_with<const N: usize, A: Aead>(
 ) -> Result<Vec<u8>, &'static str> {
     let nonce = rand::rng().random::<[u8; N]>();
     let sealed = cipher
-        .encrypt(Nonce::<A>::from_slice(&nonce), Payload { msg: value, aad })
+        .encrypt(<&Nonce<A>>::from(&nonce[..]), Payload { msg: value, aad })
         .map_err(|_| "the value is too long to be encrypted")?;
     Ok([&nonce[..], &sealed].concat())
 }
@@ -266,6 +266,5 @@ fn open_with<const N: usize, A: Aead>(
     sealed: &[u8],
 ) -> Result<Vec<u8>, &'static str> {
     let (nonce, sealed) = sealed.split_at_checked(N).ok_or(SHORT)?;
-    let nonce = Nonce::<A>::from_slice(nonce);
-    cipher.decrypt(nonce, Payload { msg: sealed, aad }).map_err(|_| FORGED)
+    cipher.decrypt(nonce.into(), Payload { msg: sealed, aad }).map_err(|_| FORGED)
 }

@@ -9,10 +9,7 @@ use super::file;
 use crate::registry::Registry;
 
 /// How often the file is looked at.
-#[cfg(not(test))]
-const LOOK: Duration = Duration::from_secs(10);
-#[cfg(test)]
-const LOOK: Duration = Duration::from_millis(50);
+const LOOK: Duration = Duration::from_secs(2);
 
 /// Looks at the file for ever. One that cannot be used changes nothing; objects that a new key makes readable are written
 /// again, by which everybody learns of them.

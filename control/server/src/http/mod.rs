@@ -56,6 +56,7 @@ pub(crate) use request::RequestInfo;
 use request::not_found_here;
 
 use crate::audit::Audit;
+use crate::auth::external::External;
 use crate::auth::{Auth, Identity, node};
 use crate::distribution;
 use crate::flow::{self, Flow};
@@ -74,6 +75,7 @@ pub(crate) fn served_groups() -> Vec<(&'static str, &'static str)> {
 pub(crate) struct App {
     pub(crate) registry: Registry,
     pub(crate) auth: Auth,
+    pub(crate) external: External,
     pub(crate) images: distribution::Registry,
     pub(crate) kubelets: Kubelets,
     pub(crate) metrics: Metrics,
@@ -137,7 +139,7 @@ async fn gate(State(app): State<App>, request: Request, next: Next) -> Response 
     let in_protobuf = accept::prefers_protobuf(request.headers());
     let in_gzip = gzip::is_wanted(&info, request.headers());
     let (mut parts, body) = request.into_parts();
-    let who = authenticate(&app, &parts);
+    let who = authenticate(&app, &parts).await;
     let acting = who.clone().and_then(|who| {
         impersonate::impersonated(&app.auth, &app.registry.cache.read(), who, &parts.headers)
     });
@@ -212,14 +214,18 @@ async fn enter(
     app.flow.enter(flow::Request { who, wanted: &info.attributes(), objects }).await.map(Some)
 }
 
-fn authenticate(app: &App, parts: &Parts) -> Result<Identity, ApiError> {
-    match parts.extensions.get::<Identity>() {
-        // Set only within this process; nothing that arrives over the network carries extensions.
-        Some(identity) => Ok(identity.clone()),
-        None => {
-            let peer = parts.extensions.get::<PeerCertificate>().and_then(|peer| peer.0.as_ref());
-            app.auth.authenticate(&app.registry.cache.read(), &parts.headers, peer)
+async fn authenticate(app: &App, parts: &Parts) -> Result<Identity, ApiError> {
+    // Set only within this process; nothing that arrives over the network carries extensions.
+    if let Some(identity) = parts.extensions.get::<Identity>() {
+        return Ok(identity.clone());
+    }
+    let peer = parts.extensions.get::<PeerCertificate>().and_then(|peer| peer.0.as_ref());
+    let known = app.auth.authenticate(&app.registry.cache.read(), &parts.headers, peer);
+    match known {
+        Err(refused) if refused.code == 401 => {
+            app.external.authenticate(&parts.headers, parts.uri.path(), refused).await
         }
+        known => known,
     }
 }
 
@@ -310,8 +316,11 @@ async fn resource(
     // One that cannot be read may only be deleted, by who insists.
     if !info.name.is_empty() && info.verb != "create" {
         let registry = &app.registry;
-        let found = registry.cache.unreadable().check(kind, info.scope(kind), &info.name);
-        if let Err(error) = found {
+        let found = || registry.cache.unreadable().check(kind, info.scope(kind), &info.name);
+        if found().is_err() {
+            registry.catch_up().await?;
+        }
+        if let Err(error) = found() {
             if info.verb != "delete" || !info.subresource.is_empty() {
                 return Err(error.into());
             }

@@ -26,7 +26,7 @@ use serde_json::Value;
 
 use crate::cache::Cache;
 use crate::custom::Served;
-pub(crate) use admission::{Caller, Clients, Gv, Operation, Request, Requested};
+pub(crate) use admission::{Caller, Clients, Gv, Operation, Request, Requested, Trust};
 pub(crate) use allocate::ServiceRanges;
 pub(crate) use delete::{DeleteOptions, Deleted, Preconditions, answers_with_object};
 pub(crate) use fields::{FieldWriter, ignored as ignored_fields};

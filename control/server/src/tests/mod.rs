@@ -3,6 +3,7 @@
 mod admission;
 mod applies;
 mod audits;
+mod authentication;
 mod conflicts;
 mod custom;
 mod deletion;

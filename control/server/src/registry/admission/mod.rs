@@ -47,8 +47,8 @@ pub(in crate::registry) use certificates::sign_as;
 pub(in crate::registry) use policies::{Policies, note, problems};
 pub(in crate::registry) use quota::Ledger;
 pub(crate) use request::{Caller, Gv, Operation, Request, Requested};
-pub(crate) use webhooks::Clients;
 pub(in crate::registry) use webhooks::Webhooks;
+pub(crate) use webhooks::{Clients, Trust};
 
 /// What the first phase has changed.
 pub(super) struct Mutated {

@@ -17,13 +17,13 @@ use coracle_api::{Cluster, kinds};
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rand::seq::IndexedRandom;
 use rustls::RootCertStore;
-use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::Value;
 use tokio::net::TcpStream;
 
@@ -40,15 +40,59 @@ const IDLE_PER_HOST: usize = 16;
 
 type HttpsClient = Client<HttpsConnector<Dialer>, Full<Bytes>>;
 
+/// Whom a client trusts, and as whom it calls.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Trust {
+    /// Certificates, PEM; none: those that this machine trusts.
+    pub(crate) ca: Vec<u8>,
+    /// The client's own certificate and its key, PEM.
+    pub(crate) certificate: Option<(Vec<u8>, Vec<u8>)>,
+    /// The name that the other side's certificate must have; none: that in the URL.
+    pub(crate) name: String,
+}
+
 /// Clients by the trust that they have.
 pub(crate) struct Clients {
     cache: Cache,
-    known: Mutex<HashMap<Vec<u8>, HttpsClient>>,
+    known: Mutex<HashMap<Trust, HttpsClient>>,
 }
 
 impl Clients {
-    pub(super) fn new(cache: Cache) -> Self {
+    pub(crate) fn new(cache: Cache) -> Self {
         Self { cache, known: Mutex::default() }
+    }
+
+    /// Sends a request, and reads the answer whatever it is.
+    ///
+    /// # Errors
+    /// Why there is none, in the words that upstream's users know where there are such.
+    pub(crate) async fn send(
+        &self,
+        trust: &Trust,
+        request: http::request::Builder,
+        body: Vec<u8>,
+        timeout: Duration,
+    ) -> Result<(StatusCode, Bytes), String> {
+        let request =
+            request.body(Full::from(body)).map_err(|error| format!("the request: {error}"))?;
+        let what = match request.method() {
+            &http::Method::POST => "Post",
+            _ => "Get",
+        };
+        let what = format!("{what} \"{}\"", request.uri());
+        let failed = |why: String| format!("{what}: {why}");
+        let client = self.of(trust).map_err(failed)?;
+        let call = async {
+            let answer = client.request(request).await.map_err(|error| failed(cause(&error)))?;
+            let status = answer.status();
+            let read = Limited::new(answer.into_body(), ANSWER).collect().await;
+            let read = read.map_err(|error| failed(cause(&*error)))?.to_bytes();
+            Ok::<_, String>((status, read))
+        };
+        match tokio::time::timeout(timeout, call).await {
+            Ok(answer) => answer,
+            Err(_) => Err(failed("context deadline exceeded".into())),
+        }
     }
 
     /// POSTs a body and reads a JSON answer.
@@ -64,24 +108,11 @@ impl Clients {
     ) -> Result<Value, String> {
         // As upstream tells the webhook how long there is.
         let url = format!("{url}?timeout={}s", timeout.as_secs());
-        let failed = |why: String| format!("Post \"{url}\": {why}");
-        let client = self.of(ca).map_err(failed)?;
+        let trust = Trust { ca: ca.to_vec(), ..Trust::default() };
         let request = Request::post(url.as_str())
             .header(CONTENT_TYPE, "application/json")
-            .header(ACCEPT, "application/json, */*")
-            .body(Full::from(body))
-            .map_err(|error| failed(error.to_string()))?;
-        let call = async {
-            let answer = client.request(request).await.map_err(|error| failed(cause(&error)))?;
-            let status = answer.status();
-            let read = Limited::new(answer.into_body(), ANSWER).collect().await;
-            let read = read.map_err(|error| failed(cause(&*error)))?.to_bytes();
-            Ok::<_, String>((status, read))
-        };
-        let (status, read) = match tokio::time::timeout(timeout, call).await {
-            Ok(answer) => answer?,
-            Err(_) => return Err(failed("context deadline exceeded".into())),
-        };
+            .header(ACCEPT, "application/json, */*");
+        let (status, read) = self.send(&trust, request, body, timeout).await?;
         if !status.is_success() {
             return Err(refused(status, &read));
         }
@@ -89,28 +120,42 @@ impl Clients {
             .map_err(|error| format!("the answer is no JSON: {error}: {}", told(&read)))
     }
 
-    fn of(&self, ca: &[u8]) -> Result<HttpsClient, String> {
+    fn of(&self, trust: &Trust) -> Result<HttpsClient, String> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(client) = known.get(ca) {
+        if let Some(client) = known.get(trust) {
             return Ok(client.clone());
         }
         if known.len() >= KEPT {
             known.clear();
         }
-        let tls = rustls::ClientConfig::builder()
-            .with_root_certificates(roots(ca)?)
-            .with_no_client_auth();
-        let https = HttpsConnectorBuilder::new()
-            .with_tls_config(tls)
-            .https_only()
-            .enable_all_versions()
-            .wrap_connector(Dialer(self.cache.clone()));
+        let tls = rustls::ClientConfig::builder().with_root_certificates(roots(&trust.ca)?);
+        let tls = match &trust.certificate {
+            None => tls.with_no_client_auth(),
+            Some((chain, key)) => {
+                let bad = |error: String| format!("unable to load the client certificate: {error}");
+                let chain = CertificateDer::pem_slice_iter(chain).collect::<Result<Vec<_>, _>>();
+                let chain = chain.map_err(|error| bad(error.to_string()))?;
+                let key =
+                    PrivateKeyDer::from_pem_slice(key).map_err(|error| bad(error.to_string()))?;
+                tls.with_client_auth_cert(chain, key).map_err(|error| bad(error.to_string()))?
+            }
+        };
+        let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_only();
+        let https = match trust.name.as_str() {
+            "" => https,
+            name => {
+                let name = ServerName::try_from(name.to_owned())
+                    .map_err(|error| format!("tls-server-name \"{name}\": {error}"))?;
+                https.with_server_name_resolver(FixedServerNameResolver::new(name))
+            }
+        };
+        let https = https.enable_all_versions().wrap_connector(Dialer(self.cache.clone()));
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(IDLE_PER_HOST)
             .build(https);
-        known.insert(ca.to_vec(), client.clone());
+        known.insert(trust.clone(), client.clone());
         Ok(client)
     }
 }

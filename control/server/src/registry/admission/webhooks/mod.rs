@@ -19,7 +19,7 @@ use serde_json::Value;
 use super::{Gv, Request};
 use crate::cache::Cache;
 use crate::registry::Registry;
-pub(crate) use client::Clients;
+pub(crate) use client::{Clients, Trust};
 use hook::Hook;
 use review::Verdict;
 
