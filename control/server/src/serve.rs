@@ -38,6 +38,8 @@ use crate::{bootstrap, driver, events, recorder, scheduling, tls};
 
 /// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long somebody may keep a connection who has shown nothing by which it is known.
+const STRANGER: Duration = Duration::from_secs(60);
 /// How long requests may still take once the server is stopping.
 const DRAIN: Duration = Duration::from_secs(3);
 /// How soon certificates are tried again that could not be made.
@@ -52,6 +54,25 @@ const STREAMS: u32 = 1000;
 /// The client's certificate, verified by TLS; a request extension.
 #[derive(Clone)]
 pub(crate) struct PeerCertificate(pub(crate) Option<CertificateDer<'static>>);
+
+/// Whether somebody has shown who it is on this connection; a request extension.
+#[derive(Clone, Default)]
+pub(crate) struct Known(Arc<AtomicBool>);
+
+impl Known {
+    /// Somebody has.
+    pub(crate) fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns once a stranger has been here for long enough; for others, never.
+    async fn outstayed(&self) {
+        tokio::time::sleep(STRANGER).await;
+        if self.0.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+    }
+}
 
 /// Where a request comes from; a request extension.
 #[derive(Clone)]
@@ -339,8 +360,14 @@ async fn connection(
     };
     let peer = tls.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let peer = PeerCertificate(peer.map(|certificate| certificate.clone().into_owned()));
+    let known = Known::default();
+    if peer.0.is_some() {
+        known.set();
+    }
+    let told = known.clone();
     let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(peer.clone());
+        request.extensions_mut().insert(told.clone());
         address.clone().map(|address| request.extensions_mut().insert(address));
         let router = router.clone();
         async move {
@@ -366,7 +393,13 @@ async fn connection(
             }
             return;
         }
-        () = stopped(&mut stopping) => connection.as_mut().graceful_shutdown(),
+        () = stopped(&mut stopping) => {
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
+        }
+        () = known.outstayed() => {
+            connection.as_mut().graceful_shutdown();
+            let _ = tokio::time::timeout(DRAIN, connection).await;
+        }
     }
-    let _ = connection.await;
 }

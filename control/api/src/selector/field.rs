@@ -36,6 +36,30 @@ impl FieldSelector {
         kind: &Kind,
         selectable: &[String],
     ) -> Result<Self, SelectorError> {
+        let read = Self::read(text)?;
+        for Term { path, .. } in &read.terms {
+            if !selectable.contains(path) {
+                supported(kind, path, selectable.is_empty() && kind.fields.is_empty())?;
+            }
+        }
+        Ok(read)
+    }
+
+    /// The one object of this name, of any kind.
+    pub fn of_name(name: &str) -> Self {
+        let term = Term { path: NAME.to_owned(), value: name.to_owned(), equal: true };
+        Self { terms: vec![term] }
+    }
+
+    /// The name of the one object that a selector, of whatever kind, allows, read as [`Self::parse`] does: what authorization
+    /// decides on must be what is selected.
+    pub fn named(text: &str) -> Option<String> {
+        let read = Self::read(text).ok()?;
+        read.exact(NAME).filter(|name| !name.is_empty()).map(str::to_owned)
+    }
+
+    /// The terms, whatever fields there are.
+    fn read(text: &str) -> Result<Self, SelectorError> {
         let mut terms = Vec::new();
         for part in split(text).into_iter().filter(|p| !p.is_empty()) {
             let (at, op) = part
@@ -49,12 +73,8 @@ impl FieldSelector {
                 .ok_or_else(|| {
                     SelectorError(format!("invalid selector: '{text}'; can't understand '{part}'"))
                 })?;
-            let path = &part[..at];
-            if !selectable.iter().any(|known| known == path) {
-                supported(kind, path, selectable.is_empty() && kind.fields.is_empty())?;
-            }
             terms.push(Term {
-                path: path.to_owned(),
+                path: part[..at].to_owned(),
                 value: unescape(&part[at + op.len()..])?,
                 equal: *op != "!=",
             });
@@ -78,8 +98,10 @@ impl FieldSelector {
     }
 }
 
+const NAME: &str = "metadata.name";
+
 fn supported(kind: &Kind, path: &str, none: bool) -> Result<(), SelectorError> {
-    if path == "metadata.name"
+    if path == NAME
         || (path == "metadata.namespace" && (kind.namespaced || kind.fields.is_empty()))
         || kind.fields.iter().any(|f| f.path == path)
     {

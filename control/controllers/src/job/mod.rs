@@ -135,7 +135,7 @@ impl Pod<'_> {
         let meta = &self.object.meta;
         let asked = || {
             let grace = meta.deletion_grace_period_seconds.unwrap_or(0);
-            Some(meta.deletion_timestamp? - SignedDuration::from_secs(grace))
+            meta.deletion_timestamp?.checked_sub(SignedDuration::from_secs(grace)).ok()
         };
         let unready = || self.view.condition("Ready")?.last_transition_time;
         self.view
@@ -266,7 +266,7 @@ impl Controller for JobController {
 /// A finished Job goes after `ttlSecondsAfterFinished`.
 fn expire(cluster: &Cluster, job: &Object, spec: &Spec, at: Timestamp, plan: &mut Plan) {
     let Some(ttl) = spec.ttl_seconds_after_finished.filter(|_| !job.is_deleting()) else { return };
-    let left = SignedDuration::from_secs(ttl) - cluster.now.duration_since(at);
+    let left = SignedDuration::from_secs(ttl).saturating_sub(cluster.now.duration_since(at));
     if left.is_positive() {
         plan.requeue(Duration::try_from(left).unwrap_or_default());
     } else if plan.writes.is_empty() {
@@ -445,7 +445,8 @@ impl<'a> Run<'a> {
         if let (Some(seconds), Some(from), false) =
             (self.spec.active_deadline_seconds, self.status.start_time, self.spec.is_suspended())
         {
-            let left = SignedDuration::from_secs(seconds) - self.cluster.now.duration_since(from);
+            let ran = self.cluster.now.duration_since(from);
+            let left = SignedDuration::from_secs(seconds).saturating_sub(ran);
             if !left.is_positive() {
                 let why = "Job was active longer than specified deadline";
                 return Some(End::failure("DeadlineExceeded", why));

@@ -144,7 +144,8 @@ impl Auth {
         }
         let token = credentials(headers).ok_or_else(ApiError::unauthorized)?;
         let joining = join_tokens::authenticate(cluster, &self.inner.local_token, &token);
-        joining.unwrap_or_else(|| self.inner.tokens.verify(cluster, &token, &[]))
+        joining
+            .unwrap_or_else(|| self.inner.tokens.verify(cluster, &token, &[]).map(|(who, _)| who))
     }
 
     /// Whether that caller may do that.
@@ -165,13 +166,13 @@ impl Auth {
         self.inner.tokens.issue(request)
     }
 
-    /// Whose token this is (`TokenReview`).
+    /// Whose token this is, and for which of the audiences (`TokenReview`).
     pub fn review(
         &self,
         cluster: &Cluster,
         token: &str,
         audiences: &[String],
-    ) -> Result<Identity, ApiError> {
+    ) -> Result<(Identity, Vec<String>), ApiError> {
         self.inner.tokens.verify(cluster, token, audiences)
     }
 

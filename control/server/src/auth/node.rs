@@ -1,9 +1,12 @@
 //! The Node authorizer: a node touches its own Node, Lease and Pods, and reads what its Pods refer to
 //! (Kubernetes, "Using Node Authorization"), and what those Pods come from.
 
-use coracle_api::{Cluster, Object, kinds, metrics};
+use coracle_api::{Cluster, Object, kinds, metrics, tunnel};
 
 use super::{Attributes, Identity, NODES};
+
+/// Where a node that returns asks whether this is its cluster.
+const JOIN: &str = "/coracle/v1/join";
 
 /// The authorizer's word.
 #[derive(Debug, PartialEq, Eq)]
@@ -22,14 +25,22 @@ pub fn authorize(cluster: &Cluster, identity: &Identity, wanted: &Attributes) ->
     if !identity.groups.iter().any(|g| g == NODES) {
         return Decision::NoOpinion;
     }
+    if wanted.resource.is_empty() {
+        let own = match wanted.verb.as_str() {
+            // Images are pulled from the built-in registry.
+            "get" | "head" => {
+                wanted.path.starts_with("/v2/")
+                    || matches!(wanted.path.as_str(), "/v2" | JOIN | tunnel::PATH)
+            }
+            "post" => wanted.path == metrics::PATH,
+            _ => false,
+        };
+        // Discovery and versions are as they are for everybody.
+        return if own { Decision::Allow } else { Decision::NoOpinion };
+    }
+    let whole = wanted.subresource.is_empty();
     let reads = matches!(wanted.verb.as_str(), "get" | "list" | "watch");
     let allowed = match (wanted.group.as_str(), wanted.resource.as_str()) {
-        // Images are pulled from the built-in registry; discovery and versions are no secret.
-        ("", "") => {
-            wanted.verb == "get"
-                || (wanted.verb == "head" && wanted.path.starts_with("/v2/"))
-                || (wanted.verb == "post" && wanted.path == metrics::PATH)
-        }
         // Its kubelet API, `nodes/proxy`, is everybody's but nodes': the server calls there as an administrator.
         ("", "nodes") => match (wanted.verb.as_str(), wanted.subresource.as_str()) {
             ("get" | "list" | "watch", "") | ("get", "status") => true,
@@ -40,6 +51,7 @@ pub fn authorize(cluster: &Cluster, identity: &Identity, wanted: &Attributes) ->
         },
         ("coordination.k8s.io", "leases") => {
             wanted.namespace == "kube-node-lease"
+                && whole
                 && matches!(wanted.verb.as_str(), "get" | "create" | "update" | "patch")
                 && (wanted.name.is_empty() || wanted.name == node)
         }
@@ -53,21 +65,20 @@ pub fn authorize(cluster: &Cluster, identity: &Identity, wanted: &Attributes) ->
             _ => false,
         },
         // Their annotations are defaults of their Pods.
-        ("", "namespaces") => reads && wanted.subresource.is_empty(),
+        ("", "namespaces") => reads && whole,
         ("", "services" | "endpoints")
         | ("discovery.k8s.io", "endpointslices")
         | ("networking.k8s.io", "ingresses" | "ingressclasses")
-        | ("node.k8s.io", "runtimeclasses") => reads,
+        | ("node.k8s.io", "runtimeclasses") => reads && whole,
         ("" | "events.k8s.io", "events") => {
-            matches!(wanted.verb.as_str(), "create" | "patch" | "update")
+            whole && matches!(wanted.verb.as_str(), "create" | "patch" | "update")
         }
         ("", "configmaps") => reads && refers(cluster, node, wanted, "configmaps"),
         // Every node serves every Ingress, with the certificates that those name.
         ("", "secrets") => {
             reads
                 && (refers(cluster, node, wanted, "secrets")
-                    || wanted.subresource.is_empty()
-                        && cluster.is_certificate(&wanted.namespace, &wanted.name))
+                    || whole && cluster.is_certificate(&wanted.namespace, &wanted.name))
         }
         ("apps", "replicasets") => {
             wanted.verb == "get" && refers(cluster, node, wanted, "replicasets")
@@ -84,7 +95,7 @@ pub fn authorize(cluster: &Cluster, identity: &Identity, wanted: &Attributes) ->
                 && wanted.subresource == "token"
                 && cluster.is_referred_to(node, "serviceaccounts", &wanted.namespace, &wanted.name)
         }
-        ("authorization.k8s.io" | "authentication.k8s.io", _) => wanted.verb == "create",
+        ("authorization.k8s.io" | "authentication.k8s.io", _) => whole && wanted.verb == "create",
         // Which ones, `registry::admission::node_restriction` says; what is approved without anybody, the others of these subresources.
         ("certificates.k8s.io", "certificatesigningrequests") => matches!(
             (wanted.verb.as_str(), wanted.subresource.as_str()),

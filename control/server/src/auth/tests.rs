@@ -266,7 +266,9 @@ fn tokens_hold_while_their_account_does() {
     // Another audience, a changed token, none at all, an account that was made anew.
     let other = set(format!("Bearer {}", issue(&["vault"])));
     assert!(auth.authenticate(&cluster, &other, None).is_err());
-    assert!(auth.review(&cluster, &issue(&["vault"]), &["vault".to_owned()]).is_ok());
+    let asked = ["vault", "bank"].map(str::to_owned);
+    let (_, fits) = auth.review(&cluster, &issue(&["vault", "shop"]), &asked).unwrap();
+    assert_eq!(fits, ["vault"], "for those that were asked about alone");
     let broken = set(format!("Bearer {}x", token));
     assert!(auth.authenticate(&cluster, &broken, None).is_err());
     assert!(auth.authenticate(&cluster, &HeaderMap::new(), None).is_err());

@@ -129,13 +129,13 @@ impl ServiceAccountTokens {
         Ok(Issued { token, expires, audiences })
     }
 
-    /// Whose token it is; one for other audiences than `audiences` (none: the API server) does not hold.
+    /// Whose token it is, and for which of `audiences` (none: the API server); one for others alone does not hold.
     pub fn verify(
         &self,
         cluster: &Cluster,
         token: &str,
         audiences: &[String],
-    ) -> Result<Identity, ApiError> {
+    ) -> Result<(Identity, Vec<String>), ApiError> {
         let mut validation = Validation::new(Algorithm::ES256);
         validation.set_issuer(&[ISSUER]);
         match audiences {
@@ -146,6 +146,11 @@ impl ServiceAccountTokens {
         let claims = jsonwebtoken::decode::<Claims>(token, &self.verifying, &validation)
             .map_err(|_| ApiError::unauthorized())?
             .claims;
+        let is_asked = |audience: &String| match audiences {
+            [] => audience == ISSUER,
+            some => some.contains(audience),
+        };
+        let for_whom = claims.aud.into_iter().filter(is_asked).collect();
         let Bound { namespace, serviceaccount: account, pod, node } = claims.kubernetes;
         let exists = |kind, reference: &Reference| {
             cluster
@@ -170,7 +175,7 @@ impl ServiceAccountTokens {
             extra.insert("authentication.kubernetes.io/node-name".to_owned(), vec![node.name]);
             extra.insert("authentication.kubernetes.io/node-uid".to_owned(), vec![node.uid]);
         }
-        Ok(Identity {
+        let identity = Identity {
             user: user(&namespace, &account.name),
             uid: account.uid,
             groups: vec![
@@ -179,7 +184,8 @@ impl ServiceAccountTokens {
                 AUTHENTICATED.to_owned(),
             ],
             extra,
-        })
+        };
+        Ok((identity, for_whom))
     }
 }
 

@@ -33,6 +33,10 @@ use error::Refusal;
 use names::Target;
 use uploads::Uploads;
 
+/// A request's extension: who sends it may not read what it asks to mount.
+#[derive(Debug, Clone)]
+pub(crate) struct NoMount;
+
 /// What a handler answers.
 type Answer = Result<Response, Refusal>;
 
@@ -103,10 +107,14 @@ type Parameters = HashMap<String, String>;
 async fn serve(
     State(registry): State<Registry>,
     UrlPath(path): UrlPath<String>,
-    Query(query): Query<Parameters>,
+    Query(mut query): Query<Parameters>,
     request: Request,
 ) -> Response {
     let (parts, body) = request.into_parts();
+    if parts.extensions.get::<NoMount>().is_some() {
+        // What cannot be mounted is uploaded, as the specification has it.
+        query.remove("mount");
+    }
     let answer = dispatch(&registry, &path, &query, parts, body).await;
     answer.unwrap_or_else(IntoResponse::into_response)
 }

@@ -11,6 +11,8 @@ use super::perform::Outcome;
 
 const FIRST_RETRY: Duration = Duration::from_millis(5);
 const LAST_RETRY: Duration = Duration::from_secs(60);
+/// However much later a key is to be looked at: deadlines are whatever users write, and looking sooner does no harm.
+const LATEST: Duration = Duration::from_secs(24 * 3600);
 
 /// See the module.
 #[derive(Default)]
@@ -67,7 +69,7 @@ impl Queue {
             }
         };
         if let Some(delay) = again {
-            let at = Instant::now() + delay;
+            let at = Instant::now() + delay.min(LATEST);
             if self.due.get(&key).is_none_or(|known| at < *known) {
                 self.due.insert(key.clone(), at);
                 self.later.push(Reverse((at, key)));
@@ -140,5 +142,16 @@ mod tests {
             queue.failures.insert(key("a"), waits.len() as u32);
         }
         assert!(waits[0] < waits[1] && waits[1] < waits[2], "{waits:?}");
+    }
+
+    /// A Job whose deadline is billions of years away ended its controller, for all Jobs: the clock cannot tell that time.
+    #[test]
+    fn a_key_may_be_wanted_at_any_time() {
+        let mut queue = Queue::default();
+        queue.add(key("a"));
+        queue.take();
+        queue.done(key("a"), Outcome::Done { again: Some(Duration::MAX) });
+        let due = queue.next_due().expect("it runs again");
+        assert!(due <= Instant::now() + LATEST && !queue.has_ready());
     }
 }

@@ -57,11 +57,11 @@ use request::not_found_here;
 
 use crate::audit::Audit;
 use crate::auth::external::External;
-use crate::auth::{Auth, Identity, node};
+use crate::auth::{Attributes, Auth, Identity, node};
 use crate::distribution;
 use crate::flow::{self, Flow};
 use crate::registry::{Caller, Part, Registry};
-use crate::serve::PeerCertificate;
+use crate::serve::{Known, PeerCertificate};
 
 /// Groups and versions of which this server has APIServices: all but the one that these belong to.
 pub(crate) fn served_groups() -> Vec<(&'static str, &'static str)> {
@@ -140,6 +140,9 @@ async fn gate(State(app): State<App>, request: Request, next: Next) -> Response 
     let in_gzip = gzip::is_wanted(&info, request.headers());
     let (mut parts, body) = request.into_parts();
     let who = authenticate(&app, &parts).await;
+    if let (Ok(_), Some(known)) = (&who, parts.extensions.get::<Known>()) {
+        known.set();
+    }
     let acting = who.clone().and_then(|who| {
         impersonate::impersonated(&app.auth, &app.registry.cache.read(), who, &parts.headers)
     });
@@ -157,6 +160,9 @@ async fn gate(State(app): State<App>, request: Request, next: Next) -> Response 
             Ok(entered) => {
                 let caller = Caller::client(identity.clone());
                 parts.extensions.insert(caller.clone());
+                if !may_mount(&app, &identity, &info) {
+                    parts.extensions.insert(distribution::NoMount);
+                }
                 parts.extensions.insert(identity);
                 parts.extensions.insert(info.clone());
                 let answer = limits::in_time(&info, async {
@@ -245,6 +251,20 @@ fn admit(app: &App, identity: Identity, info: &RequestInfo) -> Result<Identity, 
     Ok(identity)
 }
 
+/// Whether the caller may read what the request wants mounted into an image repository (`?mount=DIGEST&from=REPOSITORY`):
+/// its path says only where to.
+fn may_mount(app: &App, identity: &Identity, info: &RequestInfo) -> bool {
+    let Some(digest) = info.query.get("mount").filter(|_| info.path.starts_with("/v2/")) else {
+        return true;
+    };
+    let cluster = app.registry.cache.read();
+    info.query.all("from").all(|from| {
+        let path = format!("/v2/{from}/blobs/{digest}");
+        let wanted = Attributes { verb: "get".to_owned(), path, ..Attributes::default() };
+        app.auth.authorize(&cluster, identity, &wanted).is_ok()
+    })
+}
+
 /// Everything below `/api`, `/apis` and `/openapi`.
 async fn api(
     State(app): State<App>,
@@ -295,24 +315,23 @@ async fn resource(
     body: Body,
 ) -> Answer {
     if let Some(review) = reviews::of(info) {
+        in_scope(info, review.namespaced)?;
         return reviews::create(app, review, info, identity, parts, body).await;
     }
     if info.group.is_empty() && info.resource == "bindings" {
+        in_scope(info, true)?;
         return subresources::bind(app, info, parts, body).await;
     }
     if info.group == usage::GROUP {
+        in_scope(info, info.resource != "nodes")?;
         return usage::serve(app, info, &parts.headers).await;
     }
     if proxy::is_proxy(info) {
+        in_scope(info, false)?;
         return proxy::get(&app.registry, &app.kubelets, info, parts).await;
     }
     let kind = info.kind()?;
-    if !kind.namespaced && !info.namespace.is_empty() && info.resource != "namespaces" {
-        return Err(not_found_here().into());
-    }
-    if kind.namespaced && info.namespace.is_empty() && !info.name.is_empty() {
-        return Err(not_found_here().into());
-    }
+    in_scope(info, kind.namespaced)?;
     // One that cannot be read may only be deleted, by who insists.
     if !info.name.is_empty() && info.verb != "create" {
         let registry = &app.registry;
@@ -337,6 +356,16 @@ async fn resource(
     }
 }
 
+/// Refuses a path in a namespace to what is in none: it was authorized in that namespace, so that who may do everything there
+/// would reach what is everybody's. And a path without a namespace to one object that is in one.
+fn in_scope(info: &RequestInfo, namespaced: bool) -> Result<(), ApiError> {
+    let fits = match namespaced {
+        true => !info.namespace.is_empty() || info.name.is_empty(),
+        false => info.namespace.is_empty() || info.resource == "namespaces",
+    };
+    if fits { Ok(()) } else { Err(not_found_here()) }
+}
+
 /// A verb on objects of a kind.
 async fn object(
     app: &App,
@@ -348,6 +377,10 @@ async fn object(
 ) -> Answer {
     let registry = &app.registry;
     match (info.verb, part) {
+        // Of namespaces' finalizers, as upstream.
+        (verb, Some(Part::Finalize)) if verb != "update" => Err(method_not_allowed().into()),
+        // Who may watch a subresource may not therefore watch the objects.
+        ("watch", _) if !info.subresource.is_empty() => Err(method_not_allowed().into()),
         ("get", Some(_)) => {
             read::get(registry, info, kind, &Render::of(info, &parts.headers)?).await
         }

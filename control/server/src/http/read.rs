@@ -81,11 +81,16 @@ impl Selection {
         let fields = FieldSelector::parse_for(fields, kind, selectable.unwrap_or_default())
             .map_err(|e| ApiError::bad_request(e.to_string()))?;
         // A watch of one object by its path is a selection by name.
-        let fields = if info.name.is_empty() {
-            fields
-        } else {
-            let term = format!("metadata.name={}", info.name);
-            FieldSelector::parse(&term, kind).map_err(|e| ApiError::bad_request(e.to_string()))?
+        let fields = match info.name.as_str() {
+            "" => fields,
+            name if fields.is_everything() => FieldSelector::of_name(name),
+            // Of two that differ, one would not be heeded.
+            name if fields.exact("metadata.name") == Some(name) => fields,
+            _ => {
+                return Err(ApiError::bad_request(
+                    "fieldSelector metadata.name doesn't match requested name",
+                ));
+            }
         };
         Ok(Self { kind, namespace: info.scope(kind).to_owned(), labels, fields })
     }

@@ -1,7 +1,7 @@
 //! What a request is about, read from method, path and query (`apiserver/pkg/endpoints/request/requestinfo.go`).
 
 use axum::extract::Query as AxumQuery;
-use coracle_api::{ApiError, Kind, kinds};
+use coracle_api::{ApiError, FieldSelector, Kind, kinds};
 use http::{Method, Uri};
 
 use super::other_versions::{self, OtherVersion};
@@ -120,7 +120,13 @@ impl RequestInfo {
             info.namespace = info.name.clone();
         }
         info.verb = match *method {
-            Method::GET | Method::HEAD if watch || info.query.flag("watch") => "watch",
+            Method::GET | Method::HEAD if watch => "watch",
+            // What is no collection and no object is read, whatever else is asked of it.
+            Method::GET | Method::HEAD
+                if info.subresource.is_empty() && info.query.flag("watch") =>
+            {
+                "watch"
+            }
             Method::GET | Method::HEAD if info.name.is_empty() => "list",
             Method::GET | Method::HEAD => "get",
             Method::POST => "create",
@@ -146,19 +152,17 @@ impl RequestInfo {
                 None => self.subresource.clone(),
             },
             namespace: self.namespace.clone(),
-            name: self.selected_name().unwrap_or(&self.name).to_owned(),
+            name: self.selected_name().unwrap_or_else(|| self.name.clone()),
             path: if self.is_resource { String::new() } else { self.path.clone() },
         }
     }
 
     /// A list or watch of one object by `metadata.name` is about that object, for authorization too.
-    pub(super) fn selected_name(&self) -> Option<&str> {
-        if !self.name.is_empty() || !matches!(self.verb, "list" | "watch" | "deletecollection") {
+    pub(super) fn selected_name(&self) -> Option<String> {
+        if !self.name.is_empty() || !matches!(self.verb, "list" | "watch") {
             return None;
         }
-        let mut terms = self.query.get("fieldSelector")?.split(',');
-        let name = terms.find_map(|term| term.strip_prefix("metadata.name="))?;
-        Some(name.strip_prefix('=').unwrap_or(name)).filter(|name| !name.is_empty())
+        FieldSelector::named(self.query.get("fieldSelector")?)
     }
 
     /// The kind addressed.

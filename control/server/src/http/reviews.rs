@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::App;
 use super::answer::{Answer, json_response};
 use super::body::{self, FieldValidation};
+use super::method_not_allowed;
 use super::request::{RequestInfo, not_found_here};
 use crate::auth::tokens::ISSUER;
 use crate::auth::{Attributes, Identity};
@@ -83,13 +84,11 @@ pub(crate) async fn create(
     parts: &Parts,
     body: Body,
 ) -> Answer {
-    if info.verb != "create" {
-        return Err(ApiError::new(
-            405,
-            "MethodNotAllowed",
-            "the server does not allow this method on the requested resource",
-        )
-        .into());
+    if !info.name.is_empty() {
+        return Err(not_found_here().into());
+    }
+    if info.verb != "create" || review.namespaced && info.namespace.is_empty() {
+        return Err(method_not_allowed().into());
     }
     let bytes = body::read(&parts.headers, body).await?;
     let schema = body::schema_of(review.group, "v1", review.kind)?;
@@ -100,9 +99,11 @@ pub(crate) async fn create(
     tree["status"] = match review.kind {
         "SelfSubjectReview" => json!({"userInfo": user_info(identity)}),
         "SelfSubjectAccessReview" => access(app, identity, &tree["spec"]),
-        "SubjectAccessReview" | "LocalSubjectAccessReview" => {
+        "LocalSubjectAccessReview" => {
+            local(&tree, &info.namespace)?;
             access(app, &subject(&tree["spec"]), &tree["spec"])
         }
+        "SubjectAccessReview" => access(app, &subject(&tree["spec"]), &tree["spec"]),
         "SelfSubjectRulesReview" => {
             let namespace = tree["spec"]["namespace"].as_str().unwrap_or_default().to_owned();
             rules(app, identity, &namespace)
@@ -115,6 +116,7 @@ pub(crate) async fn create(
                 .flatten()
                 .filter_map(|a| a.as_str().map(str::to_owned))
                 .collect();
+            // Whoever asks takes it for one of these, and it must not be taken for another's.
             match whose(app, &token, audiences).await {
                 Ok((identity, audiences)) => json!({
                     "authenticated": true,
@@ -137,7 +139,7 @@ async fn whose(
 ) -> Result<(Identity, Vec<String>), String> {
     let known = app.auth.review(&app.registry.cache.read(), token, &audiences);
     let refused = match known {
-        Ok(identity) => return Ok((identity, audiences)),
+        Ok(found) => return Ok(found),
         Err(error) => error.message,
     };
     // Others vouch towards this server alone.
@@ -146,6 +148,25 @@ async fn whose(
     }
     let identity = app.external.review(token).await?.ok_or(refused)?;
     Ok((identity, vec![ISSUER.to_owned()]))
+}
+
+/// Who may ask in one namespace may ask about that one alone (`LocalSubjectAccessReview`'s strategy upstream).
+fn local(review: &Value, namespace: &str) -> Result<(), ApiError> {
+    let spec = &review["spec"];
+    let refuse = |why: String| Err(ApiError::bad_request(why));
+    if spec["nonResourceAttributes"].is_object() {
+        return refuse(
+            "spec.nonResourceAttributes: Forbidden: disallowed on this kind of request".into(),
+        );
+    }
+    let named = review["metadata"]["namespace"].as_str().unwrap_or(namespace);
+    let asked = spec["resourceAttributes"]["namespace"].as_str().unwrap_or_default();
+    if named != namespace || asked != namespace {
+        return refuse(format!(
+            "spec.resourceAttributes.namespace: Invalid value: {asked:?}: must match metadata.namespace: namespace on the request is {namespace:?}"
+        ));
+    }
+    Ok(())
 }
 
 fn user_info(identity: &Identity) -> Value {

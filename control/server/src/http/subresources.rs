@@ -55,6 +55,9 @@ pub(crate) async fn serve(
 
 /// POST of a Binding, to a Pod's `/binding` or to `/bindings`.
 pub(crate) async fn bind(app: &App, info: &RequestInfo, parts: &Parts, body: Body) -> Answer {
+    if info.resource == "bindings" && !info.name.is_empty() {
+        return Err(not_found_here().into());
+    }
     if info.verb != "create" {
         return Err(method_not_allowed().into());
     }

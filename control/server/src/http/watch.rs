@@ -31,6 +31,8 @@ use crate::registry::Registry;
 
 /// A watch without `timeoutSeconds` ends after this to twice this, as upstream.
 const SHORTEST: Duration = Duration::from_secs(1800);
+/// However long is asked for: time has an end, beyond which there is nothing to wait for.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 /// How often a bookmark says how far a quiet watch is.
 const BOOKMARK: Duration = Duration::from_secs(60);
 /// Bytes that are joined into one write when many changes are ready.
@@ -130,7 +132,7 @@ pub(crate) async fn watch(
         }
     };
     let timeout = match query.number("timeoutSeconds")? {
-        Some(seconds) if seconds > 0 => Duration::from_secs(seconds.unsigned_abs()),
+        Some(seconds) if seconds > 0 => Duration::from_secs(seconds.unsigned_abs()).min(LONGEST),
         _ => SHORTEST + SHORTEST.mul_f64(rand::rng().random_range(0.0..1.0)),
     };
     let source =

@@ -178,14 +178,15 @@ fn plan(old: &Object, tree: &Value, options: &DeleteOptions) -> Result<Step, Api
         Some(_) if grace >= known => {}
         Some(at) => {
             changed = true;
-            let at = at - SignedDuration::from_secs(known - grace);
+            // Of a grace period beyond the end of time, its beginning is not known any more.
+            let at = at.checked_sub(SignedDuration::from_secs(known - grace));
+            let at = at.unwrap_or_else(|_| after(grace));
             metadata["deletionTimestamp"] = meta::seconds(at).into();
             metadata["deletionGracePeriodSeconds"] = grace.into();
         }
         None => {
             changed = true;
-            let at = Timestamp::now() + SignedDuration::from_secs(grace);
-            metadata["deletionTimestamp"] = meta::seconds(at).into();
+            metadata["deletionTimestamp"] = meta::seconds(after(grace)).into();
             metadata["deletionGracePeriodSeconds"] = grace.into();
             if old.meta.generation > 0 {
                 metadata["generation"] = (old.meta.generation + 1).into();
@@ -203,6 +204,12 @@ fn plan(old: &Object, tree: &Value, options: &DeleteOptions) -> Result<Step, Api
         metadata.remove("resourceVersion");
     }
     Ok(if changed { Step::Mark(new) } else { Step::Nothing })
+}
+
+/// So many seconds from now, or the last moment that can be written.
+fn after(seconds: i64) -> Timestamp {
+    let at = Timestamp::now().checked_add(SignedDuration::from_secs(seconds));
+    at.unwrap_or(Timestamp::MAX)
 }
 
 /// A definition tells that its objects are about to go.

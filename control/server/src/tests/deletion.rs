@@ -173,3 +173,25 @@ async fn eventually(holds: impl AsyncFn() -> bool) {
     }
     panic!("it did not come about within ten seconds");
 }
+
+/// Grace periods were added to the clock as they are: one beyond the end of time panicked, in requests and in controllers.
+#[tokio::test]
+async fn a_grace_period_may_be_any_number() {
+    let it = Fixture::new().await;
+    let mut endless = pod("endless");
+    endless["spec"]["nodeName"] = "n".into();
+    endless["spec"]["terminationGracePeriodSeconds"] = i64::MAX.into();
+    it.create(PODS, endless).await;
+    let path = format!("{PODS}/endless");
+    let ending = it.delete(&path).await;
+    assert_eq!(ending.code, 200, "{}", ending.body);
+    let at = |body: &Value| -> jiff::Timestamp {
+        let at = body["metadata"]["deletionTimestamp"].as_str().expect("a time");
+        at.parse().expect("a time")
+    };
+    assert!(at(&ending.body).to_string().starts_with("9999-"), "{}", ending.body);
+    let sooner = it.delete(&format!("{path}?gracePeriodSeconds=30")).await.body;
+    assert_eq!(sooner["metadata"]["deletionGracePeriodSeconds"], 30);
+    let left = at(&sooner).duration_since(jiff::Timestamp::now());
+    assert!((0..=31).contains(&left.as_secs()), "{left}");
+}

@@ -147,3 +147,12 @@ async fn watches_of_tables() {
     let second = events.next().await.expect("an event");
     assert_eq!(second["object"]["columnDefinitions"], json!([]));
 }
+
+/// `timeoutSeconds` was added to the clock as it is: 292 billion years panicked.
+#[tokio::test]
+async fn a_watch_may_be_asked_for_any_time() {
+    let it = Fixture::new().await;
+    it.create(CONFIG_MAPS, config_map("a")).await;
+    let mut events = it.watch(&format!("{CONFIG_MAPS}?watch=1&timeoutSeconds={}", i64::MAX)).await;
+    assert_eq!(events.step().await, step("ADDED", "a"));
+}

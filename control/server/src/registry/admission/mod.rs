@@ -153,7 +153,7 @@ impl Registry {
                 }
                 Some(old) => {
                     let part = request.subresource;
-                    node_restriction::change(kind, &identity, part, old, new)?;
+                    node_restriction::change(&cluster, kind, &identity, part, old, new)?;
                     if is_csr {
                         certificates::change(&cluster, &identity, part, old)?;
                     }

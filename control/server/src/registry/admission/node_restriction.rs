@@ -85,6 +85,7 @@ pub(super) fn create(
 /// # Errors
 /// 403 for what a node may not change.
 pub(super) fn change(
+    cluster: &Cluster,
     kind: &Kind,
     identity: &Identity,
     subresource: &str,
@@ -107,6 +108,14 @@ pub(super) fn change(
     }
     if kind.resource == kinds::NODE.resource {
         let forbidden = forbidden_labels(new, old);
+        let range = new.text(&["spec", "podCIDR"]);
+        if range != old.text(&["spec", "podCIDR"])
+            && let Some(other) = owner_of_range(cluster, range, node)
+        {
+            return refuse(format!(
+                "node \"{node}\" is not allowed to have the Pod range {range}: it is of node \"{other}\""
+            ));
+        }
         for (path, what) in [
             (["spec", "taints"], "taints"),
             (["spec", "configSource"], "configSource"),

@@ -3,6 +3,7 @@
 //! fails, so that a new one cannot be forgotten.
 
 mod docs;
+mod roles;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;

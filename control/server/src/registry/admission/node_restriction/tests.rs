@@ -23,17 +23,23 @@ fn request(name: &str) -> String {
     base64::engine::general_purpose::STANDARD.encode(pem)
 }
 
-#[test]
-fn nodes_create_what_is_theirs() {
-    let labelled = |label: &str| json!({"metadata": {"name": "n1", "labels": {label: "x"}}});
-    let named = |name: &str| json!({"metadata": {"name": name}});
-    let ranged = |range: &str| json!({"metadata": {"name": "n1"}, "spec": {"podCIDR": range}});
+/// Nodes, and where their Pods have addresses.
+fn with_ranges() -> Cluster {
     let mut cluster = Cluster::new(jiff::Timestamp::now());
     for (name, range) in [("n1", "10.8.0.0/24"), ("other", "10.8.1.0/24"), ("odd", "10.8.2.0")] {
         let other = json!({"metadata": {"name": name}, "spec": {"podCIDR": range}});
         let other = Object::from_json(&kinds::NODE, other.to_string().into()).expect("a Node");
         cluster.put(std::sync::Arc::new(other));
     }
+    cluster
+}
+
+#[test]
+fn nodes_create_what_is_theirs() {
+    let labelled = |label: &str| json!({"metadata": {"name": "n1", "labels": {label: "x"}}});
+    let named = |name: &str| json!({"metadata": {"name": name}});
+    let ranged = |range: &str| json!({"metadata": {"name": "n1"}, "spec": {"podCIDR": range}});
+    let cluster = with_ranges();
     let csr = |signer: &str, name: &str| json!({"metadata": {"name": "c"}, "spec": {"signerName": signer, "request": request(name)}});
     for (kind, new, expected) in [
         (&kinds::NODE, named("n1"), ""),
@@ -76,6 +82,7 @@ fn nodes_create_what_is_theirs() {
 
 #[test]
 fn nodes_change_what_is_theirs() {
+    let cluster = with_ranges();
     let object = |labels: Value, spec: Value| json!({"metadata": {"name": "n1", "labels": labels}, "spec": spec});
     let old = || object(json!({"a": "1", "node-restriction.kubernetes.io/x": "1"}), json!({}));
     let pod = |labels: Value, finalizers: Value| json!({"metadata": {"name": "p", "namespace": "ns", "labels": labels, "finalizers": finalizers}});
@@ -113,6 +120,21 @@ fn nodes_change_what_is_theirs() {
             "modify taints",
         ),
         (
+            &kinds::NODE,
+            "",
+            object(json!({}), json!({})),
+            object(json!({}), json!({"podCIDR": "10.8.2.0/24"})),
+            "",
+        ),
+        // The range that the server is about to give it, it takes from nobody.
+        (
+            &kinds::NODE,
+            "",
+            object(json!({}), json!({})),
+            object(json!({}), json!({"podCIDR": "10.8.1.0/24"})),
+            "it is of node \"other\"",
+        ),
+        (
             &kinds::POD,
             "status",
             pod(json!({"a": "1"}), json!([])),
@@ -134,10 +156,10 @@ fn nodes_change_what_is_theirs() {
             "cannot update finalizers",
         ),
     ] {
-        let said = change(kind, &node(), part, &old, &new).err();
+        let said = change(&cluster, kind, &node(), part, &old, &new).err();
         let said = said.map(|e| e.message).unwrap_or_default();
         assert_eq!(said.is_empty(), expected.is_empty(), "{old} {new}: {said}");
         assert!(said.contains(expected), "{old} {new}: {said}");
-        assert!(change(kind, &Identity::default(), part, &old, &new).is_ok());
+        assert!(change(&cluster, kind, &Identity::default(), part, &old, &new).is_ok());
     }
 }
