@@ -1,15 +1,18 @@
 //! Connections are taken by one thread and given to the worker that has the fewest. A worker is a thread with a runtime of
 //! its own: what serves a request shares nothing with other requests, and a request never changes threads.
 
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::task::Waker;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, watch};
-use tokio::task::LocalSet;
 
 use crate::control::Limits;
 use crate::log::AccessLog;
@@ -46,8 +49,49 @@ impl Shared {
 
 /// One worker, as its connections see it.
 pub(crate) struct Worker {
+    pub(crate) number: usize,
     pub(crate) shared: Arc<Shared>,
     pub(crate) upstreams: Rc<Upstreams>,
+    pub(crate) draining: Rc<Draining>,
+}
+
+/// Whether the process is to end, as a worker's connections see it: they ask at each turn, and what all workers share would cost
+/// more.
+#[derive(Default)]
+pub(crate) struct Draining {
+    begun: Cell<bool>,
+    last: Cell<u64>,
+    connections: RefCell<HashMap<u64, Waker>>,
+}
+
+impl Draining {
+    pub(crate) fn has_begun(&self) -> bool {
+        self.begun.get()
+    }
+
+    /// Tells this connection when it begins, for as long as the guard is there.
+    pub(crate) fn tell(self: &Rc<Self>, connection: &Waker) -> Told {
+        let number = self.last.replace(self.last.get() + 1);
+        self.connections.borrow_mut().insert(number, connection.clone());
+        Told { draining: self.clone(), number }
+    }
+
+    fn begin(&self) {
+        self.begun.set(true);
+        self.connections.borrow_mut().drain().for_each(|(_, connection)| connection.wake());
+    }
+}
+
+/// A connection that hears when the process is to end.
+pub(crate) struct Told {
+    draining: Rc<Draining>,
+    number: u64,
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        self.draining.connections.borrow_mut().remove(&self.number);
+    }
 }
 
 /// A connection on its way to its worker.
@@ -84,10 +128,17 @@ impl Workers {
         let all = (0..count).map(|number| {
             let (sender, receiver) = mpsc::channel(QUEUE);
             let shared = shared.clone();
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let (ready, started) = std::sync::mpsc::sync_channel(1);
             std::thread::Builder::new().name(format!("ingress-{number}")).spawn(move || {
-                LocalSet::new().block_on(&runtime, work(shared, receiver));
+                // It stays on the thread on which it is made.
+                let mut builder = tokio::runtime::Builder::new_current_thread();
+                let runtime = builder.enable_all().build_local(LocalOptions::default());
+                let _ = ready.send(runtime.as_ref().map(|_| ()).map_err(|error| error.kind()));
+                if let Ok(runtime) = runtime {
+                    runtime.block_on(work(number, shared, receiver));
+                }
             })?;
+            started.recv().unwrap_or(Err(std::io::ErrorKind::Other))?;
             Ok((sender, Arc::default()))
         });
         Ok(Self { shared: shared.clone(), all: all.collect::<std::io::Result<_>>()? })
@@ -135,8 +186,15 @@ fn add(counter: &AtomicU64) {
     counter.fetch_add(1, Relaxed);
 }
 
-async fn work(shared: Arc<Shared>, mut connections: mpsc::Receiver<Accepted>) {
-    let worker = Rc::new(Worker { shared, upstreams: Rc::default() });
+async fn work(number: usize, shared: Arc<Shared>, mut connections: mpsc::Receiver<Accepted>) {
+    let mut told = shared.draining.subscribe();
+    let draining = Rc::<Draining>::default();
+    let worker = Worker { number, shared, upstreams: Rc::default(), draining: draining.clone() };
+    let worker = Rc::new(worker);
+    tokio::task::spawn_local(async move {
+        let _ = told.wait_for(|draining| *draining).await;
+        draining.begin();
+    });
     let sweeper = worker.upstreams.clone();
     tokio::task::spawn_local(async move {
         loop {

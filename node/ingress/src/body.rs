@@ -5,7 +5,7 @@ use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -39,9 +39,12 @@ impl fmt::Display for Fault {
 
 impl std::error::Error for Fault {}
 
-/// How far an upload is, for whoever waits for the answer.
+/// How far an upload is, for whoever waits for the answer: none if there is nothing to upload.
+#[derive(Clone)]
+pub(crate) struct Progress(Option<Arc<Uploaded>>);
+
 #[derive(Default)]
-pub(crate) struct Progress {
+struct Uploaded {
     bytes: AtomicU64,
     done: AtomicU8,
 }
@@ -50,19 +53,31 @@ const DONE: u8 = 255;
 
 impl Progress {
     pub(crate) fn bytes(&self) -> u64 {
-        self.bytes.load(Relaxed)
+        self.0.as_ref().map_or(0, |uploaded| uploaded.bytes.load(Relaxed))
     }
 
     pub(crate) fn is_over(&self) -> bool {
-        self.done.load(Relaxed) != 0
+        self.0.as_ref().is_none_or(|uploaded| uploaded.done.load(Relaxed) != 0)
     }
 
     pub(crate) fn fault(&self) -> Option<Fault> {
-        match self.done.load(Relaxed) {
+        match self.0.as_ref()?.done.load(Relaxed) {
             1 => Some(Fault::TooLarge),
             2 => Some(Fault::Silent),
             3 => Some(Fault::Broken),
             _ => None,
+        }
+    }
+
+    fn add(&self, bytes: u64) {
+        if let Some(uploaded) = &self.0 {
+            uploaded.bytes.fetch_add(bytes, Relaxed);
+        }
+    }
+
+    fn end(&self, how: u8) {
+        if let Some(uploaded) = &self.0 {
+            uploaded.done.store(how, Relaxed);
         }
     }
 }
@@ -98,14 +113,18 @@ pub(crate) struct Upload {
     inner: Option<Incoming>,
     left: u64,
     patience: Patience,
-    progress: Arc<Progress>,
+    progress: Progress,
 }
 
 impl Upload {
     /// No body.
     pub(crate) fn none() -> Self {
-        let progress = Arc::new(Progress { done: AtomicU8::new(DONE), ..Progress::default() });
-        Self { inner: None, left: 0, patience: Patience::new(Duration::MAX), progress }
+        Self {
+            inner: None,
+            left: 0,
+            patience: Patience::new(Duration::MAX),
+            progress: Progress(None),
+        }
     }
 
     /// At most `most` bytes, without pauses longer than `pause`.
@@ -113,11 +132,11 @@ impl Upload {
         if inner.is_end_stream() {
             return Self::none();
         }
-        let progress = Arc::default();
+        let progress = Progress(Some(Arc::default()));
         Self { inner: Some(inner), left: most, patience: Patience::new(pause), progress }
     }
 
-    pub(crate) fn progress(&self) -> Arc<Progress> {
+    pub(crate) fn progress(&self) -> Progress {
         self.progress.clone()
     }
 
@@ -139,7 +158,7 @@ impl Body for Upload {
         let fault = match Pin::new(inner).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 let length = frame.data_ref().map_or(0, |data| data.len() as u64);
-                this.progress.bytes.fetch_add(length, Relaxed);
+                this.progress.add(length);
                 this.patience.renew();
                 match this.left.checked_sub(length) {
                     Some(left) => {
@@ -151,13 +170,13 @@ impl Body for Upload {
             }
             Poll::Ready(Some(Err(_))) => Fault::Broken,
             Poll::Ready(None) => {
-                this.progress.done.store(DONE, Relaxed);
+                this.progress.end(DONE);
                 return Poll::Ready(None);
             }
             Poll::Pending if this.patience.is_over(cx) => Fault::Silent,
             Poll::Pending => return Poll::Pending,
         };
-        this.progress.done.store(fault as u8, Relaxed);
+        this.progress.end(fault as u8);
         Poll::Ready(Some(Err(fault)))
     }
 
@@ -187,6 +206,8 @@ enum Kind {
         patience: Patience,
         /// The connection, for the next request once this one is over.
         lease: Option<Lease>,
+        /// For a piece, since the connection's timer was set.
+        waits: bool,
     },
 }
 
@@ -208,12 +229,33 @@ impl Download {
             lease.give_back();
         }
         Self {
-            kind: Kind::Passed { inner, patience: Patience::new(pause), lease },
+            kind: Kind::Passed { inner, patience: Patience::new(pause), lease, waits: false },
             record,
             kept: None,
         }
     }
 }
+
+impl Record {
+    /// A piece of an answer, or its end, on its way through.
+    fn passed(&mut self, piece: Option<hyper::Result<Frame<Bytes>>>) -> Piece {
+        match piece {
+            Some(Ok(frame)) => {
+                self.sent(frame.data_ref().map_or(0, Bytes::len));
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(_)) => self.broken(Fault::Broken),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn broken(&mut self, why: Fault) -> Piece {
+        self.broken = true;
+        Poll::Ready(Some(Err(why)))
+    }
+}
+
+type Piece = Poll<Option<Result<Frame<Bytes>, Fault>>>;
 
 impl Body for Download {
     type Data = Bytes;
@@ -224,41 +266,51 @@ impl Body for Download {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         let this = self.get_mut();
-        let (inner, patience, lease) = match &mut this.kind {
+        let (inner, patience, lease, waits) = match &mut this.kind {
             Kind::Own(words) => {
                 let words = words.take();
                 this.record.sent(words.as_ref().map_or(0, Bytes::len));
                 return Poll::Ready(words.map(|words| Ok(Frame::data(words))));
             }
-            Kind::Passed { inner, patience, lease } => (inner, patience, lease),
+            Kind::Passed { inner, patience, lease, waits } => (inner, patience, lease, waits),
         };
-        match Pin::new(&mut *inner).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
-                patience.renew();
-                this.record.sent(frame.data_ref().map_or(0, Bytes::len));
-                if inner.is_end_stream()
-                    && let Some(lease) = lease.take()
-                {
-                    lease.give_back();
+        let link = lease.as_mut().and_then(|lease| lease.link.as_mut());
+        let Some(link) = link else {
+            // A stream of HTTP/2, which its connection's task feeds.
+            return match Pin::new(&mut *inner).poll_frame(cx) {
+                Poll::Pending if patience.is_over(cx) => this.record.broken(Fault::Silent),
+                Poll::Pending => Poll::Pending,
+                Poll::Ready(polled) => {
+                    patience.renew();
+                    this.record.passed(polled)
                 }
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Poll::Ready(Some(Err(_))) => {
-                this.record.broken();
-                Poll::Ready(Some(Err(Fault::Broken)))
-            }
-            Poll::Ready(None) => {
-                if let Some(lease) = lease.take() {
-                    lease.give_back();
-                }
-                Poll::Ready(None)
-            }
-            Poll::Pending if patience.is_over(cx) => {
-                this.record.broken();
-                Poll::Ready(Some(Err(Fault::Silent)))
-            }
-            Poll::Pending => Poll::Pending,
+            };
+        };
+        // Whether there is something is seen each time that the connection was driven: nobody else brings it.
+        let idle = &mut Context::from_waker(Waker::noop());
+        let mut polled = Pin::new(&mut *inner).poll_frame(idle);
+        if polled.is_pending() {
+            link.drive(cx);
+            polled = Pin::new(&mut *inner).poll_frame(idle);
         }
+        let Poll::Ready(polled) = polled else {
+            if !std::mem::replace(waits, true) {
+                link.hope(patience.time);
+            }
+            return match link.is_silent(cx) {
+                true => this.record.broken(Fault::Silent),
+                false => Poll::Pending,
+            };
+        };
+        *waits = false;
+        if (polled.is_none() || inner.is_end_stream())
+            && let Some(lease) = lease.take()
+            // An answer before its request's end leaves a connection on which the rest is still to come.
+            && this.record.upload.as_ref().is_none_or(Progress::is_over)
+        {
+            lease.give_back();
+        }
+        this.record.passed(polled)
     }
 
     fn is_end_stream(&self) -> bool {

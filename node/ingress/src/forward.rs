@@ -34,7 +34,7 @@ pub(crate) async fn answer(
     client: &Arc<Client>,
     mut request: Request<Incoming>,
 ) -> Response<Download> {
-    let mut record = Record::begin();
+    let mut record = Record::begin(worker.number);
     let close = client.begin();
     let host = match headers::host(&request) {
         Ok(_) if close => Err(headers::Bad::Length),
@@ -56,7 +56,7 @@ pub(crate) async fn answer(
         let words = "this connection's certificate is not that of the request's host";
         return refusal(StatusCode::MISDIRECTED_REQUEST, words, record, false);
     }
-    let Some(found) = state.find(&host, request.uri().path()) else {
+    let Some(found) = state.find(&host, request.uri().path(), client.peer.ip()) else {
         worker.shared.counters.unknown.fetch_add(1, Relaxed);
         let lingers = has_body(&request);
         if lingers {
@@ -68,7 +68,7 @@ pub(crate) async fn answer(
     let route = found.route;
     record.route = Some(route.clone());
     let settings = route.target.settings.clone();
-    let trusted = state.trusts(client.peer.ip());
+    let trusted = found.trusted;
     if settings.access_log
         && let Some(log) = &worker.shared.log
     {
@@ -108,13 +108,7 @@ pub(crate) async fn answer(
 
     let upgrade = headers::upgrade(&request).filter(|_| pool.protocol == Protocol::Http1);
     let switching = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
-    let origin = Origin {
-        peer: client.peer.ip(),
-        trusted,
-        tls: client.tls,
-        port: worker.shared.port(client.tls),
-        host: None,
-    };
+    let origin = Origin { client: &client.said, trusted, host: None };
     let (upload, parts) = prepare(request, &origin, &route, pool.protocol, upgrade, most);
     let progress = upload.progress();
     record.upload = Some(progress.clone());
@@ -318,7 +312,7 @@ async fn exchange(
     pool: &Arc<Pool>,
     request: Request<Upload>,
     repeat: Option<Request<()>>,
-    (connecting, reading): (Duration, Duration),
+    patience: (Duration, Duration),
     progress: &Progress,
     record: &mut Record,
 ) -> Result<(Response<Incoming>, Lease), Refused> {
@@ -331,28 +325,25 @@ async fn exchange(
                 false => (StatusCode::BAD_GATEWAY, "no endpoint takes a connection"),
             });
         };
-        if attempt > 0
-            && let Some(route) = &record.route
-        {
-            route.traffic.retries.fetch_add(1, Relaxed);
+        if attempt > 0 {
+            record.again();
         }
         if let Some((line, _)) = &mut record.line {
             line.endpoint = Some(endpoint.address);
         }
-        let sending = worker.upstreams.send(&endpoint, request, connecting);
-        match patiently(sending, reading, progress).await {
-            Some(Ok(answered)) => return Ok(answered),
-            None => {
+        match worker.upstreams.send(&endpoint, request, patience, progress).await {
+            Ok(answered) => return Ok(answered),
+            Err(Failure::Silent) => {
                 return Err((StatusCode::GATEWAY_TIMEOUT, "the endpoint did not answer in time"));
             }
-            Some(Err(Failure::Connect(again, error))) => {
+            Err(Failure::Connect(again, error)) => {
                 tracing::debug!(%error, endpoint = %endpoint.address, "no connection");
                 endpoint.fail();
                 tried.push(endpoint.address);
                 request = *again;
             }
-            Some(Err(Failure::Unsent(again))) => request = *again,
-            Some(Err(Failure::Broken(error))) => {
+            Err(Failure::Unsent(again)) => request = *again,
+            Err(Failure::Broken(error)) => {
                 match progress.fault() {
                     Some(Fault::TooLarge) => {
                         return Err((StatusCode::PAYLOAD_TOO_LARGE, "the body is too large"));
@@ -376,28 +367,11 @@ async fn exchange(
     Err((StatusCode::BAD_GATEWAY, "no endpoint answers"))
 }
 
-/// Waits for an answer's head, as long as the request is still on its way and for `patience` after that.
-async fn patiently<T>(
-    sending: impl Future<Output = T>,
-    patience: Duration,
-    progress: &Progress,
-) -> Option<T> {
-    let mut sending = std::pin::pin!(sending);
-    let mut seen = progress.bytes();
-    loop {
-        match tokio::time::timeout(patience, sending.as_mut()).await {
-            Ok(done) => return Some(done),
-            Err(_) if progress.is_over() || progress.bytes() == seen => return None,
-            Err(_) => seen = progress.bytes(),
-        }
-    }
-}
-
 /// Passes a connection through that both sides speak another protocol on from now on.
 fn switch(
     mut answer: Response<Incoming>,
     client: hyper::upgrade::OnUpgrade,
-    lease: Lease,
+    mut lease: Lease,
     patience: Duration,
     record: Record,
 ) -> Response<Download> {
@@ -407,6 +381,10 @@ fn switch(
     answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     if let Some(protocol) = protocol {
         answer.headers_mut().insert(header::UPGRADE, protocol);
+    }
+    // It is given to whoever waits for it once it has ended as HTTP.
+    if let Some(connection) = lease.link.take().and_then(|link| link.connection()) {
+        tokio::task::spawn_local(connection);
     }
     tokio::task::spawn_local(async move {
         let _lease = lease;
@@ -418,7 +396,7 @@ fn switch(
         let (client, endpoint) = (TokioIo::new(client), TokioIo::new(endpoint));
         pass(client, endpoint, patience, record).await;
     });
-    answer.map(|_| Download::own(Bytes::new(), Record::begin()))
+    answer.map(|_| Download::own(Bytes::new(), Record::begin(0)))
 }
 
 /// Copies both ways until both are at their end, one breaks, or nothing was said for `patience`.

@@ -1,6 +1,7 @@
 //! What becomes of a request's and an answer's headers on their way: those of one connection end here, and what is said of
 //! the request's origin is ours to say.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use http::header::{self, HeaderName, HeaderValue};
@@ -48,7 +49,7 @@ impl Bad {
 }
 
 /// The host of a request that is in order: in lower case, without a port.
-pub(crate) fn host<B>(request: &Request<B>) -> Result<String, Bad> {
+pub(crate) fn host<B>(request: &Request<B>) -> Result<Cow<'_, str>, Bad> {
     let headers = request.headers();
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
     if codings.next().is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
@@ -82,14 +83,14 @@ pub(crate) fn host<B>(request: &Request<B>) -> Result<String, Bad> {
     }
     let text = match authority.or(named) {
         Some(text) => text,
-        None if request.version() <= Version::HTTP_10 => return Ok(String::new()),
+        None if request.version() <= Version::HTTP_10 => return Ok(Cow::Borrowed("")),
         None => return Err(Bad::Host),
     };
     bare_host(text).ok_or(Bad::Host)
 }
 
 /// A host without its port, in lower case.
-fn bare_host(text: &str) -> Option<String> {
+fn bare_host(text: &str) -> Option<Cow<'_, str>> {
     let is_port = |port: &str| port.bytes().all(|b| b.is_ascii_digit());
     let host = match text.strip_prefix('[') {
         Some(rest) => {
@@ -98,7 +99,7 @@ fn bare_host(text: &str) -> Option<String> {
             if !port.is_empty() && !port.strip_prefix(':').is_some_and(is_port) {
                 return None;
             }
-            return Some(format!("[{address}]").to_ascii_lowercase());
+            return Some(format!("[{address}]").to_ascii_lowercase().into());
         }
         None => match text.split_once(':') {
             Some((host, port)) if is_port(port) => host,
@@ -108,8 +109,11 @@ fn bare_host(text: &str) -> Option<String> {
     };
     let host = host.strip_suffix('.').unwrap_or(host);
     let is_fit = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
-    (!host.is_empty() && host.len() <= 253 && host.bytes().all(is_fit))
-        .then(|| host.to_ascii_lowercase())
+    let fits = !host.is_empty() && host.len() <= 253 && host.bytes().all(is_fit);
+    fits.then(|| match host.bytes().any(|b| b.is_ascii_uppercase()) {
+        true => host.to_ascii_lowercase().into(),
+        false => host.into(),
+    })
 }
 
 /// The protocol that a request wants its connection to change to.
@@ -143,29 +147,42 @@ pub(crate) fn end_hop(headers: &mut HeaderMap) {
             }
         }
     }
-    for name in &HOP_BY_HOP {
+    // Most have none of them, and to look at each name costs less than to look each of these up.
+    while let Some(name) = headers.keys().find(|name| HOP_BY_HOP.contains(name)).cloned() {
         headers.remove(name);
+    }
+}
+
+/// What is said of all requests of a connection.
+pub(crate) struct Said {
+    peer: HeaderValue,
+    scheme: HeaderValue,
+    port: HeaderValue,
+}
+
+impl Said {
+    pub(crate) fn of(peer: IpAddr, tls: bool, port: u16) -> Self {
+        let peer = peer.to_canonical().to_string();
+        Self {
+            peer: HeaderValue::try_from(peer).unwrap_or(HeaderValue::from_static("unknown")),
+            scheme: HeaderValue::from_static(if tls { "https" } else { "http" }),
+            port: HeaderValue::from(port),
+        }
     }
 }
 
 /// Where a request came from.
 pub(crate) struct Origin<'a> {
-    pub(crate) peer: IpAddr,
-    /// The peer is a proxy whose words are believed.
+    pub(crate) client: &'a Said,
+    /// The client is a proxy whose words are believed.
     pub(crate) trusted: bool,
-    pub(crate) tls: bool,
-    pub(crate) port: u16,
     /// The request's `Host`, as it stands.
     pub(crate) host: Option<&'a HeaderValue>,
 }
 
 /// Says where a request came from. What a stranger said of that is taken away first.
 pub(crate) fn forward(headers: &mut HeaderMap, origin: &Origin<'_>) {
-    let peer = match origin.peer.to_canonical() {
-        IpAddr::V4(ip) => HeaderValue::from_str(&ip.to_string()),
-        IpAddr::V6(ip) => HeaderValue::from_str(&ip.to_string()),
-    };
-    let Ok(peer) = peer else { return };
+    let peer = origin.client.peer.clone();
     if origin.trusted {
         let mut all = headers.get(FORWARDED_FOR).map(|v| v.as_bytes().to_vec()).unwrap_or_default();
         if !all.is_empty() {
@@ -190,12 +207,12 @@ pub(crate) fn forward(headers: &mut HeaderMap, origin: &Origin<'_>) {
 }
 
 fn said(origin: &Origin<'_>) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
-    let scheme = HeaderValue::from_static(if origin.tls { "https" } else { "http" });
+    let scheme = origin.client.scheme.clone();
     let host = origin.host.cloned().map(|host| (FORWARDED_HOST, host));
     [
         (FORWARDED_PROTO, scheme.clone()),
         (FORWARDED_SCHEME, scheme),
-        (FORWARDED_PORT, HeaderValue::from(origin.port)),
+        (FORWARDED_PORT, origin.client.port.clone()),
     ]
     .into_iter()
     .chain(host)
@@ -256,10 +273,11 @@ mod tests {
             ("/", &[("host", "a"), ("content-length", "+1")], Err(Bad::Length)),
             ("a:80", &[("host", "a")], Err(Bad::Target)),
         ] {
-            let found = host(&request(Version::HTTP_11, uri, headers));
+            let request = request(Version::HTTP_11, uri, headers);
+            let found = host(&request);
             assert_eq!(found.as_deref(), expected.as_ref().copied(), "{uri} {headers:?}");
         }
-        assert_eq!(host(&request(Version::HTTP_10, "/", &[])), Ok(String::new()));
+        assert_eq!(host(&request(Version::HTTP_10, "/", &[])), Ok("".into()));
     }
 
     #[test]
@@ -277,10 +295,8 @@ mod tests {
         ] {
             let mut headers = request(Version::HTTP_11, "/", &told).headers().clone();
             let peer = "::ffff:10.0.0.9".parse().expect("an address");
-            forward(
-                &mut headers,
-                &Origin { peer, trusted, tls: false, port: 80, host: Some(&name) },
-            );
+            let said = Said::of(peer, false, 80);
+            forward(&mut headers, &Origin { client: &said, trusted, host: Some(&name) });
             let found = told.map(|(name, _)| headers.get(name).and_then(|v| v.to_str().ok()));
             assert_eq!(found, expected);
             assert_eq!(

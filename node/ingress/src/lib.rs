@@ -26,6 +26,7 @@ mod forward;
 mod headers;
 mod log;
 mod metrics;
+mod patience;
 mod upstream;
 
 pub mod control;

@@ -11,9 +11,30 @@ use crate::state::{Route, State};
 /// Upper bounds of the histogram of durations, in seconds.
 const SECONDS: [f64; 11] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 10.0];
 
-/// An Ingress's counters.
+/// An Ingress's counters. Each worker has its own, as far as there are so many: processors that write to the same memory wait for
+/// each other.
 #[derive(Default)]
 pub(crate) struct Traffic {
+    by_worker: [Counts; SHARES],
+}
+
+/// Most parts of an Ingress's counters.
+const SHARES: usize = 8;
+
+impl Traffic {
+    pub(crate) fn of(&self, worker: usize) -> &Counts {
+        &self.by_worker[worker % SHARES]
+    }
+
+    fn sum(&self, pick: impl Fn(&Counts) -> &AtomicU64) -> u64 {
+        self.by_worker.iter().map(|counts| pick(counts).load(Relaxed)).sum()
+    }
+}
+
+/// A worker's.
+#[derive(Default)]
+#[repr(align(128))]
+pub(crate) struct Counts {
     /// By the first digit of the status, from 1.
     answers: [AtomicU64; 5],
     /// Answers that took no longer than each of [`SECONDS`], and those that did.
@@ -22,7 +43,7 @@ pub(crate) struct Traffic {
     sent: AtomicU64,
     received: AtomicU64,
     /// Requests that were sent again, to another endpoint or on another connection.
-    pub(crate) retries: AtomicU64,
+    retries: AtomicU64,
     /// Answers that were broken off.
     broken: AtomicU64,
 }
@@ -46,19 +67,21 @@ pub(crate) struct Counters {
 
 /// One request, until its answer has left.
 pub(crate) struct Record {
+    worker: usize,
     pub(crate) begun: Instant,
     pub(crate) status: u16,
     pub(crate) route: Option<Arc<Route>>,
     sent: u64,
-    broken: bool,
+    pub(crate) broken: bool,
     /// What the access log is to say, where there is to be one.
     pub(crate) line: Option<(Box<Line>, AccessLog)>,
-    pub(crate) upload: Option<Arc<crate::body::Progress>>,
+    pub(crate) upload: Option<crate::body::Progress>,
 }
 
 impl Record {
-    pub(crate) fn begin() -> Self {
+    pub(crate) fn begin(worker: usize) -> Self {
         Self {
+            worker,
             begun: Instant::now(),
             status: 0,
             route: None,
@@ -69,12 +92,15 @@ impl Record {
         }
     }
 
-    pub(crate) fn sent(&mut self, bytes: usize) {
-        self.sent += bytes as u64;
+    /// It is sent again, to another endpoint or on another connection.
+    pub(crate) fn again(&self) {
+        if let Some(route) = &self.route {
+            route.traffic.of(self.worker).retries.fetch_add(1, Relaxed);
+        }
     }
 
-    pub(crate) fn broken(&mut self) {
-        self.broken = true;
+    pub(crate) fn sent(&mut self, bytes: usize) {
+        self.sent += bytes as u64;
     }
 }
 
@@ -82,7 +108,7 @@ impl Drop for Record {
     fn drop(&mut self) {
         let Some(route) = &self.route else { return };
         let took = self.begun.elapsed();
-        let traffic = &route.traffic;
+        let traffic = route.traffic.of(self.worker);
         let class = usize::from(self.status / 100).clamp(1, 5) - 1;
         traffic.answers[class].fetch_add(1, Relaxed);
         let seconds = took.as_secs_f64();
@@ -91,7 +117,9 @@ impl Drop for Record {
         traffic.microseconds.fetch_add(took.as_micros() as u64, Relaxed);
         traffic.sent.fetch_add(self.sent, Relaxed);
         let received = self.upload.as_ref().map_or(0, |upload| upload.bytes());
-        traffic.received.fetch_add(received, Relaxed);
+        if received > 0 {
+            traffic.received.fetch_add(received, Relaxed);
+        }
         if self.broken {
             traffic.broken.fetch_add(1, Relaxed);
         }
@@ -146,8 +174,8 @@ pub(crate) fn text(state: &State, counters: &Counters) -> String {
     };
     head(&mut out, "coracle_ingress_requests", "counter", "Requests, by class of their answer.");
     for (ingress, traffic) in &all {
-        for (class, count) in (1..).zip(&traffic.answers) {
-            let count = count.load(Relaxed);
+        for class in 1..=5 {
+            let count = traffic.sum(|counts| &counts.answers[class - 1]);
             let _ = writeln!(
                 out,
                 "coracle_ingress_requests_total{{ingress=\"{ingress}\",code=\"{class}xx\"}} {count}"
@@ -155,14 +183,14 @@ pub(crate) fn text(state: &State, counters: &Counters) -> String {
         }
     }
     for (name, help, pick) in [
-        ("sent_bytes", "Bytes of answers.", (|t| &t.sent) as fn(&Traffic) -> &AtomicU64),
+        ("sent_bytes", "Bytes of answers.", (|t| &t.sent) as fn(&Counts) -> &AtomicU64),
         ("received_bytes", "Bytes of requests' bodies.", |t| &t.received),
         ("retries", "Requests that were sent again.", |t| &t.retries),
         ("broken_answers", "Answers that were broken off.", |t| &t.broken),
     ] {
         head(&mut out, &format!("coracle_ingress_{name}"), "counter", help);
         for (ingress, traffic) in &all {
-            let value = pick(traffic).load(Relaxed);
+            let value = traffic.sum(pick);
             let _ = writeln!(out, "coracle_ingress_{name}_total{{ingress=\"{ingress}\"}} {value}");
         }
     }
@@ -170,13 +198,12 @@ pub(crate) fn text(state: &State, counters: &Counters) -> String {
     head(&mut out, name, "histogram", "From a request's head to its answer's end.");
     for (ingress, traffic) in &all {
         let mut sum = 0;
-        for (bound, count) in
-            SECONDS.iter().map(f64::to_string).chain(["+Inf".into()]).zip(&traffic.within)
+        for (place, bound) in SECONDS.iter().map(f64::to_string).chain(["+Inf".into()]).enumerate()
         {
-            sum += count.load(Relaxed);
+            sum += traffic.sum(|counts| &counts.within[place]);
             let _ = writeln!(out, "{name}_bucket{{ingress=\"{ingress}\",le=\"{bound}\"}} {sum}");
         }
-        let seconds = traffic.microseconds.load(Relaxed) as f64 / 1e6;
+        let seconds = traffic.sum(|counts| &counts.microseconds) as f64 / 1e6;
         let _ = writeln!(out, "{name}_sum{{ingress=\"{ingress}\"}} {seconds}");
         let _ = writeln!(out, "{name}_count{{ingress=\"{ingress}\"}} {sum}");
     }

@@ -15,6 +15,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::task::Poll;
 use std::time::Duration;
 
 use coracle_sandbox::framing::{self, Framed};
@@ -29,6 +30,8 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::accept::Worker;
 use crate::forward;
+use crate::headers::Said;
+use crate::patience::Heads;
 use crate::upstream::Local;
 
 /// How long it may leave unread what was sent.
@@ -48,6 +51,8 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0";
 pub(crate) struct Client {
     pub(crate) peer: SocketAddr,
     pub(crate) tls: bool,
+    /// What endpoints are told of it.
+    pub(crate) said: Said,
     /// Name of the certificate that it got for the name that it asked for.
     pub(crate) certificate: Option<Arc<str>>,
     http2: AtomicBool,
@@ -98,6 +103,7 @@ pub(crate) async fn connection(worker: Rc<Worker>, stream: TcpStream, peer: Sock
     let mut client = Client {
         peer,
         tls,
+        said: Said::of(peer.ip(), tls, worker.shared.port(tls)),
         certificate: None,
         http2: AtomicBool::new(false),
         refused: AtomicBool::new(false),
@@ -148,15 +154,16 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let client = Arc::new(client);
-    let mut draining = worker.shared.draining.subscribe();
+    let draining = worker.draining.clone();
     let head = worker.shared.limits.head;
+    let heads = Heads::new();
     let service = {
         let (worker, client) = (worker.clone(), client.clone());
         service_fn(move |request: Request<Incoming>| {
             let (worker, client) = (worker.clone(), client.clone());
             async move {
                 let mut response = forward::answer(&worker, &client, request).await;
-                if *worker.shared.draining.borrow() {
+                if worker.draining.has_begun() {
                     let close = HeaderValue::from_static("close");
                     response.headers_mut().entry(header::CONNECTION).or_insert(close);
                 }
@@ -166,25 +173,33 @@ where
     };
     let mut builder = http1::Builder::new();
     builder
-        .timer(TokioTimer::new())
+        .timer(heads.clone())
         .header_read_timeout(head)
         .max_buf_size(MOST_BUFFERED)
         .max_headers(MOST_HEADERS)
         .writev(false);
     let stream = TokioIo::new(Framed::new(stream, client));
     let mut connection = pin!(builder.serve_connection(stream, service).with_upgrades());
-    let mut told = false;
-    loop {
-        tokio::select! {
-            biased;
+    let mut clock = pin!(tokio::time::sleep(head));
+    let (mut told, mut hears) = (false, None);
+    std::future::poll_fn(|cx| {
+        if hears.is_none() {
+            hears = Some(draining.tell(cx.waker()));
+        }
+        if draining.has_begun() && !std::mem::replace(&mut told, true) {
+            connection.as_mut().graceful_shutdown();
+        }
+        loop {
             // Errors are the client's: it broke off, or spoke no HTTP.
-            _ = connection.as_mut() => return,
-            _ = draining.wait_for(|draining| *draining), if !told => {
-                told = true;
-                connection.as_mut().graceful_shutdown();
+            if connection.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            if !heads.are_late(clock.as_mut(), head, cx) {
+                return Poll::Pending;
             }
         }
-    }
+    })
+    .await;
 }
 
 /// A stream whose answer has not left.

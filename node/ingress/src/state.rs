@@ -118,18 +118,21 @@ impl Pool {
 pub(crate) struct Found {
     pub(crate) route: Arc<Route>,
     pub(crate) pool: Option<Arc<Pool>>,
+    /// The caller is a proxy whose words about a request's origin are believed.
+    pub(crate) trusted: bool,
 }
 
 impl State {
-    /// Where a host (in lower case, without a port) and a path lead.
-    pub(crate) fn find(&self, host: &str, path: &str) -> Option<Found> {
+    /// Where a host (in lower case, without a port) and a path lead a caller.
+    pub(crate) fn find(&self, host: &str, path: &str, peer: IpAddr) -> Option<Found> {
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
         let routes = inner.of(host).find(|routes| routes.has_rules());
         // A host that has rules has no others: what they do not name is for the default backend.
         let default = || inner.hosts.get("").and_then(|all| all.otherwise.as_ref());
         let route = routes.and_then(|routes| routes.find(path)).or_else(default)?.clone();
         let pool = inner.pools.get(&route.target.backend).cloned();
-        Some(Found { route, pool })
+        let is_trusted = |(network, bits): &(IpAddr, u8)| contains(*network, *bits, peer);
+        Some(Found { route, pool, trusted: inner.trusted.iter().any(is_trusted) })
     }
 
     /// Name of a host's certificate.
@@ -143,12 +146,6 @@ impl State {
     pub(crate) fn certificate(&self, name: &str) -> Option<Arc<CertifiedKey>> {
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
         inner.certificates.get(name).cloned()
-    }
-
-    /// Whether that is a proxy whose words about a request's origin are believed.
-    pub(crate) fn trusts(&self, peer: IpAddr) -> bool {
-        let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
-        inner.trusted.iter().any(|(network, bits)| contains(*network, *bits, peer))
     }
 
     /// Takes in what is different; what is in force afterwards.

@@ -1,14 +1,19 @@
 //! A worker's connections to endpoints: kept for the next request, and made anew.
 //!
-//! They belong to one worker, so that taking one and putting it back needs no lock and wakes no other thread.
+//! They belong to one worker, so that taking one and putting it back needs no lock and wakes no other thread. One of HTTP/1.1
+//! has no task of its own either: whoever has a request on it [drives](Link::drive) it, first for the answer's head and then
+//! for its body, so that an answer wakes the one task that is to pass it on. While it is kept nobody looks at it; that its
+//! endpoint closed it is seen when it is taken, or swept away.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -16,8 +21,10 @@ use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
+use tokio::task::unconstrained;
+use tokio::time::{Instant, Sleep};
 
-use crate::body::Upload;
+use crate::body::{Progress, Upload};
 use crate::config::Protocol;
 use crate::state::Endpoint;
 
@@ -40,6 +47,8 @@ pub(crate) enum Failure {
     Unsent(Box<Request<Upload>>),
     /// The connection broke, and what became of the request is not known.
     Broken(hyper::Error),
+    /// The endpoint did not answer in time.
+    Silent,
 }
 
 /// The kept connections of a worker.
@@ -51,33 +60,82 @@ pub(crate) struct Upstreams {
 }
 
 struct Idle {
-    sender: http1::SendRequest<Upload>,
+    link: Box<Link>,
     since: Instant,
+}
+
+/// What hyper does on it, until it ends, or ends as HTTP.
+type Connection = Pin<Box<dyn Future<Output = hyper::Result<()>>>>;
+
+/// A connection of HTTP/1.1, and what waits for it.
+pub(crate) struct Link {
+    sender: http1::SendRequest<Upload>,
+    /// None once it is over.
+    connection: Option<Connection>,
+    /// Goes from request to request: to put it off costs less than to make one.
+    silence: Pin<Box<Sleep>>,
+}
+
+impl Link {
+    /// Lets the connection do what it can. It does not share in the budget of the task, which is that of the client's
+    /// connection: what it passes on is bounded by what that one takes.
+    pub(crate) fn drive(&mut self, cx: &mut Context<'_>) {
+        if let Some(connection) = &mut self.connection
+            && Pin::new(&mut unconstrained(connection.as_mut())).poll(cx).is_ready()
+        {
+            // Who waits for something of it hears of its end, and why, when it is dropped.
+            self.connection = None;
+        }
+    }
+
+    /// Something came: waits so long for the next.
+    pub(crate) fn hope(&mut self, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        self.silence.as_mut().reset(deadline);
+    }
+
+    /// Whether nothing came for too long.
+    pub(crate) fn is_silent(&mut self, cx: &mut Context<'_>) -> bool {
+        self.silence.as_mut().poll(cx).is_ready()
+    }
+
+    /// Whether it takes a request.
+    fn is_ready(&mut self) -> bool {
+        self.drive(&mut Context::from_waker(Waker::noop()));
+        self.connection.is_some() && self.sender.is_ready()
+    }
+
+    /// The connection alone, which goes on as another protocol.
+    pub(crate) fn connection(self) -> Option<Connection> {
+        self.connection
+    }
 }
 
 /// A request that an endpoint is serving, and the connection on which it does.
 pub(crate) struct Lease {
     upstreams: Rc<Upstreams>,
     endpoint: Arc<Endpoint>,
-    sender: Option<http1::SendRequest<Upload>>,
+    /// None for a stream of HTTP/2.
+    pub(crate) link: Option<Box<Link>>,
 }
 
 impl Lease {
     fn new(upstreams: &Rc<Upstreams>, endpoint: &Arc<Endpoint>) -> Self {
         endpoint.active.fetch_add(1, Relaxed);
-        Self { upstreams: upstreams.clone(), endpoint: endpoint.clone(), sender: None }
+        Self { upstreams: upstreams.clone(), endpoint: endpoint.clone(), link: None }
     }
 
     /// The answer is complete: the connection may have another request.
     pub(crate) fn give_back(mut self) {
-        if let Some(sender) = self.sender.take().filter(|sender| !sender.is_closed()) {
+        let link = self.link.take().filter(|link| link.connection.is_some());
+        if let Some(link) = link {
             let mut idle = self.upstreams.idle.borrow_mut();
             if idle.is_empty() {
                 self.upstreams.news.notify_one();
             }
             let kept = idle.entry(self.endpoint.address).or_default();
             if kept.len() < MOST_IDLE {
-                kept.push(Idle { sender, since: Instant::now() });
+                kept.push(Idle { link, since: Instant::now() });
             }
         }
     }
@@ -105,55 +163,73 @@ where
 }
 
 impl Upstreams {
-    /// Sends a request to an endpoint; the head of its answer.
+    /// Sends a request to an endpoint; the head of its answer. `connecting` is how long the endpoint may take for a connection,
+    /// `reading` how long it may be silent once the request has left.
     pub(crate) async fn send(
         self: &Rc<Self>,
         endpoint: &Arc<Endpoint>,
         request: Request<Upload>,
-        patience: Duration,
+        (connecting, reading): (Duration, Duration),
+        progress: &Progress,
     ) -> Result<(Response<Incoming>, Lease), Failure> {
         let mut lease = Lease::new(self, endpoint);
         match endpoint.protocol {
             Protocol::Http1 => {
-                let mut sender = match self.kept(endpoint.address).await {
-                    Some(sender) => sender,
-                    None => match connect(endpoint.address, patience).await {
-                        Ok(sender) => sender,
+                let mut link = match self.kept(endpoint.address) {
+                    Some(link) => link,
+                    // What is seldom there is in a box: a request's future is moved as a whole.
+                    None => match Box::pin(connect(endpoint.address, connecting)).await {
+                        Ok(link) => link,
                         Err(error) => return Err(Failure::Connect(Box::new(request), error)),
                     },
                 };
-                let answer = sender.try_send_request(request).await.map_err(failure)?;
-                lease.sender = Some(sender);
+                let answer = exchange(&mut link, request, reading, progress).await?;
+                lease.link = Some(link);
                 Ok((answer, lease))
             }
             Protocol::H2c => {
-                let known = self.shared.borrow().get(&endpoint.address).cloned();
-                let mut sender = match known.filter(|sender| !sender.is_closed()) {
-                    Some(sender) => sender,
-                    None => match connect_h2(endpoint.address, patience).await {
-                        Ok(sender) => {
-                            self.shared.borrow_mut().insert(endpoint.address, sender.clone());
-                            sender
-                        }
-                        Err(error) => return Err(Failure::Connect(Box::new(request), error)),
-                    },
-                };
-                if sender.ready().await.is_err() {
-                    self.shared.borrow_mut().remove(&endpoint.address);
-                    return Err(Failure::Unsent(Box::new(request)));
+                let sending = self.stream(endpoint, request, connecting);
+                match Box::pin(patiently(sending, reading, progress)).await {
+                    Some(answer) => Ok((answer?, lease)),
+                    None => Err(Failure::Silent),
                 }
-                let answer = sender.try_send_request(request).await.map_err(failure)?;
-                Ok((answer, lease))
             }
         }
     }
 
-    /// A kept connection that takes a request. One whose last answer has only just ended does so in a moment.
-    async fn kept(&self, address: SocketAddr) -> Option<http1::SendRequest<Upload>> {
+    /// Sends a request as a stream of the connection that all of them share.
+    async fn stream(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        request: Request<Upload>,
+        patience: Duration,
+    ) -> Result<Response<Incoming>, Failure> {
+        let known = self.shared.borrow().get(&endpoint.address).cloned();
+        let mut sender = match known.filter(|sender| !sender.is_closed()) {
+            Some(sender) => sender,
+            None => match connect_h2(endpoint.address, patience).await {
+                Ok(sender) => {
+                    self.shared.borrow_mut().insert(endpoint.address, sender.clone());
+                    sender
+                }
+                Err(error) => return Err(Failure::Connect(Box::new(request), error)),
+            },
+        };
+        if sender.ready().await.is_err() {
+            self.shared.borrow_mut().remove(&endpoint.address);
+            return Err(Failure::Unsent(Box::new(request)));
+        }
+        sender.try_send_request(request).await.map_err(failure)
+    }
+
+    /// A kept connection that takes a request: the one that was used last.
+    fn kept(&self, address: SocketAddr) -> Option<Box<Link>> {
+        let mut idle = self.idle.borrow_mut();
+        let kept = idle.get_mut(&address)?;
         loop {
-            let mut sender = self.idle.borrow_mut().get_mut(&address)?.pop()?.sender;
-            if sender.is_ready() || sender.ready().await.is_ok() {
-                return Some(sender);
+            let mut link = kept.pop()?.link;
+            if link.is_ready() {
+                return Some(link);
             }
         }
     }
@@ -161,7 +237,7 @@ impl Upstreams {
     /// Closes connections that nobody needed for a while.
     pub(crate) fn sweep(&self) {
         self.idle.borrow_mut().retain(|_, kept| {
-            kept.retain(|idle| idle.since.elapsed() < IDLE && !idle.sender.is_closed());
+            kept.retain_mut(|idle| idle.since.elapsed() < IDLE && idle.link.is_ready());
             !kept.is_empty()
         });
         self.shared.borrow_mut().retain(|_, sender| !sender.is_closed());
@@ -171,6 +247,52 @@ impl Upstreams {
     pub(crate) async fn used(&self) {
         while self.idle.borrow().is_empty() {
             self.news.notified().await;
+        }
+    }
+}
+
+/// Sends a request, and waits for the answer's head.
+async fn exchange(
+    link: &mut Link,
+    request: Request<Upload>,
+    reading: Duration,
+    progress: &Progress,
+) -> Result<Response<Incoming>, Failure> {
+    // It is looked at each time that the connection was driven, and nobody else brings it: it need not wake anybody.
+    let mut answer = pin!(unconstrained(link.sender.try_send_request(request)));
+    link.hope(reading);
+    let mut seen = progress.bytes();
+    std::future::poll_fn(|cx| {
+        link.drive(cx);
+        if let Poll::Ready(answer) = answer.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            return Poll::Ready(answer.map_err(failure));
+        }
+        while link.is_silent(cx) {
+            // As long as the request is on its way, no answer is waited for.
+            if progress.is_over() || progress.bytes() == seen {
+                return Poll::Ready(Err(Failure::Silent));
+            }
+            seen = progress.bytes();
+            link.hope(reading);
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// Waits for an answer's head, as long as the request is still on its way and for `patience` after that.
+async fn patiently<T>(
+    sending: impl Future<Output = T>,
+    patience: Duration,
+    progress: &Progress,
+) -> Option<T> {
+    let mut sending = pin!(sending);
+    let mut seen = progress.bytes();
+    loop {
+        match tokio::time::timeout(patience, sending.as_mut()).await {
+            Ok(done) => return Some(done),
+            Err(_) if progress.is_over() || progress.bytes() == seen => return None,
+            Err(_) => seen = progress.bytes(),
         }
     }
 }
@@ -190,17 +312,13 @@ async fn dial(address: SocketAddr, patience: Duration) -> std::io::Result<TokioI
     Ok(TokioIo::new(stream))
 }
 
-async fn connect(
-    address: SocketAddr,
-    patience: Duration,
-) -> std::io::Result<http1::SendRequest<Upload>> {
+async fn connect(address: SocketAddr, patience: Duration) -> std::io::Result<Box<Link>> {
     let stream = dial(address, patience).await?;
     let mut builder = http1::Builder::new();
     builder.max_buf_size(MOST_BUFFERED).max_headers(MOST_HEADERS).writev(false);
     let (sender, connection) = builder.handshake(stream).await.map_err(std::io::Error::other)?;
-    // What goes wrong with it, whoever waits for an answer hears.
-    tokio::task::spawn_local(connection.with_upgrades());
-    Ok(sender)
+    let silence = Box::pin(tokio::time::sleep(IDLE));
+    Ok(Box::new(Link { sender, connection: Some(Box::pin(connection.with_upgrades())), silence }))
 }
 
 async fn connect_h2(

@@ -57,7 +57,7 @@ fn state(table: &Table) -> State {
 
 /// The Service that a host and path lead to.
 fn service(state: &State, host: &str, path: &str) -> Option<String> {
-    let found = state.find(host, path)?;
+    let found = state.find(host, path, std::net::Ipv4Addr::LOCALHOST.into())?;
     let backend = &found.route.target.backend;
     Some(backend.trim_start_matches("ns/").trim_end_matches(":80").to_owned())
 }
@@ -247,7 +247,7 @@ fn what_cannot_be_had_is_told() {
     assert!(told[1].1.contains("Bucket \"x\""), "{told:?}");
     let state = state(&table);
     for host in ["a", "b"] {
-        let found = state.find(host, "/").expect("a route");
+        let found = state.find(host, "/", std::net::Ipv4Addr::LOCALHOST.into()).expect("a route");
         assert!(found.route.target.settings.refused.is_some(), "{host}");
     }
 }
