@@ -28,6 +28,7 @@ mod stateful_set;
 mod autoscaler;
 mod disruption;
 
+mod ip_address;
 mod service_cidr;
 mod volumes;
 
@@ -76,6 +77,7 @@ pub use endpoint_slice_mirroring::EndpointSliceMirroring;
 pub use endpoints::EndpointsController;
 pub use garbage_collector::GarbageCollector;
 pub use ingress::IngressController;
+pub use ip_address::IpAddressController;
 pub use job::JobController;
 pub use load_balancer::LoadBalancerController;
 pub use namespace::NamespaceController;
@@ -117,6 +119,7 @@ pub fn with(nodes: NodeLifecycle) -> Vec<Box<dyn Controller>> {
         Box::new(ServiceAccountController),
         Box::new(ResourceQuotaController),
         Box::new(ServiceCidrController),
+        Box::new(IpAddressController),
         Box::new(ClaimController),
         Box::new(VolumeController),
         Box::new(ClusterRoleAggregation),
