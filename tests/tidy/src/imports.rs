@@ -12,7 +12,7 @@ const OURS: &[(&str, &[&str])] = &[
     ("coracle-cel", &["coracle-api"]),
     ("coracle-controllers", &["coracle-api"]),
     ("coracle-scheduler", &["coracle-api"]),
-    ("coracle-network", &["coracle-api"]),
+    ("coracle-network", &["coracle-api", "coracle-fuzz"]),
     ("coracle-ingress", &["coracle-api", "coracle-sandbox"]),
     (
         "coracle-server",
@@ -22,9 +22,13 @@ const OURS: &[(&str, &[&str])] = &[
             "coracle-store",
             "coracle-controllers",
             "coracle-scheduler",
+            "coracle-fuzz",
         ],
     ),
-    ("coracle-agent", &["coracle-api", "coracle-ingress", "coracle-network", "coracle-sandbox"]),
+    (
+        "coracle-agent",
+        &["coracle-api", "coracle-fuzz", "coracle-ingress", "coracle-network", "coracle-sandbox"],
+    ),
     ("coracle-wasm", &["coracle-sandbox"]),
     ("coracle-oci", &["coracle-sandbox"]),
     // The one place that names concrete parts and wires them.
@@ -35,6 +39,8 @@ const OURS: &[(&str, &[&str])] = &[
     ("coracle-suite", &["coracle-test-cluster"]),
     ("coracle-bench", &["coracle-test-cluster"]),
     ("coracle-sim", &["coracle-api", "coracle-controllers", "coracle-scheduler"]),
+    // The runner imports nothing; its targets are what is pure.
+    ("coracle-fuzz", &["coracle-api", "coracle-cel", "coracle-controllers"]),
     ("coracle-tidy", &[]),
 ];
 

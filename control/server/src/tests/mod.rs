@@ -15,6 +15,7 @@ mod lists;
 mod logs;
 mod mutations;
 mod network;
+mod noise;
 mod policies;
 mod protobuf;
 mod quotas;

@@ -356,4 +356,6 @@ pub fn hex(bytes: &[u8]) -> String {
 }
 
 #[cfg(test)]
+mod noise;
+#[cfg(test)]
 mod tests;

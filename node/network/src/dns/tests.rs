@@ -332,3 +332,38 @@ async fn others_answers_are_kept_for_their_time() {
     assert_eq!(asked.load(Ordering::Relaxed), 0);
     std::fs::remove_file(&folder).unwrap();
 }
+
+/// Whatever arrives, it is a question that is answered within what its asker takes, or it is refused, or nothing is said.
+#[test]
+fn questions_by_chance() {
+    let good = [
+        question("web.default.svc.cluster.local", A),
+        question("_main._tcp.db.data.svc.cluster.local", SRV),
+        question("2.1.0.10.in-addr.arpa", PTR),
+        question("out.default.svc.cluster.local", CNAME),
+        question("dns-version.cluster.local", TXT),
+    ];
+    let good: Vec<&[u8]> = good.iter().map(Vec::as_slice).collect();
+    let words =
+        ["\u{3}web\u{7}default\u{3}svc", "\u{7}cluster\u{5}local\u{0}", "\u{0}\u{29}\u{10}\u{0}"];
+    coracle_fuzz::bytes("dns", &good, &words, |input| {
+        let _ = (message::lifetime(input), message::parts(input), message::is_answer(input, input));
+        let _ = message::aged(input, input, Duration::from_secs(3));
+        let query = match message::parse(input) {
+            Ok(query) => query,
+            Err(refusal) => {
+                let refused = refusal.is_none_or(|refusal| Message::from_vec(&refusal).is_ok());
+                return assert!(refused, "a refusal that nobody can read");
+            }
+        };
+        let records = match zone::answer(&query, &Table) {
+            Answer::Known(_, records) => records,
+            Answer::Alias(name) => vec![Record::Alias(name)],
+            Answer::Elsewhere => Vec::new(),
+        };
+        if let Ok(answer) = message::reply(&query, Code::NoError, &records, query.datagram()) {
+            assert!(answer.len() <= query.datagram(), "{} bytes", answer.len());
+            assert!(message::is_answer(&answer, input));
+        }
+    });
+}
