@@ -13,7 +13,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures::StreamExt;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -28,6 +28,12 @@ use crate::streaming;
 
 /// How long a client may take over its handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long it may take over a request's head, and do nothing between requests: longer than the server keeps connections.
+const HEAD: Duration = Duration::from_secs(120);
+/// How long a connection lasts whose client may not call: to be told so.
+const REFUSED: Duration = Duration::from_secs(10);
+/// Requests that one connection may have open.
+const STREAMS: u32 = 256;
 
 /// The API of this node, to be merged into a server.
 pub fn router(workers: Workers, node: String, ingress: PathBuf) -> Router {
@@ -114,11 +120,24 @@ impl Kubelet {
         let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, handshake).await else { return };
         let shown = stream.get_ref().1.peer_certificates().and_then(|c| c.first());
         let caller = Caller { allowed: shown.is_some_and(may_call), peer };
+        let allowed = caller.allowed;
         let service = TowerToHyperService::new(self.router.layer(axum::Extension(caller)));
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD)
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS)
+            .keep_alive_interval(Some(HEAD));
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
         // A connection that breaks is the caller's business.
-        let _ = auto::Builder::new(TokioExecutor::new())
-            .serve_connection_with_upgrades(TokioIo::new(stream), service)
-            .await;
+        if allowed {
+            let _ = connection.await;
+        } else {
+            let _ = tokio::time::timeout(REFUSED, connection).await;
+        }
     }
 }
 

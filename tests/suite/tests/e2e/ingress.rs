@@ -22,7 +22,10 @@ use tokio_rustls::client::TlsStream;
 use crate::context::{ClusterExt as _, Context, Outcome, SOON, expect, manifest};
 
 /// Where an Ingress is served, once its status tells: HTTP and HTTPS.
-async fn address(cluster: &Cluster, name: &str) -> anyhow::Result<(SocketAddr, SocketAddr)> {
+pub(crate) async fn address(
+    cluster: &Cluster,
+    name: &str,
+) -> anyhow::Result<(SocketAddr, SocketAddr)> {
     eventually(SOON, "the Ingress has an address", async || {
         let ingress = cluster.get(&["ingress", name]).await?;
         let point = &ingress["status"]["loadBalancer"]["ingress"][0];

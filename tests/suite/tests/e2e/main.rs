@@ -25,6 +25,7 @@ mod faults;
 mod fleet;
 mod front;
 mod guests;
+mod hostile;
 mod image_faults;
 mod images;
 mod images_bad;
@@ -319,6 +320,16 @@ suite! {
     bad_input {
         // About the API.
         wasm [is_refused_with_the_field_named]
+    }
+    hostile {
+        // About who asks.
+        wasm [
+            what_is_no_request_is_refused,
+            numbers_beyond_time_end_no_controller,
+            floods_of_frames_end_their_connection_alone,
+            the_slow_and_the_absent_cost_little,
+            agents_and_ingresses_refuse_them_too,
+        ]
     }
     streams {
         both [
