@@ -328,11 +328,7 @@ impl State {
         let protocol = match (protocol, said) {
             (Some(protocol), _) => *protocol,
             (None, "kubernetes.io/h2c" | "h2c" | "grpc") => coracle_ingress::config::Protocol::H2c,
-            (None, "https" | "kubernetes.io/wss") => {
-                return Err(format!(
-                    "appProtocol {said} of Service \"{namespace}/{name}\" is not supported: Pods are spoken to without TLS"
-                ));
-            }
+            (None, "https" | "kubernetes.io/wss") => coracle_ingress::config::Protocol::Https,
             (None, _) => coracle_ingress::config::Protocol::Http1,
         };
         let route = self.table.get(namespace, name);

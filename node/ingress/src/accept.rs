@@ -19,6 +19,7 @@ use crate::log::AccessLog;
 use crate::metrics::Counters;
 use crate::serve;
 use crate::state::State;
+use crate::tls;
 use crate::upstream::Upstreams;
 
 /// How often workers look for connections that nobody needs.
@@ -30,6 +31,7 @@ const QUEUE: usize = 1024;
 pub(crate) struct Shared {
     pub(crate) state: Arc<State>,
     pub(crate) tls: Arc<rustls::ServerConfig>,
+    pub(crate) to_endpoints: Arc<tls::ToEndpoints>,
     pub(crate) counters: Counters,
     pub(crate) log: Option<AccessLog>,
     pub(crate) http_port: u16,
@@ -189,7 +191,8 @@ fn add(counter: &AtomicU64) {
 async fn work(number: usize, shared: Arc<Shared>, mut connections: mpsc::Receiver<Accepted>) {
     let mut told = shared.draining.subscribe();
     let draining = Rc::<Draining>::default();
-    let worker = Worker { number, shared, upstreams: Rc::default(), draining: draining.clone() };
+    let upstreams = Rc::new(Upstreams::new(shared.to_endpoints.clone()));
+    let worker = Worker { number, shared, upstreams, draining: draining.clone() };
     let worker = Rc::new(worker);
     tokio::task::spawn_local(async move {
         let _ = told.wait_for(|draining| *draining).await;

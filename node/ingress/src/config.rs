@@ -64,6 +64,17 @@ pub enum Protocol {
     Http1,
     /// HTTP/2 without TLS and without being asked first: gRPC.
     H2c,
+    /// HTTP/1.1 in TLS, and what it is upgraded to.
+    Https,
+    /// HTTP/2 in TLS: gRPC.
+    H2,
+}
+
+impl Protocol {
+    /// Whether a connection has one request at a time, and may change its protocol.
+    pub(crate) fn is_http1(self) -> bool {
+        matches!(self, Protocol::Http1 | Protocol::Https)
+    }
 }
 
 /// A Service's port as it is now.

@@ -96,6 +96,7 @@ pub fn run(options: &Options, confine: impl FnOnce() -> anyhow::Result<()>) -> a
     let state = Arc::new(State::default());
     let shared = Arc::new(Shared {
         tls: tls::config(state.clone())?,
+        to_endpoints: Arc::new(tls::ToEndpoints::new()?),
         state,
         counters: Counters::default(),
         log: AccessLog::open(&options.logs)

@@ -106,7 +106,7 @@ pub(crate) async fn answer(
         return refuse(StatusCode::SERVICE_UNAVAILABLE, problem, record);
     }
 
-    let upgrade = headers::upgrade(&request).filter(|_| pool.protocol == Protocol::Http1);
+    let upgrade = headers::upgrade(&request).filter(|_| pool.protocol.is_http1());
     let switching = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
     let origin = Origin { client: &client.said, trusted, host: None };
     let (upload, parts) = prepare(request, &origin, &route, pool.protocol, upgrade, most);
@@ -254,7 +254,7 @@ fn prepare(
     // hyper has answered it.
     parts.headers.remove(header::EXPECT);
     let (version, uri) = match protocol {
-        Protocol::Http1 => {
+        Protocol::Http1 | Protocol::Https => {
             // HTTP/2 clients may send cookies in pieces, which HTTP/1.1 does not know (RFC 9113, 8.2.3).
             join_cookies(&mut parts.headers);
             if let Some(host) = host {
@@ -268,12 +268,13 @@ fn prepare(
             }
             (Version::HTTP_11, Uri::builder().path_and_query(target).build())
         }
-        Protocol::H2c => {
+        Protocol::H2c | Protocol::H2 => {
             parts.headers.remove(header::HOST);
             parts.headers.insert(header::TE, HeaderValue::from_static("trailers"));
             let authority =
                 host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or("localhost");
-            let uri = Uri::builder().scheme("http").authority(authority).path_and_query(target);
+            let scheme = if protocol == Protocol::H2 { "https" } else { "http" };
+            let uri = Uri::builder().scheme(scheme).authority(authority).path_and_query(target);
             (Version::HTTP_2, uri.build())
         }
     };

@@ -102,9 +102,11 @@ impl Settings {
                 self.protocol = Some(match value {
                     "HTTP" => Protocol::Http1,
                     "GRPC" => Protocol::H2c,
+                    "HTTPS" => Protocol::Https,
+                    "GRPCS" => Protocol::H2,
                     other => {
                         self.refused = Some(format!("backend-protocol {other} is not supported"));
-                        return Err(Some("HTTP or GRPC"));
+                        return Err(Some("HTTP, HTTPS, GRPC or GRPCS"));
                     }
                 });
             }
@@ -199,7 +201,11 @@ mod tests {
             ("backend-protocol", "GRPC"),
             Ok(Settings { protocol: Some(Protocol::H2c), ..default() }),
         );
-        check(("backend-protocol", "HTTPS"), Err("HTTP or GRPC"));
+        check(
+            ("backend-protocol", "HTTPS"),
+            Ok(Settings { protocol: Some(Protocol::Https), ..default() }),
+        );
+        check(("backend-protocol", "FCGI"), Err("HTTP, HTTPS, GRPC or GRPCS"));
         check(
             ("rewrite-target", "/x"),
             Ok(Settings { rewrite_target: Some("/x".into()), ..default() }),

@@ -82,6 +82,11 @@ impl Endpoint {
         Self { address, protocol, active, failed, born: Instant::now() }
     }
 
+    /// Where it is, and how it is spoken to there.
+    pub(crate) fn place(&self) -> (SocketAddr, Protocol) {
+        (self.address, self.protocol)
+    }
+
     pub(crate) fn fail(&self) {
         self.failed.store(self.born.elapsed().as_millis().max(1) as u64, Relaxed);
     }

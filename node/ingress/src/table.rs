@@ -57,6 +57,8 @@ impl BackendRef {
             None => "",
             Some(Protocol::Http1) => "+http",
             Some(Protocol::H2c) => "+h2c",
+            Some(Protocol::Https) => "+https",
+            Some(Protocol::H2) => "+h2",
         };
         format!("{}/{}:{port}{how}", self.namespace, self.service)
     }

@@ -1,4 +1,4 @@
-//! TLS: which certificate a client gets, by the name that it asks for.
+//! TLS: which certificate a client gets, by the name that it asks for; and to endpoints.
 //!
 //! Certificates are looked up at each handshake, so that a Secret that changes is in force for the next connection and
 //! disturbs none that there is. A name without a certificate gets one that nobody trusts, made when the process started.
@@ -6,11 +6,14 @@
 use std::io;
 use std::sync::Arc;
 
-use rustls::crypto::ring;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use rustls::{DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use tokio_rustls::TlsConnector;
 
 use crate::state::State;
 
@@ -59,6 +62,71 @@ pub(crate) fn config(state: Arc<State>) -> anyhow::Result<Arc<rustls::ServerConf
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     config.ticketer = ring::Ticketer::new().map_err(io::Error::other)?;
     Ok(Arc::new(config))
+}
+
+/// How endpoints are spoken to in TLS. Their certificates are nobody's business, as in ingress-nginx: they are called by
+/// address, and made by whoever made the Pod.
+pub(crate) struct ToEndpoints {
+    pub(crate) http1: TlsConnector,
+    pub(crate) h2: TlsConnector,
+}
+
+impl ToEndpoints {
+    pub(crate) fn new() -> anyhow::Result<Self> {
+        let provider = Arc::new(ring::default_provider());
+        let config = |protocol: &[u8]| {
+            let builder = rustls::ClientConfig::builder_with_provider(provider.clone());
+            let mut config = builder
+                .with_safe_default_protocol_versions()?
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(Whoever(provider.clone())))
+                .with_no_client_auth();
+            config.alpn_protocols = vec![protocol.to_vec()];
+            anyhow::Ok(TlsConnector::from(Arc::new(config)))
+        };
+        Ok(Self { http1: config(b"http/1.1")?, h2: config(b"h2")? })
+    }
+}
+
+/// Takes every certificate whose key the endpoint has.
+#[derive(Debug)]
+struct Whoever(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Whoever {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signed, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signed, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
 }
 
 struct Resolver {

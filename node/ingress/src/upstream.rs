@@ -19,14 +19,19 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::unconstrained;
 use tokio::time::{Instant, Sleep};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::body::{Progress, Upload};
 use crate::config::Protocol;
 use crate::state::Endpoint;
+use crate::tls::ToEndpoints;
 
 /// Connections to one endpoint that are kept.
 const MOST_IDLE: usize = 128;
@@ -52,12 +57,15 @@ pub(crate) enum Failure {
 }
 
 /// The kept connections of a worker.
-#[derive(Default)]
 pub(crate) struct Upstreams {
-    idle: RefCell<HashMap<SocketAddr, Vec<Idle>>>,
-    shared: RefCell<HashMap<SocketAddr, http2::SendRequest<Upload>>>,
+    idle: RefCell<HashMap<Place, Vec<Idle>>>,
+    shared: RefCell<HashMap<Place, http2::SendRequest<Upload>>>,
     news: Notify,
+    tls: Arc<ToEndpoints>,
 }
+
+/// One port may be spoken to in two ways: two Ingresses may say so.
+type Place = (SocketAddr, Protocol);
 
 struct Idle {
     link: Box<Link>,
@@ -133,7 +141,7 @@ impl Lease {
             if idle.is_empty() {
                 self.upstreams.news.notify_one();
             }
-            let kept = idle.entry(self.endpoint.address).or_default();
+            let kept = idle.entry(self.endpoint.place()).or_default();
             if kept.len() < MOST_IDLE {
                 kept.push(Idle { link, since: Instant::now() });
             }
@@ -163,6 +171,11 @@ where
 }
 
 impl Upstreams {
+    pub(crate) fn new(tls: Arc<ToEndpoints>) -> Self {
+        let (idle, shared, news) = Default::default();
+        Self { idle, shared, news, tls }
+    }
+
     /// Sends a request to an endpoint; the head of its answer. `connecting` is how long the endpoint may take for a connection,
     /// `reading` how long it may be silent once the request has left.
     pub(crate) async fn send(
@@ -174,11 +187,11 @@ impl Upstreams {
     ) -> Result<(Response<Incoming>, Lease), Failure> {
         let mut lease = Lease::new(self, endpoint);
         match endpoint.protocol {
-            Protocol::Http1 => {
-                let mut link = match self.kept(endpoint.address) {
+            Protocol::Http1 | Protocol::Https => {
+                let mut link = match self.kept(endpoint.place()) {
                     Some(link) => link,
                     // What is seldom there is in a box: a request's future is moved as a whole.
-                    None => match Box::pin(connect(endpoint.address, connecting)).await {
+                    None => match Box::pin(self.connect(endpoint, connecting)).await {
                         Ok(link) => link,
                         Err(error) => return Err(Failure::Connect(Box::new(request), error)),
                     },
@@ -187,7 +200,7 @@ impl Upstreams {
                 lease.link = Some(link);
                 Ok((answer, lease))
             }
-            Protocol::H2c => {
+            Protocol::H2c | Protocol::H2 => {
                 let sending = self.stream(endpoint, request, connecting);
                 match Box::pin(patiently(sending, reading, progress)).await {
                     Some(answer) => Ok((answer?, lease)),
@@ -204,28 +217,56 @@ impl Upstreams {
         request: Request<Upload>,
         patience: Duration,
     ) -> Result<Response<Incoming>, Failure> {
-        let known = self.shared.borrow().get(&endpoint.address).cloned();
+        let known = self.shared.borrow().get(&endpoint.place()).cloned();
         let mut sender = match known.filter(|sender| !sender.is_closed()) {
             Some(sender) => sender,
-            None => match connect_h2(endpoint.address, patience).await {
+            None => match self.connect_h2(endpoint, patience).await {
                 Ok(sender) => {
-                    self.shared.borrow_mut().insert(endpoint.address, sender.clone());
+                    self.shared.borrow_mut().insert(endpoint.place(), sender.clone());
                     sender
                 }
                 Err(error) => return Err(Failure::Connect(Box::new(request), error)),
             },
         };
         if sender.ready().await.is_err() {
-            self.shared.borrow_mut().remove(&endpoint.address);
+            self.shared.borrow_mut().remove(&endpoint.place());
             return Err(Failure::Unsent(Box::new(request)));
         }
         sender.try_send_request(request).await.map_err(failure)
     }
 
+    async fn connect(&self, endpoint: &Endpoint, patience: Duration) -> std::io::Result<Box<Link>> {
+        let address = endpoint.address;
+        within(patience, async {
+            let stream = dial(address).await?;
+            match endpoint.protocol {
+                Protocol::Https => link(secure(&self.tls.http1, address, stream).await?).await,
+                _ => link(stream).await,
+            }
+        })
+        .await
+    }
+
+    async fn connect_h2(
+        &self,
+        endpoint: &Endpoint,
+        patience: Duration,
+    ) -> std::io::Result<http2::SendRequest<Upload>> {
+        let address = endpoint.address;
+        within(patience, async {
+            let stream = dial(address).await?;
+            match endpoint.protocol {
+                Protocol::H2 => share(secure(&self.tls.h2, address, stream).await?).await,
+                _ => share(stream).await,
+            }
+        })
+        .await
+    }
+
     /// A kept connection that takes a request: the one that was used last.
-    fn kept(&self, address: SocketAddr) -> Option<Box<Link>> {
+    fn kept(&self, place: Place) -> Option<Box<Link>> {
         let mut idle = self.idle.borrow_mut();
-        let kept = idle.get_mut(&address)?;
+        let kept = idle.get_mut(&place)?;
         loop {
             let mut link = kept.pop()?.link;
             if link.is_ready() {
@@ -304,28 +345,45 @@ fn failure(mut error: TrySendError<Request<Upload>>) -> Failure {
     }
 }
 
-async fn dial(address: SocketAddr, patience: Duration) -> std::io::Result<TokioIo<TcpStream>> {
-    let stream = tokio::time::timeout(patience, TcpStream::connect(address))
-        .await
-        .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
-    stream.set_nodelay(true)?;
-    Ok(TokioIo::new(stream))
+async fn within<T>(
+    patience: Duration,
+    connecting: impl Future<Output = std::io::Result<T>>,
+) -> std::io::Result<T> {
+    let late = |_| std::io::Error::from(std::io::ErrorKind::TimedOut);
+    tokio::time::timeout(patience, connecting).await.map_err(late)?
 }
 
-async fn connect(address: SocketAddr, patience: Duration) -> std::io::Result<Box<Link>> {
-    let stream = dial(address, patience).await?;
+async fn dial(address: SocketAddr) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// The same in TLS. It is asked for by address: no name is told.
+async fn secure(
+    connector: &TlsConnector,
+    address: SocketAddr,
+    stream: TcpStream,
+) -> std::io::Result<TlsStream<TcpStream>> {
+    connector.connect(ServerName::IpAddress(address.ip().into()), stream).await
+}
+
+async fn link<S>(stream: S) -> std::io::Result<Box<Link>>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let mut builder = http1::Builder::new();
     builder.max_buf_size(MOST_BUFFERED).max_headers(MOST_HEADERS).writev(false);
-    let (sender, connection) = builder.handshake(stream).await.map_err(std::io::Error::other)?;
+    let handshake = builder.handshake(TokioIo::new(stream));
+    let (sender, connection) = handshake.await.map_err(std::io::Error::other)?;
     let silence = Box::pin(tokio::time::sleep(IDLE));
     Ok(Box::new(Link { sender, connection: Some(Box::pin(connection.with_upgrades())), silence }))
 }
 
-async fn connect_h2(
-    address: SocketAddr,
-    patience: Duration,
-) -> std::io::Result<http2::SendRequest<Upload>> {
-    let stream = dial(address, patience).await?;
+async fn share<S>(stream: S) -> std::io::Result<http2::SendRequest<Upload>>
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
     let mut builder = http2::Builder::new(Local);
     builder
         .timer(TokioTimer::new())
@@ -334,7 +392,8 @@ async fn connect_h2(
         .max_header_list_size(MOST_BUFFERED as u32)
         .keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(10));
-    let (sender, connection) = builder.handshake(stream).await.map_err(std::io::Error::other)?;
+    let handshake = builder.handshake(TokioIo::new(stream));
+    let (sender, connection) = handshake.await.map_err(std::io::Error::other)?;
     tokio::task::spawn_local(connection);
     Ok(sender)
 }

@@ -15,8 +15,11 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
+use rustls_pki_types::PrivateKeyDer;
+use rustls_pki_types::pem::PemObject as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 
 /// A running endpoint.
 pub(crate) struct Endpoint {
@@ -35,6 +38,25 @@ pub(crate) struct Heard {
 
 impl Endpoint {
     pub(crate) async fn start() -> Self {
+        Self::listen(None).await
+    }
+
+    /// One that speaks TLS, with a certificate that nobody trusts.
+    pub(crate) async fn secure() -> Self {
+        let made = rcgen::generate_simple_self_signed(["pod".to_owned()]).expect("a certificate");
+        let key = PrivateKeyDer::from_pem_slice(made.signing_key.serialize_pem().as_bytes());
+        let provider = rustls::crypto::ring::default_provider().into();
+        let mut config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key.expect("a key"))
+            .expect("a certificate");
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Self::listen(Some(TlsAcceptor::from(Arc::new(config)))).await
+    }
+
+    async fn listen(tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let heard = Arc::<Heard>::default();
@@ -43,13 +65,21 @@ impl Endpoint {
             let mut all = tokio::task::JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 told.connections.fetch_add(1, Relaxed);
-                let told = told.clone();
+                let (told, tls) = (told.clone(), tls.clone());
                 all.spawn(async move {
                     let service = service_fn(move |request| answer(told.clone(), request));
                     let builder = auto::Builder::new(TokioExecutor::new());
-                    let served =
-                        builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-                    let _ = served.await;
+                    let _ = match tls {
+                        None => {
+                            let stream = TokioIo::new(stream);
+                            builder.serve_connection_with_upgrades(stream, service).await
+                        }
+                        Some(tls) => {
+                            let Ok(stream) = tls.accept(stream).await else { return };
+                            let stream = TokioIo::new(stream);
+                            builder.serve_connection_with_upgrades(stream, service).await
+                        }
+                    };
                 });
             }
         });

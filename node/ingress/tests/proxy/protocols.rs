@@ -15,8 +15,13 @@ use super::fixture::{Proxy, leads_to};
 /// What gRPC needs: HTTP/2 on both sides, both bodies open at once, and trailers.
 #[tokio::test]
 async fn streams_flow_both_ways_and_end_in_trailers() {
-    for protocol in [Protocol::H2c, Protocol::Http1] {
-        let (proxy, endpoint) = (Proxy::start().await, Endpoint::start().await);
+    for protocol in [Protocol::H2c, Protocol::Http1, Protocol::H2, Protocol::Https] {
+        let is_h2 = matches!(protocol, Protocol::H2c | Protocol::H2);
+        let endpoint = match protocol {
+            Protocol::H2 | Protocol::Https => Endpoint::secure().await,
+            _ => Endpoint::start().await,
+        };
+        let proxy = Proxy::start().await;
         proxy.serve(&leads_to("a", &[endpoint.address], protocol)).await;
         let stream = TcpStream::connect(proxy.http).await.expect("connected");
         let handshake =
@@ -44,7 +49,7 @@ async fn streams_flow_both_ways_and_end_in_trailers() {
         while let Some(frame) = body.frame().await {
             trailers = frame.expect("no error").into_trailers().ok();
         }
-        assert_eq!(trailers.is_some_and(|all| all["x-sum"] == "1"), protocol == Protocol::H2c);
+        assert_eq!(trailers.is_some_and(|all| all["x-sum"] == "1"), is_h2);
         let heard = sender.send_request(
             http::Request::get("http://a/")
                 .body(StreamBody::new(futures::channel::mpsc::channel(1).1))
@@ -53,7 +58,7 @@ async fn streams_flow_both_ways_and_end_in_trailers() {
         let heard =
             heard.await.expect("an answer").into_body().collect().await.expect("a body").to_bytes();
         let heard = String::from_utf8_lossy(&heard).into_owned();
-        let version = if protocol == Protocol::H2c { "HTTP/2.0" } else { "HTTP/1.1" };
+        let version = if is_h2 { "HTTP/2.0" } else { "HTTP/1.1" };
         assert!(heard.lines().next().is_some_and(|line| line.ends_with(version)), "{heard}");
         drop((sender, body));
         let _ = connection.await;
@@ -63,8 +68,13 @@ async fn streams_flow_both_ways_and_end_in_trailers() {
 
 #[tokio::test]
 async fn a_websocket_is_passed_through() {
-    let (proxy, endpoint) = (Proxy::start().await, Endpoint::start().await);
-    proxy.serve(&leads_to("a", &[endpoint.address], Protocol::Http1)).await;
+    passes_a_websocket(Endpoint::start().await, Protocol::Http1).await;
+    passes_a_websocket(Endpoint::secure().await, Protocol::Https).await;
+}
+
+async fn passes_a_websocket(endpoint: Endpoint, protocol: Protocol) {
+    let proxy = Proxy::start().await;
+    proxy.serve(&leads_to("a", &[endpoint.address], protocol)).await;
     let mut stream = TcpStream::connect(proxy.http).await.expect("connected");
     let ask = "GET /ws HTTP/1.1\r\nhost: a\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n";
     stream.write_all(ask.as_bytes()).await.expect("written");
