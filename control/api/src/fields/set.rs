@@ -47,7 +47,7 @@ impl FieldSet {
         let mut steps = place.into_iter().peekable();
         let mut set = self;
         while let Some(step) = steps.next() {
-            let node = set.node(step.into());
+            let node = set.at(step);
             if steps.peek().is_none() {
                 node.is_member = true;
                 return;
@@ -84,6 +84,14 @@ impl FieldSet {
         self.0.entry(step).or_default()
     }
 
+    /// The same, with the step copied only where it is new.
+    fn at(&mut self, step: &str) -> &mut Node {
+        if !self.0.contains_key(step) {
+            self.0.insert(step.into(), Node::default());
+        }
+        self.0.get_mut(step).expect("it is there by now")
+    }
+
     pub(super) fn nodes_mut(&mut self) -> impl Iterator<Item = (&str, &mut Node)> {
         self.0.iter_mut().map(|(step, node)| (&**step, node))
     }
@@ -96,7 +104,7 @@ impl FieldSet {
     /// Adds all places of another set.
     pub fn unite(&mut self, other: &FieldSet) {
         for (step, theirs) in &other.0 {
-            let ours = self.node(step.clone());
+            let ours = self.at(step);
             ours.is_member |= theirs.is_member;
             ours.below.unite(&theirs.below);
         }
