@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
@@ -33,7 +33,7 @@ pub(super) fn own(data: &Path) -> Result<(PathBuf, bool), EncryptionError> {
 fn make(data: &Path, path: &Path) -> std::io::Result<()> {
     std::fs::create_dir_all(data)?;
     let key = Zeroizing::new(rand::rng().random::<[u8; 32]>());
-    let secret = Zeroizing::new(STANDARD.encode(&*key));
+    let secret = Zeroizing::new(STANDARD.encode(key.as_slice()));
     // Not the name that every other cluster has: a value tells by it which key it needs.
     let name = format!("key-{}", hex(&rand::rng().random::<[u8; 4]>()));
     let text = Zeroizing::new(format!(
@@ -61,4 +61,13 @@ pub(super) fn read(path: &Path) -> Result<Zeroizing<String>, EncryptionError> {
         return Err(fail(ErrorKind::FileTooLarge.into()));
     }
     std::fs::read_to_string(path).map(Zeroizing::new).map_err(fail)
+}
+
+/// What changes when a file is written or replaced.
+pub(super) type State = (u64, i64, i64, u64);
+
+/// That of a file; none if there is no such file.
+pub(super) fn state(path: &Path) -> Option<State> {
+    let it = std::fs::metadata(path).ok()?;
+    Some((it.ino(), it.mtime(), it.mtime_nsec(), it.size()))
 }

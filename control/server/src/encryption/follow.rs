@@ -1,7 +1,5 @@
 //! Takes over a configuration that is edited while the server runs.
 
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::time::Duration;
 
 use super::config::{EncryptionError, Transformers};
@@ -19,10 +17,10 @@ pub(crate) async fn follow(registry: Registry) {
         return;
     }
     let path = encryption.inner.path.clone();
-    let mut known = state(&path);
+    let mut known = encryption.inner.first;
     loop {
         tokio::time::sleep(LOOK).await;
-        let now = state(&path);
+        let now = file::state(&path);
         if now == known || now.is_none() {
             continue;
         }
@@ -40,10 +38,4 @@ pub(crate) async fn follow(registry: Registry) {
             }
         }
     }
-}
-
-/// What changes when a file is written or replaced.
-fn state(path: &Path) -> Option<(u64, i64, i64, u64)> {
-    let it = std::fs::metadata(path).ok()?;
-    Some((it.ino(), it.mtime(), it.mtime_nsec(), it.size()))
 }

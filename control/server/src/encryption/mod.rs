@@ -34,6 +34,8 @@ pub(crate) struct Encryption {
 struct Inner {
     current: RwLock<Arc<Transformers>>,
     path: PathBuf,
+    /// The file when it was first read.
+    first: Option<file::State>,
     reloads: bool,
     fresh: bool,
 }
@@ -58,17 +60,20 @@ impl Encryption {
             Some(file) => (file.to_owned(), false),
             None => file::own(data)?,
         };
+        // Looked at before it is read: what changes meanwhile is read again.
+        let first = file::state(&path);
         let transformers = Transformers::parse(&file::read(&path)?, &path)?;
         let reloads = reloads || file.is_none();
         let current = RwLock::new(Arc::new(transformers));
-        Ok(Self { inner: Arc::new(Inner { current, path, reloads, fresh }) })
+        Ok(Self { inner: Arc::new(Inner { current, path, first, reloads, fresh }) })
     }
 
     /// Nothing is encrypted.
     #[cfg(test)]
     pub(crate) fn none() -> Self {
         let current = RwLock::default();
-        let inner = Inner { current, path: PathBuf::new(), reloads: false, fresh: false };
+        let inner =
+            Inner { current, path: PathBuf::new(), first: None, reloads: false, fresh: false };
         Self { inner: Arc::new(inner) }
     }
 

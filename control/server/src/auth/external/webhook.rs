@@ -29,8 +29,11 @@ pub(super) struct Webhook {
     target: Target,
     cache: Duration,
     /// By the hash of the token, which itself is not kept.
-    known: Mutex<HashMap<[u8; 32], (Instant, Option<Identity>)>>,
+    known: Mutex<HashMap<[u8; 32], Known>>,
 }
+
+/// What was said, and when.
+type Known = (Instant, Option<Identity>);
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
