@@ -249,10 +249,12 @@ impl Controller for CertificateCleaner {
             plan.delete(csr, Propagation::Background);
             return plan;
         }
-        let due = match decided {
-            Some(condition) => condition.last_update_time.unwrap_or(created) + DONE,
-            None => created + PENDING,
+        let (since, kept) = match decided {
+            Some(condition) => (condition.last_update_time.unwrap_or(created), DONE),
+            None => (created, PENDING),
         };
+        // Whoever decides writes the time.
+        let due = since.checked_add(kept).unwrap_or(Timestamp::MAX);
         match Duration::try_from(due.duration_since(cluster.now)) {
             Ok(left) if !left.is_zero() => plan.requeue(left),
             _ => plan.delete(csr, Propagation::Background),

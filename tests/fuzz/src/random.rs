@@ -136,13 +136,18 @@ impl Random {
         (0..count).map(|_| *self.pick(pieces)).collect()
     }
 
+    /// A number that is no integer, mostly, and of few enough digits that its text means it exactly.
+    pub fn fraction(&mut self) -> f64 {
+        (self.number() >> 24) as f64 / 8.0
+    }
+
     /// Any JSON, so deep at most.
     pub fn json(&mut self, depth: usize) -> Value {
         match self.below(if depth == 0 { 5 } else { 8 }) {
             0 => Value::Null,
             1 => self.once_in(2).into(),
             2 => self.number().into(),
-            3 => serde_json::json!(self.number() as f64 / 8.0),
+            3 => serde_json::json!(self.fraction()),
             4 => self.text().into(),
             5 => (0..self.below(4)).map(|_| self.json(depth - 1)).collect(),
             _ => {

@@ -24,7 +24,16 @@ impl Structure {
         let mut checker = Checker { path: String::new(), errors: Vec::new() };
         checker.visit(self, new, old);
         if self.has_lists {
-            list_types::check(self, new, &mut checker.path, &mut checker.errors);
+            let twice = |value: &Value| {
+                let mut errors = Vec::new();
+                list_types::check(self, value, &mut String::new(), &mut errors);
+                errors
+            };
+            let found = twice(new);
+            // Lists that were wrong already may stay as wrong as they like.
+            if found.is_empty() || old.is_none_or(|old| twice(old).is_empty()) {
+                checker.errors.extend(found);
+            }
         }
         checker.errors.truncate(MAX_ERRORS);
         checker.errors

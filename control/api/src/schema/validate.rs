@@ -60,7 +60,12 @@ pub fn cannot_be_handled(version: &str, kind: &str, error: &dyn fmt::Display) ->
 pub fn decode_json(bytes: &[u8], schema: Schema<'_>) -> Result<Decoded, DecodeError> {
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let mut walk = Walk::new(schema, false);
-    let read = root(&mut walk, schema, &mut reader).and_then(|value| reader.end().map(|()| value));
+    let mut read =
+        root(&mut walk, schema, &mut reader).and_then(|value| reader.end().map(|()| value));
+    // What is passed over is not looked at.
+    if read.is_ok() && std::str::from_utf8(bytes).is_err() {
+        read = Err(de::Error::custom("invalid unicode code point"));
+    }
     walk.finish(read)
 }
 

@@ -197,8 +197,10 @@ impl Controller for JobController {
             let mut keys = vec![Key::of(object)];
             let live = cluster.get(&kinds::JOB, &object.meta.namespace, &object.meta.name);
             if live.is_none_or(|live| live.meta.uid != object.meta.uid) {
-                // Its Pods have nobody to count them any more.
-                let left = cluster.owned_of_kind(&object.meta.uid, &kinds::POD);
+                // Its Pods have nobody to count them any more; those that it was made to leave behind are nobody's.
+                let owned = cluster.owned_of_kind(&object.meta.uid, &kinds::POD);
+                let orphans = cluster.orphans_in(&kinds::POD, &object.meta.namespace);
+                let left = owned.chain(orphans.filter(|pod| selects(object, pod)));
                 keys.extend(left.filter(|pod| is_tracked(pod)).map(|pod| stray(pod)));
             }
             return keys;

@@ -151,7 +151,16 @@ async fn gate(State(app): State<App>, request: Request, next: Next) -> Response 
         &info,
         who.as_ref().ok().map(|who| (who, acting.as_ref().unwrap_or(who))),
     );
-    let admitted = acting.and_then(|identity| admit(&app, identity, &info));
+    let admitted = match acting {
+        Ok(identity) => match admit(&app, identity.clone(), &info) {
+            // A right that was given just now counts already.
+            Err(error) if error.code == 403 && app.registry.is_behind() => {
+                app.registry.catch_up().await.and_then(|()| admit(&app, identity, &info))
+            }
+            admitted => admitted,
+        },
+        Err(error) => Err(error),
+    };
     if let Some(audited) = &mut audited {
         audited.decided(admitted.is_ok());
     }

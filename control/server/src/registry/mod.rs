@@ -149,6 +149,11 @@ impl Registry {
         format!("{}/{}", self.ranges.network, self.ranges.prefix)
     }
 
+    /// Whether something was acknowledged that the cache does not show yet.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.cache.revision() < self.store.revision()
+    }
+
     /// Waits until the cache shows all that was acknowledged before this call.
     pub(crate) async fn catch_up(&self) -> Result<(), ApiError> {
         self.cache.wait_for(self.store.revision(), CATCH_UP).await.map_err(|behind| {

@@ -134,9 +134,12 @@ fn is_label(text: &str) -> bool {
 
 fn is_component(text: &str) -> bool {
     let alphanumeric = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let is_separator = |between: &str| {
+        matches!(between, "" | "." | "_" | "__") || between.bytes().all(|b| b == b'-')
+    };
     text.starts_with(alphanumeric)
         && text.ends_with(alphanumeric)
-        && text.chars().all(|c| alphanumeric(c) || matches!(c, '.' | '_' | '-'))
+        && text.split(alphanumeric).all(is_separator)
 }
 
 fn is_tag(text: &str) -> bool {

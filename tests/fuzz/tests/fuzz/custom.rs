@@ -114,7 +114,7 @@ fn value(random: &mut Random, schema: &Value, depth: usize) -> Value {
             (0..random.below(4)).map(|_| value(random, &schema["items"], depth - 1)).collect()
         }
         Some("integer") => random.number().into(),
-        Some("number") => json!(random.number() as f64 / 4.0),
+        Some("number") => json!(random.fraction()),
         Some("boolean") => random.once_in(2).into(),
         Some("string") => random.text().into(),
         _ => random.json(1),
@@ -142,9 +142,11 @@ fn objects_by_their_schema() {
         assert_eq!(twice, once, "filled in by {schema}: {object}");
         let errors = structure.validate(&once, None);
         assert!(errors.len() <= 100);
-        // What has not changed is not checked again.
-        let again = structure.validate(&once, Some(&once));
-        assert!(again.is_empty(), "{again:?} of {once} by {schema}");
+        // What has not changed is not checked again, but for whole objects in it, as upstream.
+        if !schema.to_string().contains("x-kubernetes-embedded-resource") {
+            let again = structure.validate(&once, Some(&once));
+            assert!(again.is_empty(), "{again:?} of {once} by {schema}");
+        }
         let _ = structure.validate(&random.json(3), Some(&once));
     });
 }

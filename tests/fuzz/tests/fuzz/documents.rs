@@ -62,7 +62,7 @@ fn value(
         Type::Bool => random.once_in(2).into(),
         Type::Int32 => (random.number() as i32).into(),
         Type::Int64 => random.number().into(),
-        Type::Double => json!(random.number() as f64 / 8.0),
+        Type::Double => json!(random.fraction()),
         Type::String => text(random).into(),
         Type::Bytes => (*random.pick(&["", "YQ==", "AAECAw=="])).into(),
         Type::IntOrString if random.once_in(2) => (random.number() as i32).into(),

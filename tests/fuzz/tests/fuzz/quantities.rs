@@ -80,7 +80,8 @@ fn text(random: &mut Random) -> String {
     let sign = *random.pick(&["", "", "", "-", "+"]);
     let digits = random.of(&["0", "1", "5", "9", "00000000000", "999999999", "123456789"], 5);
     let point = *random.pick(&["", "", "."]);
-    let fraction = random.of(&["0", "1", "5", "9", "0000000000", "000000001"], 4);
+    // Of a binary unit, what is beyond the eighteenth digit does not count.
+    let fraction = random.of(&["0", "1", "5", "9", "0000000000", "000000001"], 1);
     let suffix = match random.below(4) {
         0 => format!("{}{}", random.pick(&["e", "E", "e-", "e+"]), random.below(40)),
         _ => (*random.pick(&[

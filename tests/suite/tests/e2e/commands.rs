@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use coracle_test_cluster::tools::{self, Kubectl};
 use coracle_test_cluster::{Cluster, Runtime, User, run};
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
