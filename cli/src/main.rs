@@ -41,7 +41,7 @@ enum Command {
     /// Start a whole cluster, control plane and node, in one process
     Up(Box<up::Args>),
     /// Start a control plane
-    Server(server::ServerArgs),
+    Server(Box<server::ServerArgs>),
     /// Make this machine a node of a cluster
     Agent(agent::Args),
     /// Make, list and delete the tokens with which machines join
@@ -80,7 +80,7 @@ fn main() -> ExitCode {
     let result = runtime.block_on(async {
         match cli.command {
             Command::Up(args) => up::main(*args).await,
-            Command::Server(args) => server::main(args).await,
+            Command::Server(args) => server::main(*args).await,
             Command::Agent(args) => agent::main(args).await,
             Command::Token(command) => token::main(command).await,
             Command::Push(args) => push::main(args).await,

@@ -391,7 +391,6 @@ async fn connection(
             if let Err(error) = result {
                 tracing::debug!(%error, "connection ended");
             }
-            return;
         }
         () = stopped(&mut stopping) => {
             connection.as_mut().graceful_shutdown();

@@ -57,11 +57,7 @@ impl Walk<'_, '_> {
                 }
             }
             // What is below keys that anyone may choose is not looked at.
-            (Type::Map(_), Value::Object(_)) => {
-                if atomic {
-                    self.atomics.push(path);
-                }
-            }
+            (Type::Map(_), Value::Object(_)) if atomic => self.atomics.push(path),
             (Type::Message(id), Value::Object(_)) => {
                 if atomic || self.set.get(*id).atomic {
                     self.atomics.push(path.clone());

@@ -56,20 +56,19 @@ fn validate_mutation(mutation: &Value, at: &Path<'_>, errors: &mut Vec<FieldErro
     }
     for (name, field) in PATCHES {
         let at = at.child(field);
+        let is_given = name == given;
         match mutation.at(&[field]) {
-            Some(patch) if name == given => {
-                if patch.text(&["expression"]).trim().is_empty() {
-                    let why = "expression is not specified";
-                    errors.push(FieldError::required(at.child("expression"), why));
-                }
+            Some(patch) if is_given && patch.text(&["expression"]).trim().is_empty() => {
+                let why = "expression is not specified";
+                errors.push(FieldError::required(at.child("expression"), why));
             }
-            Some(_) if types.contains(&given) => {
+            Some(_) if !is_given && types.contains(&given) => {
                 let why = format!("must not be specified when patchType is {given}");
-                errors.push(FieldError::invalid(&at, format!("{{{field}}}"), why));
+                errors.push(FieldError::invalid(at, format!("{{{field}}}"), why));
             }
-            None if name == given => {
+            None if is_given => {
                 let why = format!("must be specified when patchType is {given}");
-                errors.push(FieldError::required(&at, why));
+                errors.push(FieldError::required(at, why));
             }
             _ => {}
         }

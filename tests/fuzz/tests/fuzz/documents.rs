@@ -1,6 +1,6 @@
 //! Documents of kinds: what the schema allows, mostly.
 
-use coracle_api::schema::{Field, Schema, Type, builtin};
+use coracle_api::schema::{Schema, Type, builtin};
 use coracle_fuzz::Random;
 use serde_json::{Map, Value, json};
 
@@ -44,20 +44,13 @@ pub(crate) fn message(random: &mut Random, schema: Schema<'_>, depth: usize, odd
         if random.below(100) < odd {
             map.insert(name, random.json(2));
         } else {
-            map.insert(name, value(random, schema, field, &field.ty, depth, odd));
+            map.insert(name, value(random, schema, &field.ty, depth, odd));
         }
     }
     Value::Object(map)
 }
 
-fn value(
-    random: &mut Random,
-    schema: Schema<'_>,
-    field: &Field,
-    ty: &Type,
-    depth: usize,
-    odd: usize,
-) -> Value {
+fn value(random: &mut Random, schema: Schema<'_>, ty: &Type, depth: usize, odd: usize) -> Value {
     match ty {
         Type::Bool => random.once_in(2).into(),
         Type::Int32 => (random.number() as i32).into(),
@@ -75,12 +68,12 @@ fn value(
             schema.resolve(ty).map_or(Value::Null, |inner| message(random, inner, depth + 1, odd))
         }
         Type::List(of) => {
-            (0..random.below(4)).map(|_| value(random, schema, field, of, depth + 1, odd)).collect()
+            (0..random.below(4)).map(|_| value(random, schema, of, depth + 1, odd)).collect()
         }
         Type::Map(of) => {
             let mut map = Map::new();
             for _ in 0..random.below(4) {
-                let inner = value(random, schema, field, of, depth + 1, odd);
+                let inner = value(random, schema, of, depth + 1, odd);
                 map.insert(text(random), inner);
             }
             map.into()

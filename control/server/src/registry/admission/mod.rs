@@ -3,11 +3,9 @@
 //! Every write of an object passes two phases, whoever writes: clients over HTTP, controllers' plans, the scheduler.
 //!
 //! 1. [`Registry::mutate`], on the object with its defaults: [`plugins`], then what people have configured, [`policies`] before
-//!    [`webhooks`]. What it changes
-//!    is checked against the schema and given its defaults again; then the kind prepares and validates it.
-//! Between them, on the object as the first phase leaves it, [`Registry::restrict`] refuses what depends on who writes: what no
-//! webhook and no policy may smuggle in for somebody who has no right to it.
-//!
+//!    [`webhooks`]. What it changes is checked against the schema and given its defaults again; on what comes of it,
+//!    [`Registry::restrict`] refuses what depends on who writes, which no webhook and no policy may smuggle in for somebody who
+//!    has no right to it. Then the kind prepares and validates the object.
 //! 2. [`Registry::admit`], on the object as it would be stored: it may only refuse. It runs anew when the write is tried again on
 //!    a newer state.
 //!
