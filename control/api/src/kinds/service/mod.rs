@@ -1,6 +1,7 @@
 //! Service.
 
 mod validate;
+mod warnings;
 
 use serde_json::json;
 
@@ -24,6 +25,7 @@ pub static KIND: Kind = Kind {
     prepare,
     validate: validate::service,
     validate_update: validate::update,
+    warnings: warnings::of,
     columns: &[
         NAME,
         text("Type", "How the service is exposed."),
