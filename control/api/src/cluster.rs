@@ -14,6 +14,7 @@ use jiff::Timestamp;
 
 use self::references::References;
 use crate::custom;
+use crate::extensions::Extensions;
 use crate::kinds::{self, Kind};
 use crate::metrics::Metrics;
 use crate::object::{Object, key};
@@ -48,6 +49,8 @@ pub struct Cluster {
     pub now: Timestamp,
     /// What nodes told of CPU, memory and traffic.
     pub metrics: Metrics,
+    /// What other API servers have in namespaces that are being deleted.
+    pub extensions: Extensions,
     since: Timestamp,
     revision: u64,
     kinds: HashMap<&'static str, Objects>,
@@ -283,6 +286,8 @@ impl Cluster {
             self.references.replace_ingress(Some(&old), None);
         } else if old.kind.resource == kinds::NODE.resource {
             self.metrics.forget(name);
+        } else if old.kind.resource == kinds::NAMESPACE.resource {
+            self.extensions.forget(&old.meta.uid);
         } else if is_definition(old.kind) {
             self.custom.remove(name);
         }

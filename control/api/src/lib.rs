@@ -5,7 +5,7 @@
 //!
 //! What a kind's file is written with: [`json`] (fields of trees), [`path`] (where an error is), [`names`] (syntax),
 //! [`quantity`], [`selector`]; [`meta`] checks what all kinds have in common, [`metrics`] is what nodes tell of their Pods' use,
-//! [`pod`] answers what readers of Pods ask; [`custom`] makes kinds of CustomResourceDefinitions. With [`bootstrap_token`]
+//! [`pod`] answers what readers of Pods ask, [`extensions`] is what other API servers are said to hold; [`custom`] makes kinds of CustomResourceDefinitions. With [`bootstrap_token`]
 //! machines join, by [`csr`] they get certificates, and by a [`tunnel`] they are called.
 
 pub mod age;
@@ -14,6 +14,7 @@ pub mod cluster;
 pub mod cron;
 pub mod csr;
 pub mod custom;
+pub mod extensions;
 pub mod fields;
 pub mod go_duration;
 pub mod indexes;

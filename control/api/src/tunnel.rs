@@ -14,3 +14,7 @@ pub const STREAMS: u32 = 256;
 pub const STREAM_WINDOW: u32 = 256 << 10;
 /// Bytes of all of them: one that is not read must not hold up the others.
 pub const WINDOW: u32 = STREAMS * STREAM_WINDOW;
+
+/// What a request to an agent for a connection to a port of one of its node's Pods is upgraded to: from then on the bytes are
+/// those of that connection. Its path is `/dial/NAMESPACE/POD?port=PORT`.
+pub const DIAL: &str = "coracle-dial/1";

@@ -38,7 +38,9 @@ mod endpoints;
 mod ingress;
 mod load_balancer;
 
+mod api_service_registration;
 mod custom_resource_definition;
+mod extension_authentication;
 mod garbage_collector;
 mod namespace;
 mod resource_quota;
@@ -64,6 +66,7 @@ mod slices;
 
 use coracle_api::plan::Controller;
 
+pub use api_service_registration::{AUTOMANAGED, ApiServiceRegistration, ON_START};
 pub use autoscaler::HorizontalPodAutoscalerController;
 pub use certificates::{CertificateApprover, CertificateCleaner, Requester};
 pub use cluster_role_aggregation::ClusterRoleAggregation;
@@ -75,6 +78,7 @@ pub use disruption::DisruptionController;
 pub use endpoint_slice::EndpointSliceController;
 pub use endpoint_slice_mirroring::EndpointSliceMirroring;
 pub use endpoints::EndpointsController;
+pub use extension_authentication::ExtensionAuthentication;
 pub use garbage_collector::GarbageCollector;
 pub use ingress::IngressController;
 pub use ip_address::IpAddressController;

@@ -1,12 +1,20 @@
 //! Namespace: empties a namespace that is being deleted, then lets it go.
+//!
+//! What other API servers hold there, somebody else deletes, who can ask them; what is left of it is in [`Cluster::extensions`].
 
-use coracle_api::kinds::NAMESPACE;
+use std::time::Duration;
+
+use coracle_api::extensions::Leftover;
+use coracle_api::kinds::{API_SERVICE, NAMESPACE};
 use coracle_api::plan::{Controller, Key, Propagation};
 use coracle_api::{Cluster, Kind, Object, Plan};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::{BURST, patch};
+
+/// How soon it is seen what has become of what others hold.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The finalizer in `spec.finalizers` that stands for a namespace's content.
 const FINALIZER: &str = "kubernetes";
@@ -54,7 +62,12 @@ impl Controller for NamespaceController {
 
         let value = namespace.value();
         let finalizers = value["spec"]["finalizers"].as_array().cloned().unwrap_or_default();
-        if content.is_empty() {
+        let elsewhere = elsewhere(cluster, namespace);
+        if elsewhere.as_ref().is_none_or(|left| !left.is_empty()) {
+            plan.requeue(LOOK);
+        }
+        let left = elsewhere.clone().unwrap_or_default();
+        if content.is_empty() && elsewhere.is_some_and(|left| left.is_empty()) {
             let others: Vec<_> = finalizers.iter().filter(|f| *f != FINALIZER).cloned().collect();
             if others.len() != finalizers.len() || finalizers.is_empty() {
                 plan.patch(namespace, json!({"spec": {"finalizers": others}}));
@@ -66,12 +79,21 @@ impl Controller for NamespaceController {
             }
         }
         let known = &value["status"]["conditions"];
-        let told = conditions(cluster.now, known, &content);
+        let told = conditions(cluster.now, known, &content, &left);
         if *known != told {
             plan.patch_status(namespace, json!({"status": {"conditions": told}}));
         }
         plan
     }
+}
+
+/// What other API servers still hold; none if that is not known yet.
+fn elsewhere(cluster: &Cluster, namespace: &Object) -> Option<Leftover> {
+    let is_remote = |api: &Object| !api.value()["spec"]["service"].is_null();
+    if !cluster.list(&API_SERVICE).any(|api| is_remote(api)) {
+        return Some(Leftover::default());
+    }
+    cluster.extensions.of(&namespace.meta.uid).cloned()
 }
 
 /// What is left of one kind.
@@ -82,37 +104,52 @@ struct Content {
 }
 
 /// The conditions that tell why a namespace is still there, in upstream's words.
-fn conditions(now: Timestamp, known: &Value, content: &[Content]) -> Value {
-    let remaining: Vec<String> = content
-        .iter()
-        .map(|c| format!("{} has {} resource instances", resource(c.kind), c.count))
+fn conditions(now: Timestamp, known: &Value, content: &[Content], left: &Leftover) -> Value {
+    let here = content.iter().map(|c| (resource(c.kind), c.count));
+    let remaining: Vec<String> = here
+        .chain(left.remaining.iter().cloned())
+        .map(|(resource, count)| format!("{resource} has {count} resource instances"))
         .collect();
     let mut finalizers: Vec<&str> =
         content.iter().flat_map(|c| &c.finalizers).map(String::as_str).collect();
     finalizers.sort_unstable();
     let held: Vec<String> = finalizers
         .chunk_by(|a, b| a == b)
-        .map(|same| format!("{} in {} resource instances", same[0], same.len()))
+        .map(|same| (same[0].to_owned(), same.len()))
+        .chain(left.finalizers.iter().cloned())
+        .map(|(finalizer, count)| format!("{finalizer} in {count} resource instances"))
         .collect();
+    let unknown: Vec<String> =
+        left.unknown.iter().map(|(version, why)| format!("{version}: {why}")).collect();
     let told = [
-        (
-            "NamespaceDeletionDiscoveryFailure",
-            false,
-            "ResourcesDiscovered",
-            "All resources successfully discovered".to_owned(),
-        ),
+        if unknown.is_empty() {
+            let message = "All resources successfully discovered".to_owned();
+            ("NamespaceDeletionDiscoveryFailure", false, "ResourcesDiscovered", message)
+        } else {
+            let message = format!(
+                "Discovery failed for some groups, {} failing: unable to retrieve the complete list of server APIs: {}",
+                unknown.len(),
+                unknown.join(", ")
+            );
+            ("NamespaceDeletionDiscoveryFailure", true, "DiscoveryFailed", message)
+        },
         (
             "NamespaceDeletionGroupVersionParsingFailure",
             false,
             "ParsedGroupVersions",
             "All legacy kube types successfully parsed".to_owned(),
         ),
-        (
-            "NamespaceDeletionContentFailure",
-            false,
-            "ContentDeleted",
-            "All content successfully deleted, may be waiting on finalization".to_owned(),
-        ),
+        if left.failed.is_empty() {
+            let message = "All content successfully deleted, may be waiting on finalization";
+            ("NamespaceDeletionContentFailure", false, "ContentDeleted", message.to_owned())
+        } else {
+            let message = format!(
+                "Failed to delete all resource types, {} remaining: {}",
+                left.failed.len(),
+                left.failed.join(", ")
+            );
+            ("NamespaceDeletionContentFailure", true, "ContentDeletionFailed", message)
+        },
         if remaining.is_empty() {
             let message = "All content successfully removed".to_owned();
             ("NamespaceContentRemaining", false, "ContentRemoved", message)

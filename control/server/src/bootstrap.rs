@@ -4,13 +4,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use coracle_api::{ApiError, Kind, Object, kinds};
+use coracle_controllers::{AUTOMANAGED, ON_START};
 use serde_json::{Value, json};
 
 use crate::auth::bootstrap::AUTOUPDATE;
 use crate::registry::{Part, Registry, WriteOptions};
 use crate::{auth, http};
 
-const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+/// Where what belongs to the cluster itself is.
+const SYSTEM: &str = "kube-system";
+const NAMESPACES: [&str; 4] = ["default", SYSTEM, "kube-public", "kube-node-lease"];
 /// Each is the name of its handler too. The longer ones also say who shares a process with whom.
 const RUNTIME_CLASSES: [&str; 4] = ["wasm", "wasm-namespace", "wasm-pod", "oci"];
 const PRIORITY_CLASSES: [(&str, i64, &str); 2] = [
@@ -74,21 +77,21 @@ pub(crate) async fn bootstrap(registry: &Registry, serving: SocketAddr) -> Resul
     // All at once, so that they share a few commits to disk.
     let writes = objects.into_iter().map(|(kind, object)| registry.ensure(kind, "", object));
     futures::future::try_join_all(writes).await?;
+    registry.ensure(&kinds::ROLE, SYSTEM, auth::bootstrap::authentication_reader()).await?;
     complete_roles(registry).await;
     kubernetes_service(registry, serving).await
 }
 
-/// Creates what is missing of the APIServices, one for each group and version that is served: nobody waits for them when the
-/// server starts.
-pub(crate) async fn api_services(registry: Registry) {
+/// The APIServices of this server's own groups and versions, in the order of discovery, the first of a group's versions before
+/// the others.
+pub(crate) fn api_services() -> Vec<Value> {
     let groups = http::served_groups();
     let count = groups.len();
-    let writes = groups.into_iter().enumerate().map(|(i, (group, version))| {
-        // In the order of discovery, the first of a group's versions before the others.
-        let api = json!({
+    let all = groups.into_iter().enumerate().map(|(i, (group, version))| {
+        json!({
             "metadata": {
                 "name": format!("{version}.{group}"),
-                "labels": {"kube-aggregator.kubernetes.io/automanaged": "onstart"},
+                "labels": {AUTOMANAGED: ON_START},
             },
             "spec": {
                 "group": group,
@@ -96,9 +99,15 @@ pub(crate) async fn api_services(registry: Registry) {
                 "groupPriorityMinimum": 17_000 + 10 * (count - i),
                 "versionPriority": count - i,
             },
-        });
-        registry.ensure(&kinds::API_SERVICE, "", api)
+        })
     });
+    all.collect()
+}
+
+/// Creates what is missing of them: nobody waits for them when the server starts.
+pub(crate) async fn ensure_api_services(registry: Registry) {
+    let writes =
+        api_services().into_iter().map(|api| registry.ensure(&kinds::API_SERVICE, "", api));
     if let Err(error) = futures::future::try_join_all(writes).await {
         tracing::error!(%error, "not all APIServices could be made; they are when the server starts again");
     }

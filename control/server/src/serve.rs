@@ -21,6 +21,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 
+use crate::aggregation::{self, Aggregator, Identification};
 use crate::audit::Audit;
 use crate::auth::external::External;
 use crate::auth::pki::{self, ServingNames};
@@ -31,7 +32,7 @@ use crate::config::{Config, StartError};
 use crate::distribution;
 use crate::encryption::{self, Encryption};
 use crate::flow::Flow;
-use crate::http::{App, Kubelets, Metrics, router};
+use crate::http::{App, Kubelets, Metrics, proxy_client, router};
 use crate::pods::{self, Pods};
 use crate::registry::{Clients, Registry, ServiceRanges};
 use crate::{bootstrap, driver, events, recorder, scheduling, tls};
@@ -144,19 +145,30 @@ pub async fn start(config: Config) -> Result<Server, StartError> {
     let mut tasks = JoinSet::new();
     tasks.spawn(cache.clone().follow(store.clone()));
 
-    let external = External::open(&config.authentication, Clients::new(cache.clone()))?;
-    tasks.spawn(external.clone().run());
     let registry = Registry::new(store.clone(), cache, ranges, config.toleration_seconds);
+    let external = External::open(&config.authentication, Clients::new(registry.reach.clone()))?;
+    tasks.spawn(external.clone().run());
+    let kubelets = Kubelets::new(tls::kubelet_client(auth.pki())?, registry.cache.clone());
+    registry.reach.through(kubelets.clone());
+    let shown_to_others = Identification::of(auth.pki())?;
+    let aggregator =
+        Aggregator::new(registry.cache.clone(), registry.reach.clone(), shown_to_others);
     let app = App {
         registry: registry.clone(),
         auth: auth.clone(),
         external,
         images: distribution::Registry::open(&config.data.join("registry"))?,
-        kubelets: Kubelets::new(tls::kubelet_client(auth.pki())?, registry.clone()),
+        kubelets,
+        aggregator: aggregator.clone(),
+        outward: proxy_client(registry.reach.clone()),
         metrics: Metrics::default(),
         flow: Flow::new(config.max_requests),
         audit,
         ready: Arc::new(AtomicBool::new(false)),
+        components: [("scheduler", config.scheduler), ("controller-manager", config.controllers)]
+            .into_iter()
+            .filter_map(|(name, runs)| runs.then_some(name))
+            .collect(),
         shutdown: stopping.clone(),
     };
     let (shown, tls) = watch::channel(tls::server(auth.pki())?);
@@ -182,15 +194,23 @@ pub async fn start(config: Config) -> Result<Server, StartError> {
             ca: auth.pki().ca().to_vec(),
         }));
         controllers.push(Box::new(Signer { auth: auth.clone(), seconds: lifetime }));
+        controllers.push(Box::new(coracle_controllers::ExtensionAuthentication {
+            data: aggregation::authentication(auth.pki())?,
+        }));
+        controllers.push(Box::new(coracle_controllers::ApiServiceRegistration {
+            built_in: bootstrap::api_services(),
+        }));
         controllers.push(Box::new(coracle_controllers::NodeIpam { range: config.pod_network }));
         let pool = config.load_balancer_pool.clone();
         controllers.push(Box::new(coracle_controllers::LoadBalancerController { pool }));
+        tasks.spawn(aggregation::empty(aggregator.clone(), registry.clone()));
         tasks.spawn(driver::run(controllers, registry.clone(), recorder.clone(), stopping.clone()));
     }
     if config.scheduler {
         tasks.spawn(scheduling::run(registry.clone(), recorder, stopping));
     }
-    tasks.spawn(bootstrap::api_services(registry.clone()));
+    tasks.spawn(bootstrap::ensure_api_services(registry.clone()));
+    tasks.spawn(aggregation::follow(aggregator, registry.clone()));
     app.ready.store(true, Ordering::Release);
 
     let serving = tokio::spawn(async move {
@@ -273,6 +293,7 @@ async fn renew(
     let apply = || {
         shown.send_replace(tls::server(pki)?);
         app.kubelets.renew(tls::kubelet_client(pki)?);
+        app.aggregator.renew(Identification::of(pki)?);
         pki::write(&path, &pki.kubeconfig(&url)?)?;
         Ok::<_, StartError>(())
     };

@@ -207,8 +207,14 @@ trait Stream: Read + Write + Send {}
 
 impl<T: Read + Write + Send> Stream for T {}
 
-/// A connection to an agent, by either way.
+/// A connection, by whichever way.
 pub(crate) struct Way(Pin<Box<dyn Stream>>);
+
+impl Way {
+    pub(crate) fn new(stream: impl Read + Write + Send + 'static) -> Self {
+        Self(Box::pin(stream))
+    }
+}
 
 impl Connection for Way {
     fn connected(&self) -> Connected {

@@ -159,6 +159,14 @@ pub fn cluster_roles() -> Vec<Value> {
         role("system:discovery", vec![discovery]),
         role("system:public-info-viewer", vec![public]),
         role("system:monitoring", vec![monitoring]),
+        // For API servers behind this one, which ask it who calls and what they may.
+        role(
+            "system:auth-delegator",
+            vec![
+                rule(&["authentication.k8s.io"], &["tokenreviews"], &["create"]),
+                rule(&["authorization.k8s.io"], &["subjectaccessreviews"], &["create"]),
+            ],
+        ),
         role(
             "system:node-bootstrapper",
             vec![rule(CERTIFICATES, &[REQUESTS], &["create", "get", "list", "watch"])],
@@ -189,6 +197,22 @@ pub fn cluster_roles() -> Vec<Value> {
             vec![json!({"nonResourceURLs": ["/v2", "/v2/*"], "verbs": ["*"]})],
         ),
     ]
+}
+
+/// The Role in `kube-system` of API servers behind this one: they read there how it says who makes a request.
+pub fn authentication_reader() -> Value {
+    let map = "extension-apiserver-authentication";
+    json!({
+        "metadata": {
+            "name": "extension-apiserver-authentication-reader",
+            "namespace": "kube-system",
+            "annotations": {AUTOUPDATE: "true"},
+            "labels": {"kubernetes.io/bootstrapping": "rbac-defaults"},
+        },
+        "rules": [{
+            "apiGroups": [""], "resources": ["configmaps"], "resourceNames": [map], "verbs": READ,
+        }],
+    })
 }
 
 /// ClusterRoleBindings, complete but for server-set metadata.

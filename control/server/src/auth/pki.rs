@@ -51,6 +51,9 @@ pub struct Pki {
     ca_pem: String,
     ca_der: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
+    /// Signs what this server shows other API servers, and nothing else: who shows such a certificate is believed whatever it
+    /// says of who makes a request.
+    front_proxy: Issuer<'static, KeyPair>,
     names: ServingNames,
     lifetime: Duration,
 }
@@ -105,32 +108,13 @@ impl Pki {
     pub fn open(dir: &Path, names: &ServingNames, lifetime: u64) -> Result<Self, PkiError> {
         std::fs::create_dir_all(dir)
             .map_err(|source| PkiError::File { path: dir.into(), source })?;
-        let path = dir.join("ca.crt");
-        if !path.exists() {
-            let key = generate(&path)?;
-            let mut params = CertificateParams::default();
-            params.distinguished_name = subject("coracle-ca", &[]);
-            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            params.key_usages = vec![
-                KeyUsagePurpose::KeyCertSign,
-                KeyUsagePurpose::CrlSign,
-                KeyUsagePurpose::DigitalSignature,
-            ];
-            valid_for(&mut params, CA_LIFETIME);
-            let cert = params.self_signed(&key).map_err(|e| content(&path, e))?;
-            write(&dir.join("ca.key"), &key.serialize_pem())?;
-            write(&path, &cert.pem())?;
-        }
-        let ca_pem = read(&path)?;
-        let ca_der =
-            CertificateDer::from_pem_slice(ca_pem.as_bytes()).map_err(|e| content(&path, e))?;
-        let key_path = dir.join("ca.key");
-        let key = KeyPair::from_pem(&read(&key_path)?).map_err(|e| content(&key_path, e))?;
-        let issuer = Issuer::from_ca_cert_der(&ca_der, key).map_err(|e| content(&path, e))?;
+        let (ca_pem, ca_der, issuer) = authority(dir, "ca", "coracle-ca")?;
+        let (_, _, front_proxy) = authority(dir, "front-proxy-ca", "front-proxy-ca")?;
         let lifetime = seconds(lifetime);
-        let pki = Self { dir: dir.into(), ca_pem, ca_der, issuer, names: names.clone(), lifetime };
+        let (dir, names) = (dir.to_owned(), names.clone());
+        let pki = Self { dir, ca_pem, ca_der, issuer, front_proxy, names, lifetime };
         pki.renew()?;
-        let path = dir.join("sa.key");
+        let path = pki.dir.join("sa.key");
         if !path.exists() {
             write(&path, &generate(&path)?.serialize_pem())?;
         }
@@ -143,6 +127,7 @@ impl Pki {
             self.serving()?,
             self.client("admin", "kubernetes-admin", ADMIN_LIFETIME)?,
             self.client("kubelet-client", "kube-apiserver-kubelet-client", self.lifetime)?,
+            self.front_proxy_client()?,
         ];
         Ok(due.into_iter().min().unwrap_or(Timestamp::MAX))
     }
@@ -182,6 +167,20 @@ impl Pki {
         let key =
             PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).map_err(|e| content(&path, e))?;
         Ok((vec![cert, self.ca_der.clone()], key))
+    }
+
+    /// The CA of what this server shows other API servers, PEM.
+    pub fn front_proxy_ca(&self) -> Result<String, PkiError> {
+        read(&self.dir.join("front-proxy-ca.crt"))
+    }
+
+    /// What this server shows other API servers, as rustls wants it.
+    pub fn front_proxy(
+        &self,
+    ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), PkiError> {
+        let (mut chain, key) = self.rustls_pair("front-proxy-client")?;
+        chain.truncate(1);
+        Ok((chain, key))
     }
 
     /// The key that signs ServiceAccount tokens, PEM (PKCS #8).
@@ -260,7 +259,7 @@ impl Pki {
             params.subject_alt_names.push(SanType::DnsName(name));
         }
         params.subject_alt_names.extend(names.ips.iter().map(|ip| SanType::IpAddress(*ip)));
-        self.make("apiserver", params, self.lifetime)?;
+        self.make("apiserver", params, self.lifetime, &self.issuer)?;
         write(&made_for, &wanted)?;
         Ok(renewal(&path).unwrap_or_else(Timestamp::now))
     }
@@ -273,7 +272,19 @@ impl Pki {
         let mut params = CertificateParams::default();
         params.distinguished_name = subject(name, &[MASTERS]);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        self.make(file, params, lifetime)?;
+        self.make(file, params, lifetime, &self.issuer)?;
+        Ok(renewal(&path).unwrap_or_else(Timestamp::now))
+    }
+
+    fn front_proxy_client(&self) -> Result<Timestamp, PkiError> {
+        let path = self.dir.join("front-proxy-client.crt");
+        if let Some(due) = renewal(&path) {
+            return Ok(due);
+        }
+        let mut params = CertificateParams::default();
+        params.distinguished_name = subject("front-proxy-client", &[]);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        self.make("front-proxy-client", params, self.lifetime, &self.front_proxy)?;
         Ok(renewal(&path).unwrap_or_else(Timestamp::now))
     }
 
@@ -282,15 +293,44 @@ impl Pki {
         file: &str,
         mut params: CertificateParams,
         lifetime: Duration,
+        issuer: &Issuer<'static, KeyPair>,
     ) -> Result<(), PkiError> {
         let path = self.dir.join(format!("{file}.crt"));
         let key = generate(&path)?;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         valid_for(&mut params, lifetime);
-        let cert = params.signed_by(&key, &self.issuer).map_err(|e| content(&path, e))?;
+        let cert = params.signed_by(&key, issuer).map_err(|e| content(&path, e))?;
         write(&self.dir.join(format!("{file}.key")), &key.serialize_pem())?;
         write(&path, &cert.pem())
     }
+}
+
+/// A CA of this cluster's, made if it is missing: its certificate, and what signs with it.
+type Authority = (String, CertificateDer<'static>, Issuer<'static, KeyPair>);
+
+fn authority(dir: &Path, file: &str, name: &str) -> Result<Authority, PkiError> {
+    let path = dir.join(format!("{file}.crt"));
+    let key_path = dir.join(format!("{file}.key"));
+    if !path.exists() {
+        let key = generate(&path)?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = subject(name, &[]);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![
+            KeyUsagePurpose::KeyCertSign,
+            KeyUsagePurpose::CrlSign,
+            KeyUsagePurpose::DigitalSignature,
+        ];
+        valid_for(&mut params, CA_LIFETIME);
+        let cert = params.self_signed(&key).map_err(|e| content(&path, e))?;
+        write(&key_path, &key.serialize_pem())?;
+        write(&path, &cert.pem())?;
+    }
+    let pem = read(&path)?;
+    let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|e| content(&path, e))?;
+    let key = KeyPair::from_pem(&read(&key_path)?).map_err(|e| content(&key_path, e))?;
+    let issuer = Issuer::from_ca_cert_der(&der, key).map_err(|e| content(&path, e))?;
+    Ok((pem, der, issuer))
 }
 
 /// User and groups of a client certificate: its common name and organizations. Connections may outlive the certificate that

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
+use coracle_api::extensions::Leftover;
 use coracle_api::metrics::{OutOfStep, Report};
 use coracle_api::{Change, Cluster, Kind, Object, kinds};
 use coracle_store::{Range, ReadError, Store};
@@ -271,6 +272,12 @@ impl Cache {
             let _ = self.shared.metrics.send(Arc::new(changed));
         }
         Ok(())
+    }
+
+    /// Takes in what is left of a namespace's content in other API servers.
+    pub(crate) fn tell_extensions(&self, uid: &str, left: Leftover) {
+        let mut cluster = self.shared.cluster.write().unwrap_or_else(PoisonError::into_inner);
+        cluster.extensions.tell(uid, left);
     }
 
     /// The namespaces of Pods whose metrics change, from now on.

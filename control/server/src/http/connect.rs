@@ -66,8 +66,8 @@ pub(crate) async fn connect(
         return Err(ApiError::bad_request("Upgrade request required").into());
     };
     let headers = passed_on(&parts.headers);
-    let request = logs::request(&app.registry, node, parts.method.clone(), &path, headers)?;
-    let mut response = logs::send(&app.registry, &app.kubelets, node, request).await?;
+    let request = logs::request(&app.registry.cache, node, parts.method.clone(), &path, headers)?;
+    let mut response = logs::send(&app.kubelets, node, request).await?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return refused(response).await;
     }
@@ -193,7 +193,7 @@ async fn refused(response: http::Response<hyper::body::Incoming>) -> Answer {
 }
 
 /// Until both sides have ended, or this server is to stop.
-async fn copy(client: Upgraded, agent: Upgraded, mut stop: watch::Receiver<bool>) {
+pub(super) async fn copy(client: Upgraded, agent: Upgraded, mut stop: watch::Receiver<bool>) {
     let (mut client, mut agent) = (TokioIo::new(client), TokioIo::new(agent));
     let both = tokio::io::copy_bidirectional_with_sizes(&mut client, &mut agent, COPY, COPY);
     tokio::select! {

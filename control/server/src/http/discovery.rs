@@ -1,24 +1,35 @@
 //! `/api`, `/apis` and below: what is served, from the table of kinds. Plain and aggregated.
 
 use std::borrow::Cow;
+use std::cmp::Ordering::Equal;
 
 use axum::response::Response;
+use coracle_api::custom::Definition;
+use coracle_api::json::Json as _;
 use coracle_api::kinds::{self, Subresource};
 use coracle_api::{ApiError, Kind};
 use http::HeaderMap;
 use http::header::{ACCEPT, VARY};
 use serde_json::{Value, json};
 
+use crate::aggregation::Remotes;
 use crate::custom::{self, Table};
 
 use super::answer::{bytes_response, json_response};
+use super::components;
 use super::other_versions;
 use super::request::not_found_here;
 use super::reviews::{self, Review};
 use super::usage;
 
+/// Of what definitions define, as their APIServices say.
+const GROUP_PRIORITY: i64 = 1000;
+const VERSION_PRIORITY: i64 = 100;
+
 const VERBS: &[&str] =
     &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+
+const PROXY_VERBS: &[&str] = &["create", "delete", "get", "patch", "update"];
 
 /// Group, version and kind.
 type GroupVersionKind = (&'static str, &'static str, &'static str);
@@ -69,6 +80,9 @@ fn served(custom: &Table, group: &str, version: &str) -> Vec<Served> {
     if (group, version) == (usage::GROUP, usage::VERSION) {
         all.extend(usage::ALL.iter().map(of_usage));
     }
+    if (group, version) == ("", "v1") {
+        all.push(of_components());
+    }
     all.extend(reviews::ALL.iter().filter(|r| r.group == group && version == "v1").map(of_review));
     all.extend(custom.in_group(group, version).iter().map(of_custom));
     all
@@ -116,11 +130,7 @@ fn of_kind(kind: &'static Kind) -> Served {
                 ("token", ("authentication.k8s.io", "v1", "TokenRequest"), vec!["create"])
             }
         })
-        .chain((kind.resource == kinds::NODE.resource).then_some((
-            "proxy",
-            ("", "v1", "NodeProxyOptions"),
-            vec!["get"],
-        )))
+        .chain(proxied(kind).map(|options| ("proxy", ("", "v1", options), PROXY_VERBS.to_vec())))
         .collect();
     Served {
         name: kind.plural,
@@ -134,6 +144,16 @@ fn of_kind(kind: &'static Kind) -> Served {
     }
 }
 
+/// What `proxy` takes, of a kind that has it.
+fn proxied(kind: &Kind) -> Option<&'static str> {
+    match kind.resource {
+        "nodes" => Some("NodeProxyOptions"),
+        "pods" => Some("PodProxyOptions"),
+        "services" => Some("ServiceProxyOptions"),
+        _ => None,
+    }
+}
+
 fn of_usage(it: &(&'static str, &'static str, &'static str, bool)) -> Served {
     let (name, singular, kind, namespaced) = *it;
     Served {
@@ -143,6 +163,19 @@ fn of_usage(it: &(&'static str, &'static str, &'static str, bool)) -> Served {
         namespaced,
         verbs: vec!["get", "list"],
         short_names: Vec::new(),
+        categories: Vec::new(),
+        subresources: Vec::new(),
+    }
+}
+
+fn of_components() -> Served {
+    Served {
+        name: components::RESOURCE,
+        singular: components::SINGULAR,
+        kind: ("", "v1", components::KIND),
+        namespaced: false,
+        verbs: vec!["get", "list"],
+        short_names: vec![components::SHORT_NAME.into()],
         categories: Vec::new(),
         subresources: Vec::new(),
     }
@@ -162,8 +195,8 @@ fn of_review(review: &Review) -> Served {
 }
 
 /// `/api`.
-pub(crate) fn core_versions(custom: &Table, headers: &HeaderMap) -> Response {
-    aggregated(custom, headers, |group| group.is_empty()).unwrap_or_else(|| {
+pub(crate) fn core_versions(custom: &Table, remotes: &Remotes, headers: &HeaderMap) -> Response {
+    aggregated(custom, remotes, headers, |group| group.is_empty()).unwrap_or_else(|| {
         json_response(
             200,
             &json!({"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []}),
@@ -171,22 +204,58 @@ pub(crate) fn core_versions(custom: &Table, headers: &HeaderMap) -> Response {
     })
 }
 
-/// Groups with all their versions.
-fn versions(custom: &Table) -> Vec<(&'static str, Vec<&'static str>)> {
-    let mut all: Vec<(&str, Vec<&str>)> = Vec::new();
+/// Groups with all their versions: built-in ones, then those of definitions and of other API servers as their APIServices'
+/// priorities have it.
+fn versions(custom: &Table, remotes: &Remotes) -> Vec<(String, Vec<String>)> {
+    struct Group {
+        name: String,
+        priority: i64,
+        /// With their priorities; without, the versions are in their order already.
+        versions: Vec<(Option<i64>, String)>,
+    }
+    let of_definitions = custom.groups();
+    let mut all: Vec<Group> = Vec::new();
+    let mut add = |group: &str, version: &str, priority: i64, of_version: Option<i64>| {
+        let known = all.iter().position(|known| known.name == group);
+        let at = known.unwrap_or_else(|| {
+            all.push(Group { name: group.to_owned(), priority, versions: Vec::new() });
+            all.len() - 1
+        });
+        let known = &mut all[at];
+        known.priority = known.priority.max(priority);
+        if !known.versions.iter().any(|(_, known)| known == version) {
+            known.versions.push((of_version, version.to_owned()));
+        }
+    };
     for (group, version) in groups(custom) {
-        match all.iter_mut().find(|(known, _)| *known == group) {
-            Some((_, versions)) => versions.push(version),
-            None => all.push((group, vec![version])),
+        match of_definitions.contains(&(group, version)) {
+            true => add(group, version, GROUP_PRIORITY, Some(VERSION_PRIORITY)),
+            false => add(group, version, i64::MAX, None),
         }
     }
-    all
+    for remote in remotes.all() {
+        let (of_group, of_version) = (remote.group_priority, remote.version_priority);
+        add(&remote.group, &remote.version, of_group, Some(of_version));
+    }
+    // Built-in groups keep their order, as these sorts are stable.
+    all.sort_by(|a, b| {
+        let order = b.priority.cmp(&a.priority);
+        order.then_with(|| if a.priority == i64::MAX { Equal } else { a.name.cmp(&b.name) })
+    });
+    let versions = |mut group: Group| {
+        group.versions.sort_by(|(a, one), (b, other)| match (a, b) {
+            (Some(a), Some(b)) => b.cmp(a).then_with(|| Definition::by_maturity(one, other)),
+            (a, b) => a.is_some().cmp(&b.is_some()),
+        });
+        (group.name, group.versions.into_iter().map(|(_, version)| version).collect())
+    };
+    all.into_iter().map(versions).collect()
 }
 
 /// `/apis`.
-pub(crate) fn group_list(custom: &Table, headers: &HeaderMap) -> Response {
-    aggregated(custom, headers, |group| !group.is_empty()).unwrap_or_else(|| {
-        let groups: Vec<Value> = versions(custom)
+pub(crate) fn group_list(custom: &Table, remotes: &Remotes, headers: &HeaderMap) -> Response {
+    aggregated(custom, remotes, headers, |group| !group.is_empty()).unwrap_or_else(|| {
+        let groups: Vec<Value> = versions(custom, remotes)
             .iter()
             .filter(|(group, _)| !group.is_empty())
             .map(plain_group)
@@ -196,8 +265,9 @@ pub(crate) fn group_list(custom: &Table, headers: &HeaderMap) -> Response {
 }
 
 /// `/apis/G`.
-pub(crate) fn group(custom: &Table, name: &str) -> Result<Response, ApiError> {
-    let found = versions(custom).into_iter().find(|(group, _)| *group == name && !name.is_empty());
+pub(crate) fn group(custom: &Table, remotes: &Remotes, name: &str) -> Result<Response, ApiError> {
+    let found =
+        versions(custom, remotes).into_iter().find(|(group, _)| *group == name && !name.is_empty());
     let mut group = plain_group(&found.ok_or_else(not_found_here)?);
     group["kind"] = "APIGroup".into();
     group["apiVersion"] = "v1".into();
@@ -248,9 +318,8 @@ pub(crate) fn resources(custom: &Table, group: &str, version: &str) -> Result<Re
     ))
 }
 
-fn plain_group((group, versions): &(&str, Vec<&str>)) -> Value {
-    let one =
-        |version: &&str| json!({"groupVersion": format!("{group}/{version}"), "version": version});
+fn plain_group((group, versions): &(String, Vec<String>)) -> Value {
+    let one = |version: &String| json!({"groupVersion": format!("{group}/{version}"), "version": version});
     let versions: Vec<Value> = versions.iter().map(one).collect();
     json!({"name": group, "preferredVersion": versions.first(), "versions": versions})
 }
@@ -258,6 +327,7 @@ fn plain_group((group, versions): &(&str, Vec<&str>)) -> Value {
 /// The aggregated document, if the client asks for it.
 fn aggregated(
     custom: &Table,
+    remotes: &Remotes,
     headers: &HeaderMap,
     wanted: impl Fn(&str) -> bool,
 ) -> Option<Response> {
@@ -276,12 +346,18 @@ fn aggregated(
         "v2beta1" => "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
         _ => return None,
     };
-    let items: Vec<Value> = versions(custom)
+    let items: Vec<Value> = versions(custom, remotes)
         .into_iter()
         .filter(|(group, _)| wanted(group))
         .map(|(group, versions)| {
-            let one = |version: &&str| {
-                let served = served(custom, group, version);
+            let one = |version: &String| {
+                if let Some(remote) = remotes.of(&group, version) {
+                    let resources = remote.resources.as_deref().map(Vec::as_slice);
+                    let resources = of_remote(&group, version, resources.unwrap_or_default());
+                    let freshness = if remote.available { "Current" } else { "Stale" };
+                    return json!({"version": version, "resources": resources, "freshness": freshness});
+                }
+                let served = served(custom, &group, version);
                 let resources: Vec<Value> = served.iter().map(aggregated_resource).collect();
                 json!({"version": version, "resources": resources, "freshness": "Current"})
             };
@@ -300,6 +376,45 @@ fn aggregated(
     let mut response = bytes_response(200, media, serde_json::to_vec(&list).ok()?.into());
     response.headers_mut().insert(VARY, http::HeaderValue::from_static("Accept"));
     Some(response)
+}
+
+/// An `APIResourceList`'s resources in the aggregated form.
+fn of_remote(group: &str, version: &str, resources: &[Value]) -> Vec<Value> {
+    let kind = |of: &Value| {
+        let or = |field: &str, usual: &str| match of.text(&[field]) {
+            "" => usual.to_owned(),
+            said => said.to_owned(),
+        };
+        json!({"group": or("group", group), "version": or("version", version), "kind": of["kind"]})
+    };
+    let mut all: Vec<Value> = Vec::new();
+    for of in resources {
+        let name = of.text(&["name"]);
+        if let Some((main, sub)) = name.split_once('/') {
+            let entry = json!({"subresource": sub, "responseKind": kind(of), "verbs": of["verbs"]});
+            if let Some(main) = all.iter_mut().find(|known| known["resource"] == main) {
+                match main["subresources"].as_array_mut() {
+                    Some(known) => known.push(entry),
+                    None => main["subresources"] = json!([entry]),
+                }
+            }
+            continue;
+        }
+        let mut entry = json!({
+            "resource": name,
+            "responseKind": kind(of),
+            "scope": if of.flag(&["namespaced"]) { "Namespaced" } else { "Cluster" },
+            "singularResource": of.text(&["singularName"]),
+            "verbs": of["verbs"],
+        });
+        for field in ["shortNames", "categories"] {
+            if !of.list(&[field]).is_empty() {
+                entry[field] = of[field].clone();
+            }
+        }
+        all.push(entry);
+    }
+    all
 }
 
 fn aggregated_resource(it: &Served) -> Value {

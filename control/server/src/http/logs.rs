@@ -6,9 +6,12 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::body::Body;
 use axum::response::Response;
+use coracle_api::tunnel::DIAL;
 use coracle_api::{ApiError, Object, kinds};
-use http::{HeaderMap, Method, Request, Uri};
+use http::header::{CONNECTION, UPGRADE};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
 use hyper::body::Incoming;
+use hyper::upgrade::Upgraded;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
@@ -16,6 +19,7 @@ use serde_json::Value;
 
 use super::answer::{Answer, body_response, text};
 use super::request::{Query, RequestInfo};
+use crate::cache::Cache;
 use crate::registry::Registry;
 use crate::tunnels::{Address, Connector, Tunnels};
 
@@ -37,19 +41,19 @@ const PASSED_ON: &[&str] = &[
 /// the address that a node reports, or through its tunnel, must be that node.
 #[derive(Clone)]
 pub(crate) struct Kubelets {
-    registry: Registry,
+    cache: Cache,
     tunnels: Tunnels,
     /// Made anew with the certificate that it shows.
     client: Arc<RwLock<HttpsClient>>,
 }
 
-type HttpsClient = Client<HttpsConnector<Connector>, Body>;
+pub(super) type HttpsClient = Client<HttpsConnector<Connector>, Body>;
 
 impl Kubelets {
-    pub(crate) fn new(tls: rustls::ClientConfig, registry: Registry) -> Self {
+    pub(crate) fn new(tls: rustls::ClientConfig, cache: Cache) -> Self {
         let tunnels = Tunnels::default();
-        let client = Arc::new(RwLock::new(Self::client(tls, registry.clone(), tunnels.clone())));
-        Self { registry, tunnels, client }
+        let client = Arc::new(RwLock::new(Self::connected(tls, cache.clone(), tunnels.clone())));
+        Self { cache, tunnels, client }
     }
 
     /// The ways that agents have opened.
@@ -57,15 +61,20 @@ impl Kubelets {
         &self.tunnels
     }
 
+    /// Calls agents by their nodes' names.
+    pub(super) fn client(&self) -> HttpsClient {
+        self.client.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Calls with another certificate from now on; what is under way goes on.
     pub(crate) fn renew(&self, tls: rustls::ClientConfig) {
-        let client = Self::client(tls, self.registry.clone(), self.tunnels.clone());
+        let client = Self::connected(tls, self.cache.clone(), self.tunnels.clone());
         *self.client.write().unwrap_or_else(PoisonError::into_inner) = client;
     }
 
-    fn client(tls: rustls::ClientConfig, registry: Registry, tunnels: Tunnels) -> HttpsClient {
+    fn connected(tls: rustls::ClientConfig, cache: Cache, tunnels: Tunnels) -> HttpsClient {
         let address: Address = Arc::new(move |node: &str| {
-            let found = kubelet_address(&registry, node).map_err(io::Error::other);
+            let found = kubelet_address(&cache, node).map_err(io::Error::other);
             found.map(SocketAddr::from)
         });
         let https = HttpsConnectorBuilder::new()
@@ -74,6 +83,31 @@ impl Kubelets {
             .enable_http1()
             .wrap_connector(Connector { tunnels, address });
         Client::builder(TokioExecutor::new()).build(https)
+    }
+}
+
+impl Kubelets {
+    /// A connection to a port of a Pod, made by its node's agent.
+    pub(crate) async fn dial(
+        &self,
+        node: &str,
+        namespace: &str,
+        pod: &str,
+        port: u16,
+    ) -> io::Result<Upgraded> {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static(DIAL));
+        let path = format!("/dial/{namespace}/{pod}?port={port}");
+        let request = request(&self.cache, node, Method::GET, &path, headers);
+        let answer = send(self, node, request.map_err(io::Error::other)?).await;
+        let answer = answer.map_err(io::Error::other)?;
+        if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return hyper::upgrade::on(answer).await.map_err(io::Error::other);
+        }
+        let said = axum::body::to_bytes(Body::new(answer.into_body()), ERROR_LIMIT).await;
+        let said = String::from_utf8_lossy(&said.unwrap_or_default()).trim().to_owned();
+        Err(io::Error::other(said))
     }
 }
 
@@ -93,7 +127,8 @@ pub(crate) async fn get(registry: &Registry, kubelets: &Kubelets, info: &Request
         info.name,
         passed_on(&info.query)
     );
-    let response = ask(registry, kubelets, node, &path).await?;
+    let request = request(&registry.cache, node, Method::GET, &path, HeaderMap::new())?;
+    let response = send(kubelets, node, request).await?;
     let status = response.status();
     if status.is_success() {
         return Ok(body_response(200, "text/plain", Body::new(response.into_body())));
@@ -102,26 +137,15 @@ pub(crate) async fn get(registry: &Registry, kubelets: &Kubelets, info: &Request
     Ok(refused(status.as_u16(), &String::from_utf8_lossy(&body.unwrap_or_default()))?)
 }
 
-/// GET of a path of a node's kubelet API.
-pub(crate) async fn ask(
-    registry: &Registry,
-    kubelets: &Kubelets,
-    node: &str,
-    path: &str,
-) -> Result<http::Response<Incoming>, ApiError> {
-    let request = request(registry, node, Method::GET, path, HeaderMap::new())?;
-    send(registry, kubelets, node, request).await
-}
-
 /// A request to a path of a node's kubelet API.
 pub(crate) fn request(
-    registry: &Registry,
+    cache: &Cache,
     node: &str,
     method: Method,
     path: &str,
     headers: HeaderMap,
 ) -> Result<Request<Body>, ApiError> {
-    let (_, port) = kubelet_address(registry, node)?;
+    let (_, port) = kubelet_address(cache, node)?;
     let uri = format!("https://{node}:{port}{path}");
     let uri: Uri = uri.parse().map_err(ApiError::internal)?;
     let mut request = Request::new(Body::empty());
@@ -133,14 +157,12 @@ pub(crate) fn request(
 
 /// A node's answer.
 pub(crate) async fn send(
-    registry: &Registry,
     kubelets: &Kubelets,
     node: &str,
     request: Request<Body>,
 ) -> Result<http::Response<Incoming>, ApiError> {
-    let (ip, port) = kubelet_address(registry, node)?;
-    let client = kubelets.client.read().unwrap_or_else(PoisonError::into_inner).clone();
-    client.request(request).await.map_err(|error| {
+    let (ip, port) = kubelet_address(&kubelets.cache, node)?;
+    kubelets.client().request(request).await.map_err(|error| {
         ApiError::internal(format!(
             "the agent of node \"{node}\" at {ip}:{port} does not answer: {}",
             causes(&error)
@@ -210,12 +232,18 @@ fn causes(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// An address before a port.
+pub(super) fn in_authority(ip: IpAddr) -> String {
+    match ip {
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => format!("[{ip}]"),
+    }
+}
+
 /// Where a node says that its kubelet API is.
-fn kubelet_address(registry: &Registry, node: &str) -> Result<(IpAddr, u16), ApiError> {
-    let object = registry
-        .cache
-        .get(&kinds::NODE, "", node)
-        .ok_or_else(|| ApiError::not_found(&kinds::NODE, node))?;
+pub(super) fn kubelet_address(cache: &Cache, node: &str) -> Result<(IpAddr, u16), ApiError> {
+    let object =
+        cache.get(&kinds::NODE, "", node).ok_or_else(|| ApiError::not_found(&kinds::NODE, node))?;
     let status = object.value()["status"].take();
     let address = |wanted: &str| {
         let list = status["addresses"].as_array()?;

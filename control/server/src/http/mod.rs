@@ -4,13 +4,16 @@
 //! the table of kinds says what exists. Next step of the apply trace: [`crate::registry`].
 
 mod accept;
+mod aggregated;
 mod answer;
 mod apply;
 mod body;
+mod components;
 mod connect;
 mod delete;
 mod discovery;
 mod eviction;
+mod forward;
 mod gzip;
 mod health;
 mod impersonate;
@@ -47,14 +50,17 @@ use http::{HeaderValue, Uri, header};
 use tokio::sync::watch as channel;
 
 pub(crate) use answer::{Answer, Failure};
+pub(crate) use forward::Outward;
 pub(crate) use logs::Kubelets;
 pub(crate) use metrics::Metrics;
 #[cfg(test)]
 pub(crate) use other_versions::ALL as OTHER_VERSIONS;
+pub(crate) use proxy::client as proxy_client;
 use render::Render;
 pub(crate) use request::RequestInfo;
 use request::not_found_here;
 
+use crate::aggregation::Aggregator;
 use crate::audit::Audit;
 use crate::auth::external::External;
 use crate::auth::{Attributes, Auth, Identity, node};
@@ -78,10 +84,15 @@ pub(crate) struct App {
     pub(crate) external: External,
     pub(crate) images: distribution::Registry,
     pub(crate) kubelets: Kubelets,
+    pub(crate) aggregator: Aggregator,
+    /// Calls Pods and Services.
+    pub(crate) outward: Outward,
     pub(crate) metrics: Metrics,
     pub(crate) flow: Flow,
     pub(crate) audit: Audit,
     pub(crate) ready: Arc<AtomicBool>,
+    /// What runs in this process beside the API.
+    pub(crate) components: Vec<&'static str>,
     pub(crate) shutdown: channel::Receiver<bool>,
 }
 
@@ -282,6 +293,11 @@ async fn api(
     request: Request,
 ) -> Response {
     let (parts, body) = request.into_parts();
+    if info.path.starts_with("/apis/")
+        && let Some(remote) = app.aggregator.of(&info.group, &info.version)
+    {
+        return aggregated::serve(&app, &remote, &identity, &parts, body).await;
+    }
     let answer = if info.is_resource {
         resource(&app, &info, &identity, &parts, body).await
     } else {
@@ -296,19 +312,22 @@ async fn discover(app: &App, info: &RequestInfo, parts: &Parts) -> Answer {
     }
     app.registry.catch_up().await?;
     let custom = app.registry.cache.definitions().table();
-    let custom = &custom;
+    let (custom, remotes) = (&custom, &*app.aggregator.remotes());
     let segments: Vec<&str> = info.path.split('/').filter(|s| !s.is_empty()).collect();
     Ok(match segments.as_slice() {
-        ["api"] => discovery::core_versions(custom, &parts.headers),
-        ["apis"] => discovery::group_list(custom, &parts.headers),
+        ["api"] => discovery::core_versions(custom, remotes, &parts.headers),
+        ["apis"] => discovery::group_list(custom, remotes, &parts.headers),
         ["api", version] => discovery::resources(custom, "", version)?,
-        ["apis", group] => discovery::group(custom, group)?,
+        ["apis", group] => discovery::group(custom, remotes, group)?,
         ["openapi", "v2"] => openapi::everything(custom, &parts.headers),
-        ["openapi", "v3"] => openapi::index(custom),
+        ["openapi", "v3"] => openapi::index(custom, remotes),
         ["openapi", "v3", "api", version] => {
             openapi::of_group(custom, "", version, info.query.get("hash"))?
         }
         ["openapi", "v3", "apis", group, version] => {
+            if let Some(remote) = remotes.of(group, version) {
+                return Ok(aggregated::document(app, remote, parts).await);
+            }
             openapi::of_group(custom, group, version, info.query.get("hash"))?
         }
         ["apis", group, version] => discovery::resources(custom, group, version)?,
@@ -335,9 +354,12 @@ async fn resource(
         in_scope(info, info.resource != "nodes")?;
         return usage::serve(app, info, &parts.headers).await;
     }
-    if proxy::is_proxy(info) {
-        in_scope(info, false)?;
-        return proxy::get(&app.registry, &app.kubelets, info, parts).await;
+    if components::is_for(info) {
+        return components::serve(app, info, &parts.headers);
+    }
+    if let Some(kind) = proxy::of(info) {
+        in_scope(info, kind.namespaced)?;
+        return proxy::serve(app, info, kind, parts, body).await;
     }
     let kind = info.kind()?;
     in_scope(info, kind.namespaced)?;

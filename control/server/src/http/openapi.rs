@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 
 use super::answer::{bytes_response, json_response};
 use super::request::not_found_here;
+use crate::aggregation::Remotes;
 use crate::custom::Table;
 
 use super::{discovery, health, other_versions, reviews};
@@ -24,7 +25,7 @@ const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+pro
 const V2_PROTOBUF_ANSWER: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// `/openapi/v3`.
-pub(crate) fn index(custom: &Arc<Table>) -> Response {
+pub(crate) fn index(custom: &Arc<Table>, remotes: &Remotes) -> Response {
     let index = custom.hashes(|| {
         let mut paths = Map::new();
         for (group, version) in discovery::groups(custom) {
@@ -42,7 +43,23 @@ pub(crate) fn index(custom: &Arc<Table>) -> Response {
         }
         json!({"paths": paths})
     });
-    json_response(200, index)
+    let mut remotes = remotes.all().peekable();
+    if remotes.peek().is_none() {
+        return json_response(200, index);
+    }
+    let mut index = index.clone();
+    for remote in remotes {
+        let path = format!("apis/{}/{}", remote.group, remote.version);
+        match &remote.openapi {
+            Some(hash) => {
+                let address = format!("/openapi/v3/{path}?hash={hash}");
+                index["paths"][path] = json!({"serverRelativeURL": address});
+            }
+            // Whatever there is of this server's own is not what is served.
+            None => _ = index["paths"].as_object_mut().map(|paths| paths.remove(&path)),
+        }
+    }
+    json_response(200, &index)
 }
 
 fn hash(custom: &Table, group: &str, version: &str) -> String {

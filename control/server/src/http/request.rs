@@ -121,7 +121,7 @@ impl RequestInfo {
         }
         info.verb = match *method {
             Method::GET | Method::HEAD if watch => "watch",
-            // What is no collection and no object is read, whatever else is asked of it.
+            // What is no collection and no object is read, whatever else is asked of it; of the proxied it is its own business.
             Method::GET | Method::HEAD
                 if info.subresource.is_empty() && info.query.flag("watch") =>
             {

@@ -26,7 +26,10 @@ use serde_json::Value;
 
 use crate::cache::Cache;
 use crate::custom::Served;
-pub(crate) use admission::{Caller, Clients, Gv, Operation, Request, Requested, Trust};
+use crate::reach::Reach;
+pub(crate) use admission::{
+    Caller, Clients, Gv, Operation, Request, Requested, Trust, cause, roots,
+};
 pub(crate) use allocate::ServiceRanges;
 pub(crate) use delete::{DeleteOptions, Deleted, Preconditions, answers_with_object};
 pub(crate) use fields::{FieldWriter, ignored as ignored_fields};
@@ -44,6 +47,8 @@ const CATCH_UP: Duration = Duration::from_secs(10);
 pub(crate) struct Registry {
     pub(crate) store: Store,
     pub(crate) cache: Cache,
+    /// The way to what runs in the cluster.
+    pub(crate) reach: Reach,
     ranges: Arc<ServiceRanges>,
     taken: Arc<Mutex<allocate::Taken>>,
     webhooks: Arc<admission::Webhooks>,
@@ -97,10 +102,11 @@ impl Registry {
         toleration_seconds: [i64; 2],
     ) -> Self {
         let taken = Arc::default();
-        let webhooks = Arc::new(admission::Webhooks::new(cache.clone()));
+        let reach = Reach::new(cache.clone());
+        let webhooks = Arc::new(admission::Webhooks::new(reach.clone()));
         let (ledger, policies) = (admission::Ledger::default(), Arc::default());
         let ranges = Arc::new(ranges);
-        Self { webhooks, ledger, policies, store, cache, ranges, taken, toleration_seconds }
+        Self { webhooks, ledger, policies, store, cache, reach, ranges, taken, toleration_seconds }
     }
 
     /// Fills in what the kind fills in, as this cluster has it.

@@ -1,6 +1,7 @@
 //! Tests of the whole server through its router: the same path as HTTP, without a network.
 
 mod admission;
+mod aggregation;
 mod applies;
 mod audits;
 mod authentication;
@@ -18,6 +19,7 @@ mod network;
 mod noise;
 mod policies;
 mod protobuf;
+mod proxying;
 mod quotas;
 mod rules;
 mod services;

@@ -6,8 +6,9 @@ use axum::Router;
 use axum::extract::{Path, Query, Request, State};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
-use http::StatusCode;
-use http::header::CONTENT_TYPE;
+use coracle_api::tunnel::DIAL;
+use http::header::{CONNECTION, CONTENT_TYPE, UPGRADE};
+use http::{HeaderValue, StatusCode};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use serde_json::json;
@@ -58,7 +59,7 @@ impl Refusal {
     }
 }
 
-/// `/exec`, `/attach` and `/portForward`. Clients use GET and POST alike.
+/// `/exec`, `/attach`, `/portForward` and `/dial`. Clients use GET and POST alike.
 pub(crate) fn router() -> Router<Workers> {
     let (exec, attach, forward) =
         (get(exec).post(exec), get(attach).post(attach), get(forward).post(forward));
@@ -69,6 +70,7 @@ pub(crate) fn router() -> Router<Workers> {
         .route("/attach/{namespace}/{pod}/{uid}/{container}", attach)
         .route("/portForward/{namespace}/{pod}", forward.clone())
         .route("/portForward/{namespace}/{pod}/{uid}", forward)
+        .route("/dial/{namespace}/{pod}", get(dial))
 }
 
 async fn exec(
@@ -169,6 +171,45 @@ async fn forward(
         let channels = (2 * ports.len()) as u8;
         let (connection, streams) = websocket::serve(socket, form(protocol), channels);
         port_forward::over_channels(connection, streams, ports, target).await;
+    })
+}
+
+/// A connection to a port of a Pod, as one from another Pod would be: the API server makes its calls to webhooks, to extension
+/// API servers and to what it is a proxy of this way, wherever the Pods' addresses are out of its reach.
+async fn dial(
+    State(workers): State<Workers>,
+    Path(names): Names,
+    Query(query): Pairs,
+    request: Request,
+) -> Response {
+    let refuse = |code: StatusCode, why: String| (code, why).into_response();
+    let port = query
+        .iter()
+        .find(|(name, _)| name == "port")
+        .and_then(|(_, port)| port.parse::<u16>().ok());
+    let Some(port) = port.filter(|port| *port > 0) else {
+        return refuse(StatusCode::BAD_REQUEST, "query parameter \"port\": 1 to 65535".to_owned());
+    };
+    let is_it = request.headers().get(UPGRADE).is_some_and(|asked| asked == DIAL);
+    if !is_it {
+        return refuse(StatusCode::BAD_REQUEST, format!("an upgrade to {DIAL} is required"));
+    }
+    let target = match wasm::target(&workers, &names) {
+        Ok(target) => target,
+        Err(refusal) => return refusal.into_response(),
+    };
+    let mut stream = match target.connect(port).await {
+        Ok(stream) => stream,
+        Err(why) => return refuse(StatusCode::BAD_GATEWAY, why),
+    };
+    let mut answer = Response::new(axum::body::Body::empty());
+    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    answer.headers_mut().insert(UPGRADE, HeaderValue::from_static(DIAL));
+    switch(request, answer, move |upgraded| async move {
+        let mut upgraded = TokioIo::new(upgraded);
+        // That one side breaks off is for the other to see.
+        let _ = tokio::io::copy_bidirectional(&mut upgraded, &mut stream).await;
     })
 }
 

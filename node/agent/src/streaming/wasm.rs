@@ -1,11 +1,13 @@
 //! What Wasm Pods have to offer: their ports, and what their containers write. There is nothing in them to exec.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::StatusCode;
 use jiff::Timestamp;
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -19,6 +21,8 @@ use crate::pod::worker::{Located, Presence, Workers};
 
 /// What failures to attach are said to be failures of.
 pub(super) const ATTACHING: &str = "error attaching to container";
+/// How long a Pod may take to accept a connection.
+const CONNECT: Duration = Duration::from_secs(10);
 /// Lines of a log that wait to be sent.
 const LINES: usize = 16;
 
@@ -200,6 +204,17 @@ pub(super) struct Address {
     workers: Workers,
     pod: Located,
     address: IpAddr,
+}
+
+impl Address {
+    /// Connects to a port at the Pod's address, as somebody who comes over the network.
+    pub(super) async fn connect(&self, port: u16) -> Result<TcpStream, String> {
+        let address = SocketAddr::new(self.address, self.workers.listen_port(port));
+        let stream = tokio::time::timeout(CONNECT, probes::connect(address)).await;
+        let stream = stream.unwrap_or_else(|_| Err(format!("dial tcp {address}: i/o timeout")))?;
+        let _ = stream.set_nodelay(true);
+        Ok(stream)
+    }
 }
 
 impl Target for Address {

@@ -46,7 +46,7 @@ pub(in crate::registry) use policies::{Policies, note, problems};
 pub(in crate::registry) use quota::Ledger;
 pub(crate) use request::{Caller, Gv, Operation, Request, Requested};
 pub(in crate::registry) use webhooks::Webhooks;
-pub(crate) use webhooks::{Clients, Trust};
+pub(crate) use webhooks::{Clients, Trust, cause, roots};
 
 /// What the first phase has changed.
 pub(super) struct Mutated {

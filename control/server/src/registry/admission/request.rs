@@ -131,6 +131,7 @@ impl<'a> Request<'a> {
             "attach" => core("PodAttachOptions"),
             "portforward" => core("PodPortForwardOptions"),
             "proxy" if self.kind.is_pod() => core("PodProxyOptions"),
+            "proxy" if self.kind.resource == "nodes" => core("NodeProxyOptions"),
             "proxy" => core("ServiceProxyOptions"),
             _ => Gv { group: self.kind.group, version: self.kind.version, name: self.kind.kind },
         }

@@ -1,33 +1,24 @@
 //! Calling webhooks: HTTPS with the trust that a configuration names, to a URL or to a ready endpoint of a Service.
 //!
-//! Connections are kept and shared by all webhooks with the same trust. A Service is found in the watch cache, not by DNS, which
-//! this process need not be able to ask.
+//! Connections are kept and shared by all webhooks with the same trust; [`Reach`] makes them.
 
 use std::collections::HashMap;
-use std::io;
-use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use coracle_api::json::Json;
-use coracle_api::{Cluster, kinds};
 use http::header::{ACCEPT, CONTENT_TYPE};
-use http::{Request, StatusCode, Uri};
+use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use rand::seq::IndexedRandom;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::RootCertStore;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::Value;
-use tokio::net::TcpStream;
 
-use crate::cache::Cache;
+use crate::reach::Reach;
 
 /// An answer may have so many bytes: a patch may hold an object anew, in base64.
 const ANSWER: usize = 8 << 20;
@@ -38,7 +29,7 @@ const KEPT: usize = 64;
 const IDLE: Duration = Duration::from_secs(30);
 const IDLE_PER_HOST: usize = 16;
 
-type HttpsClient = Client<HttpsConnector<Dialer>, Full<Bytes>>;
+type HttpsClient = Client<HttpsConnector<Reach>, Full<Bytes>>;
 
 /// Whom a client trusts, and as whom it calls.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -53,13 +44,13 @@ pub(crate) struct Trust {
 
 /// Clients by the trust that they have.
 pub(crate) struct Clients {
-    cache: Cache,
+    reach: Reach,
     known: Mutex<HashMap<Trust, HttpsClient>>,
 }
 
 impl Clients {
-    pub(crate) fn new(cache: Cache) -> Self {
-        Self { cache, known: Mutex::default() }
+    pub(crate) fn new(reach: Reach) -> Self {
+        Self { reach, known: Mutex::default() }
     }
 
     /// Sends a request, and reads the answer whatever it is.
@@ -149,7 +140,7 @@ impl Clients {
                 https.with_server_name_resolver(FixedServerNameResolver::new(name))
             }
         };
-        let https = https.enable_all_versions().wrap_connector(Dialer(self.cache.clone()));
+        let https = https.enable_all_versions().wrap_connector(self.reach.clone());
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
@@ -161,7 +152,7 @@ impl Clients {
 }
 
 /// The certificates of a bundle, or those that this machine trusts.
-fn roots(ca: &[u8]) -> Result<RootCertStore, String> {
+pub(crate) fn roots(ca: &[u8]) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     if ca.is_empty() {
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -194,7 +185,7 @@ fn told(body: &[u8]) -> String {
 }
 
 /// The innermost cause, in Go's words for the usual one.
-fn cause(error: &(dyn std::error::Error + 'static)) -> String {
+pub(crate) fn cause(error: &(dyn std::error::Error + 'static)) -> String {
     let mut inner = error;
     while let Some(next) = inner.source() {
         inner = next;
@@ -205,85 +196,4 @@ fn cause(error: &(dyn std::error::Error + 'static)) -> String {
             .into();
     }
     text
-}
-
-/// Connects to hosts, and to Services by `NAME.NAMESPACE.svc`.
-#[derive(Clone)]
-struct Dialer(Cache);
-
-impl tower::Service<Uri> for Dialer {
-    type Response = TokioIo<TcpStream>;
-    type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, uri: Uri) -> Self::Future {
-        let cache = self.0.clone();
-        Box::pin(async move {
-            let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-            let port = uri.port_u16().unwrap_or(443);
-            let service = host.strip_suffix(".svc").and_then(|rest| rest.split_once('.'));
-            let addresses = match service {
-                Some((name, namespace)) => {
-                    let found = endpoints(&cache.read(), namespace, name, port);
-                    let found = found.map_err(io::Error::other)?;
-                    found.choose(&mut rand::rng()).copied().into_iter().collect()
-                }
-                None => tokio::net::lookup_host((host, port)).await?.collect::<Vec<_>>(),
-            };
-            let Some(first) = addresses.first() else {
-                return Err(io::Error::other(format!("lookup {host}: no such host")));
-            };
-            let stream = TcpStream::connect(&*addresses).await.map_err(|error| {
-                let why = match error.kind() {
-                    io::ErrorKind::ConnectionRefused => "connection refused".into(),
-                    _ => error.to_string(),
-                };
-                io::Error::other(format!("dial tcp {first}: connect: {why}"))
-            })?;
-            let _ = stream.set_nodelay(true);
-            Ok(TokioIo::new(stream))
-        })
-    }
-}
-
-/// Where a Service's port is answered.
-fn endpoints(
-    cluster: &Cluster,
-    namespace: &str,
-    name: &str,
-    port: u16,
-) -> Result<Vec<SocketAddr>, String> {
-    let service = cluster.get(&kinds::SERVICE, namespace, name);
-    let service = service.ok_or_else(|| format!("service \"{name}\" not found"))?.value();
-    let ports = service.list(&["spec", "ports"]);
-    let wanted = ports
-        .iter()
-        .find(|p| p.int(&["port"]) == Some(port.into()))
-        .ok_or_else(|| format!("no service port {port} found for service \"{name}\""))?;
-    let mut found = Vec::new();
-    for slice in cluster.list_in(&kinds::ENDPOINT_SLICE, namespace) {
-        if slice.meta.labels.get("kubernetes.io/service-name").is_none_or(|of| of != name) {
-            continue;
-        }
-        let slice = slice.value();
-        let of_port = |p: &&Value| p.text(&["name"]) == wanted.text(&["name"]);
-        let Some(port) = slice.list(&["ports"]).iter().find(of_port) else { continue };
-        let Some(port) = port.int(&["port"]).and_then(|p| u16::try_from(p).ok()) else { continue };
-        for endpoint in slice.list(&["endpoints"]) {
-            // Absent means ready.
-            if endpoint.at(&["conditions", "ready"]) == Some(&Value::Bool(false)) {
-                continue;
-            }
-            let addresses = endpoint.list(&["addresses"]).iter().filter_map(Value::as_str);
-            found.extend(addresses.filter_map(|a| Some(SocketAddr::new(a.parse().ok()?, port))));
-        }
-    }
-    if found.is_empty() {
-        return Err(format!("no endpoints available for service \"{name}\""));
-    }
-    Ok(found)
 }

@@ -17,9 +17,9 @@ use futures::future::join_all;
 use serde_json::Value;
 
 use super::{Gv, Request};
-use crate::cache::Cache;
+use crate::reach::Reach;
 use crate::registry::Registry;
-pub(crate) use client::{Clients, Trust};
+pub(crate) use client::{Clients, Trust, cause, roots};
 use hook::Hook;
 use review::Verdict;
 
@@ -56,8 +56,8 @@ impl Called {
 }
 
 impl Webhooks {
-    pub(in crate::registry) fn new(cache: Cache) -> Self {
-        Self { clients: Clients::new(cache), read: Mutex::default() }
+    pub(in crate::registry) fn new(reach: Reach) -> Self {
+        Self { clients: Clients::new(reach), read: Mutex::default() }
     }
 
     /// Who calls webhooks, of whichever sort.

@@ -85,7 +85,7 @@ fn body_of(part: &str) -> Option<Value> {
     })
 }
 
-/// What is there only while it is asked for, and where metrics are.
+/// What is there only while it is asked for, where metrics are, and what is told of this server.
 fn review(group: &str, name: &str) -> Option<Value> {
     Some(match (group, name) {
         ("authentication.k8s.io", "selfsubjectreviews") => json!({}),
@@ -99,7 +99,7 @@ fn review(group: &str, name: &str) -> Option<Value> {
         ) => {
             json!({"spec": {"user": "u", "resourceAttributes": {"namespace": "default", "verb": "get", "resource": "pods"}}})
         }
-        ("metrics.k8s.io", "nodes" | "pods") => json!({}),
+        ("metrics.k8s.io", "nodes" | "pods") | ("", "componentstatuses") => json!({}),
         _ => return None,
     })
 }
