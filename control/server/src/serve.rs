@@ -24,6 +24,7 @@ use tower::ServiceExt as _;
 use crate::aggregation::{self, Aggregator, Identification};
 use crate::audit::Audit;
 use crate::auth::external::External;
+use crate::auth::legacy_tokens::LegacyTokens;
 use crate::auth::pki::{self, ServingNames};
 use crate::auth::signer::Signer;
 use crate::auth::{self, Auth, NetworkFacts};
@@ -200,6 +201,7 @@ pub async fn start(config: Config) -> Result<Server, StartError> {
         controllers.push(Box::new(coracle_controllers::ApiServiceRegistration {
             built_in: bootstrap::api_services(),
         }));
+        controllers.push(Box::new(LegacyTokens { auth: auth.clone() }));
         controllers.push(Box::new(coracle_controllers::NodeIpam { range: config.pod_network }));
         let pool = config.load_balancer_pool.clone();
         controllers.push(Box::new(coracle_controllers::LoadBalancerController { pool }));

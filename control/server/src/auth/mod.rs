@@ -8,6 +8,7 @@
 pub mod bootstrap;
 pub(crate) mod external;
 mod join_tokens;
+pub(crate) mod legacy_tokens;
 pub mod node;
 pub mod pki;
 pub mod rbac;
@@ -20,7 +21,7 @@ use std::sync::Arc;
 
 use base64::Engine;
 use coracle_api::kinds::CERTIFICATE_SIGNING_REQUEST;
-use coracle_api::{ApiError, Cluster};
+use coracle_api::{ApiError, Cluster, Object};
 use coracle_controllers::Requester;
 use http::HeaderMap;
 use rustls_pki_types::CertificateDer;
@@ -144,8 +145,9 @@ impl Auth {
         }
         let token = credentials(headers).ok_or_else(ApiError::unauthorized)?;
         let joining = join_tokens::authenticate(cluster, &self.inner.local_token, &token);
-        joining
-            .unwrap_or_else(|| self.inner.tokens.verify(cluster, &token, &[]).map(|(who, _)| who))
+        joining.unwrap_or_else(|| {
+            self.inner.tokens.verify(cluster, &token, &[]).map(|verified| verified.identity)
+        })
     }
 
     /// Whether that caller may do that.
@@ -166,13 +168,22 @@ impl Auth {
         self.inner.tokens.issue(request)
     }
 
-    /// Whose token this is, and for which of the audiences (`TokenReview`).
+    /// A token without an end, which its Secret is to hold.
+    pub(crate) fn issue_lasting(
+        &self,
+        secret: &Object,
+        account: &Object,
+    ) -> Result<String, ApiError> {
+        self.inner.tokens.issue_lasting(secret, account)
+    }
+
+    /// Whose token this is, and for which of the audiences (`TokenReview`); none are those of the API server.
     pub fn review(
         &self,
         cluster: &Cluster,
         token: &str,
         audiences: &[String],
-    ) -> Result<(Identity, Vec<String>), ApiError> {
+    ) -> Result<tokens::Verified, ApiError> {
         self.inner.tokens.verify(cluster, token, audiences)
     }
 

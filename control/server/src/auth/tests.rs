@@ -247,6 +247,7 @@ fn tokens_hold_while_their_account_does() {
             seconds: 3600,
             pod: None,
             node: None,
+            secret: None,
         };
         auth.issue(&request).unwrap().token
     };
@@ -266,14 +267,118 @@ fn tokens_hold_while_their_account_does() {
     // Another audience, a changed token, none at all, an account that was made anew.
     let other = set(format!("Bearer {}", issue(&["vault"])));
     assert!(auth.authenticate(&cluster, &other, None).is_err());
-    let asked = ["vault", "bank"].map(str::to_owned);
-    let (_, fits) = auth.review(&cluster, &issue(&["vault", "shop"]), &asked).unwrap();
-    assert_eq!(fits, ["vault"], "for those that were asked about alone");
+    let asked = ["vault".to_owned(), "shop".to_owned()];
+    let review = auth.review(&cluster, &issue(&["vault", "bank"]), &asked).unwrap();
+    assert_eq!(review.audiences, ["vault"]);
     let broken = set(format!("Bearer {}x", token));
     assert!(auth.authenticate(&cluster, &broken, None).is_err());
     assert!(auth.authenticate(&cluster, &HeaderMap::new(), None).is_err());
     put(&mut cluster, &kinds::SERVICE_ACCOUNT, account("u2"));
     assert!(auth.authenticate(&cluster, &bearer, None).is_err());
+}
+
+#[test]
+fn tokens_hold_while_what_they_are_bound_to_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let auth = auth(dir.path());
+    let check = |kind: &'static Kind, bind: fn(&mut tokens::Issue<'_>)| {
+        let mut cluster = Cluster::new(Timestamp::now());
+        let namespace = if kind.namespaced { "tools" } else { "" };
+        let object = |uid: &str, more: Value| {
+            let mut object =
+                json!({"metadata": {"name": "it", "namespace": namespace, "uid": uid}});
+            if let Some(more) = more.as_object() {
+                object["metadata"].as_object_mut().unwrap().extend(more.clone());
+            }
+            object
+        };
+        let account = json!({"metadata": {"name": "robot", "namespace": "tools", "uid": "u1"}});
+        put(&mut cluster, &kinds::SERVICE_ACCOUNT, account);
+        let mut request = tokens::Issue {
+            namespace: "tools",
+            name: "robot",
+            uid: "u1",
+            audiences: Vec::new(),
+            seconds: 3600,
+            pod: None,
+            node: None,
+            secret: None,
+        };
+        bind(&mut request);
+        let token = auth.issue(&request).unwrap().token;
+        let mut holds = |value: Option<Value>| {
+            match value {
+                Some(value) => put(&mut cluster, kind, value),
+                None => drop(cluster.remove(kind, namespace, "it", 1)),
+            }
+            auth.review(&cluster, &token, &[]).is_ok()
+        };
+        let ended = |seconds: i64| {
+            let at = Timestamp::now() - jiff::SignedDuration::from_secs(seconds);
+            json!({"deletionTimestamp": at.to_string()})
+        };
+        assert!(!holds(None), "{}", kind.kind);
+        assert!(holds(Some(object("i1", json!({})))), "{}", kind.kind);
+        assert!(holds(Some(object("i1", ended(5)))), "{}: just now", kind.kind);
+        assert!(!holds(Some(object("i1", ended(100)))), "{}: long ago", kind.kind);
+        assert!(!holds(Some(object("i2", json!({})))), "{}: made anew", kind.kind);
+    };
+    check(&kinds::POD, |request| request.pod = Some(("it", "i1")));
+    check(&kinds::SECRET, |request| request.secret = Some(("it", "i1")));
+    check(&kinds::NODE, |request| request.node = Some(("it", "i1")));
+}
+
+#[test]
+fn secrets_of_service_accounts_are_given_tokens() {
+    use coracle_api::plan::{Controller, Key, Write};
+
+    let dir = tempfile::tempdir().unwrap();
+    let auth = auth(dir.path());
+    let controller = legacy_tokens::LegacyTokens { auth: auth.clone() };
+    let mut cluster = Cluster::new(Timestamp::now());
+    let account =
+        |uid: &str| json!({"metadata": {"name": "robot", "namespace": "tools", "uid": uid}});
+    put(&mut cluster, &kinds::SERVICE_ACCOUNT, account("u1"));
+    let mut secret = json!({
+        "metadata": {"name": "key", "namespace": "tools", "uid": "s1",
+                     "annotations": {legacy_tokens::NAME: "robot"}},
+        "type": legacy_tokens::TYPE,
+    });
+    put(&mut cluster, &kinds::SECRET, secret.clone());
+    let key = Key::new("tools", "key");
+    let plan = controller.reconcile(&cluster, &key);
+    let [Write::Patch { patch, .. }] = &plan.writes[..] else { panic!("{:?}", plan.writes) };
+    assert_eq!(patch["metadata"]["annotations"]["kubernetes.io/service-account.uid"], "u1");
+    let data = &patch["data"];
+    let decode = |field: &str| {
+        let bytes = base64::engine::general_purpose::STANDARD.decode(data[field].as_str().unwrap());
+        String::from_utf8(bytes.unwrap()).unwrap()
+    };
+    assert_eq!(
+        (decode("ca.crt"), decode("namespace")),
+        (auth.pki().ca_pem().into(), "tools".into())
+    );
+    let token = decode("token");
+    // Not before the Secret holds it.
+    assert!(auth.review(&cluster, &token, &[]).is_err());
+    secret["data"] = data.clone();
+    secret["metadata"]["annotations"]["kubernetes.io/service-account.uid"] = "u1".into();
+    put(&mut cluster, &kinds::SECRET, secret.clone());
+    assert!(controller.reconcile(&cluster, &key).is_empty());
+    let verified = auth.review(&cluster, &token, &[]).unwrap();
+    assert_eq!(verified.identity.user, "system:serviceaccount:tools:robot");
+    assert!(auth.review(&cluster, &token, &["vault".to_owned()]).is_err());
+    // Marked as invalid; the account made anew: the token holds no more, and the Secret goes.
+    let mut marked = secret.clone();
+    marked["metadata"]["labels"] =
+        json!({"kubernetes.io/legacy-token-invalid-since": "2026-01-01"});
+    put(&mut cluster, &kinds::SECRET, marked);
+    assert!(auth.review(&cluster, &token, &[]).is_err());
+    put(&mut cluster, &kinds::SECRET, secret);
+    put(&mut cluster, &kinds::SERVICE_ACCOUNT, account("u2"));
+    assert!(auth.review(&cluster, &token, &[]).is_err());
+    let plan = controller.reconcile(&cluster, &key);
+    assert!(matches!(&plan.writes[..], [Write::Delete { .. }]), "{:?}", plan.writes);
 }
 
 #[test]

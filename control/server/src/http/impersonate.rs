@@ -9,6 +9,8 @@ const USER: &str = "impersonate-user";
 const GROUP: &str = "impersonate-group";
 const UID: &str = "impersonate-uid";
 const EXTRA: &str = "impersonate-extra-";
+const ANONYMOUS: &str = "system:anonymous";
+const UNAUTHENTICATED: &str = "system:unauthenticated";
 const SERVICE_ACCOUNT: &str = "system:serviceaccount:";
 
 /// Whom the caller wants to be: itself without such headers.
@@ -69,12 +71,38 @@ pub(super) fn impersonated(
     let mut identity = Identity { user, uid, groups, ..Identity::default() };
     for (name, value) in headers {
         if let (Some(key), Ok(value)) = (name.as_str().strip_prefix(EXTRA), value.to_str()) {
-            may("authentication.k8s.io", "userextras", key, "", value)?;
-            identity.extra.entry(key.to_owned()).or_default().push(value.to_owned());
+            // Keys may have what headers may not, percent-encoded.
+            let key = percent_decoded(key);
+            may("authentication.k8s.io", "userextras", &key, "", value)?;
+            identity.extra.entry(key).or_default().push(value.to_owned());
         }
     }
-    if identity.user != "system:anonymous" && !identity.groups.iter().any(|g| g == AUTHENTICATED) {
+    if identity.user == ANONYMOUS && !identity.groups.iter().any(|g| g == UNAUTHENTICATED) {
+        identity.groups.push(UNAUTHENTICATED.into());
+    }
+    if identity.user != ANONYMOUS && !identity.groups.iter().any(|g| g == AUTHENTICATED) {
         identity.groups.push(AUTHENTICATED.into());
     }
     Ok(identity)
+}
+
+/// `%2F` as `/`; what is not so encoded stays.
+fn percent_decoded(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        let code = bytes.get(at + 1..at + 3).and_then(|digits| std::str::from_utf8(digits).ok());
+        match code.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(decoded) if byte == b'%' => {
+                out.push(decoded);
+                at += 3;
+            }
+            _ => {
+                out.push(byte);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8(out).unwrap_or_else(|_| text.to_owned())
 }

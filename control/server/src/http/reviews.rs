@@ -110,6 +110,10 @@ pub(crate) async fn create(
         }
         "TokenReview" => {
             let token = tree["spec"]["token"].as_str().unwrap_or_default().to_owned();
+            if token.is_empty() {
+                let why = "token is required for TokenReview in authentication";
+                return Err(ApiError::bad_request(why).into());
+            }
             let audiences: Vec<String> = tree["spec"]["audiences"]
                 .as_array()
                 .into_iter()
@@ -139,7 +143,7 @@ async fn whose(
 ) -> Result<(Identity, Vec<String>), String> {
     let known = app.auth.review(&app.registry.cache.read(), token, &audiences);
     let refused = match known {
-        Ok(found) => return Ok(found),
+        Ok(verified) => return Ok((verified.identity, verified.audiences)),
         Err(error) => error.message,
     };
     // Others vouch towards this server alone.
@@ -186,7 +190,7 @@ fn subject(spec: &Value) -> Identity {
         user: text(&spec["user"]),
         uid: text(&spec["uid"]),
         groups: spec["groups"].as_array().into_iter().flatten().map(text).collect(),
-        extra: Default::default(),
+        extra: serde_json::from_value(spec["extra"].clone()).unwrap_or_default(),
     }
 }
 

@@ -1,9 +1,12 @@
 //! Subresources that are actions rather than parts: scale, binding, eviction, log, token, exec, attach, portforward.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use coracle_api::kinds::{self, Subresource};
-use coracle_api::{ApiError, Kind};
+use coracle_api::{ApiError, FieldError, Kind, Object};
 use http::request::Parts;
+use serde_json::Value;
 
 use super::answer::{Answer, json_response};
 use super::body::{self, FieldValidation};
@@ -15,6 +18,8 @@ use crate::registry::{Operation, Request, WriteOptions, seconds};
 
 /// Lifetime of tokens that ask for none.
 const HOUR: i64 = 3600;
+/// The first that is too long.
+const LONGEST: i64 = (1 << 32) + 1;
 
 /// Whatever the path names that is no part of the object.
 pub(crate) async fn serve(
@@ -83,6 +88,31 @@ pub(crate) async fn bind(app: &App, info: &RequestInfo, parts: &Parts, body: Bod
     Ok(write::created())
 }
 
+/// What a token is to be bound to, if anything.
+fn bound_to(app: &App, namespace: &str, bound: &Value) -> Result<Option<Arc<Object>>, ApiError> {
+    let (kind, namespace): (&Kind, _) = match bound["kind"].as_str() {
+        None | Some("") => return Ok(None),
+        Some("Pod") => (&kinds::POD, namespace),
+        Some("Secret") => (&kinds::SECRET, namespace),
+        Some("Node") => (&kinds::NODE, ""),
+        Some(other) => {
+            let why = format!("cannot bind token to object of type {other}");
+            return Err(ApiError::bad_request(why));
+        }
+    };
+    let name = bound["name"].as_str().unwrap_or_default();
+    let found = app.registry.cache.get(kind, namespace, name);
+    let found = found.ok_or_else(|| ApiError::not_found(kind, name))?;
+    let uid = bound["uid"].as_str().filter(|uid| !uid.is_empty());
+    if let Some(uid) = uid.filter(|uid| *uid != found.meta.uid) {
+        let why = format!(
+            "the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated"
+        );
+        return Err(ApiError::conflict(kind, name, &why));
+    }
+    Ok(Some(found))
+}
+
 /// POST of a TokenRequest.
 async fn token(app: &App, info: &RequestInfo, parts: &Parts, body: Body) -> Answer {
     let bytes = body::read(&parts.headers, body).await?;
@@ -96,49 +126,45 @@ async fn token(app: &App, info: &RequestInfo, parts: &Parts, body: Body) -> Answ
     app.registry.admit_action(&admitted.of("token"), &mut request).await?;
     let spec = &request["spec"];
     let bound = &spec["boundObjectRef"];
-    let pod = match bound["kind"].as_str() {
-        None | Some("") => None,
-        Some("Pod") => {
-            let name = bound["name"].as_str().unwrap_or_default();
-            let pod = app
-                .registry
-                .cache
-                .get(&kinds::POD, &info.namespace, name)
-                .ok_or_else(|| ApiError::not_found(&kinds::POD, name))?;
-            let uid = bound["uid"].as_str().filter(|uid| !uid.is_empty());
-            if uid.is_some_and(|uid| uid != pod.meta.uid) {
-                let why = "the UID in the bound object reference does not match the UID in record";
-                return Err(ApiError::conflict(&kinds::POD, name, why).into());
-            }
-            Some(pod)
-        }
-        Some(other) => {
-            return Err(ApiError::bad_request(format!(
-                "cannot bind token to object of type {other}: only Pods can be named in spec.boundObjectRef"
-            ))
-            .into());
-        }
-    };
+    let object = bound_to(app, &info.namespace, bound)?;
+    let of_kind = |kind: &Kind| object.as_ref().filter(|it| it.kind.resource == kind.resource);
+    let pod = of_kind(&kinds::POD);
+    if let Some(pod) = pod
+        && pod.value()["spec"]["serviceAccountName"] != info.name.as_str()
+    {
+        return Err(ApiError::bad_request(format!(
+            "cannot bind token for serviceaccount \"{}\" to pod running with different serviceaccount name.",
+            info.name
+        ))
+        .into());
+    }
     if let Some(identity) = parts.extensions.get::<Identity>() {
-        node::may_have_token(identity, &info.name, pod.as_deref())
+        node::may_have_token(identity, &info.name, pod.map(|pod| &**pod))
             .map_err(|why| ApiError::forbidden(&kinds::SERVICE_ACCOUNT, &info.name, &why))?;
     }
     let lifetime = spec["expirationSeconds"].as_i64().unwrap_or(HOUR);
-    if lifetime < SHORTEST {
-        return Err(ApiError::new(
-            422,
-            "Invalid",
-            format!(
-                "TokenRequest.authentication.k8s.io \"{}\" is invalid: spec.expirationSeconds: Invalid value: \
-                 {lifetime}: may not specify a duration less than 10 minutes",
-                info.name
-            ),
-        )
-        .into());
+    let wrong = match lifetime {
+        ..SHORTEST => Some("may not specify a duration less than 10 minutes"),
+        LONGEST.. => Some("may not specify a duration larger than 2^32 seconds"),
+        _ => None,
+    };
+    if let Some(why) = wrong {
+        let error = FieldError::invalid("spec.expirationSeconds", lifetime, why);
+        let of = ("authentication.k8s.io", "TokenRequest");
+        return Err(ApiError::invalid_as(of, &info.name, &[error]).into());
     }
-    let machine = pod
-        .as_ref()
-        .and_then(|pod| app.registry.cache.get(&kinds::NODE, "", pod.node_name.as_deref()?));
+    let machine = match pod {
+        Some(pod) => {
+            pod.node_name.as_deref().and_then(|name| app.registry.cache.get(&kinds::NODE, "", name))
+        }
+        None => of_kind(&kinds::NODE).cloned(),
+    };
+    let named = |it: &'_ Arc<Object>| (it.meta.name.clone(), it.meta.uid.clone());
+    let (pod, machine) = (pod.map(named), machine.as_ref().map(named));
+    let secret = of_kind(&kinds::SECRET).map(named);
+    fn borrowed(pair: &Option<(String, String)>) -> Option<(&str, &str)> {
+        pair.as_ref().map(|(name, uid)| (name.as_str(), uid.as_str()))
+    }
     let audiences = spec["audiences"].as_array().into_iter().flatten();
     let issued = app.auth.issue(&Issue {
         namespace: &info.namespace,
@@ -146,8 +172,9 @@ async fn token(app: &App, info: &RequestInfo, parts: &Parts, body: Body) -> Answ
         uid: &account.meta.uid,
         audiences: audiences.filter_map(|a| a.as_str().map(str::to_owned)).collect(),
         seconds: lifetime,
-        pod: pod.as_ref().map(|pod| (pod.meta.name.as_str(), pod.meta.uid.as_str())),
-        node: machine.as_ref().map(|node| (node.meta.name.as_str(), node.meta.uid.as_str())),
+        pod: borrowed(&pod),
+        node: borrowed(&machine),
+        secret: borrowed(&secret),
     })?;
     request["kind"] = "TokenRequest".into();
     request["apiVersion"] = "authentication.k8s.io/v1".into();
