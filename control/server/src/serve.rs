@@ -35,6 +35,7 @@ use crate::encryption::{self, Encryption};
 use crate::flow::Flow;
 use crate::http::{App, Kubelets, Metrics, proxy_client, router};
 use crate::pods::{self, Pods};
+use crate::reach::Reach;
 use crate::registry::{Clients, Registry, ServiceRanges};
 use crate::{bootstrap, driver, events, recorder, scheduling, tls};
 
@@ -146,7 +147,8 @@ pub async fn start(config: Config) -> Result<Server, StartError> {
     let mut tasks = JoinSet::new();
     tasks.spawn(cache.clone().follow(store.clone()));
 
-    let registry = Registry::new(store.clone(), cache, ranges, config.toleration_seconds);
+    let reach = Reach::new(cache.clone(), config.pod_network);
+    let registry = Registry::new(store.clone(), cache, reach, ranges, config.toleration_seconds);
     let external = External::open(&config.authentication, Clients::new(registry.reach.clone()))?;
     tasks.spawn(external.clone().run());
     let kubelets = Kubelets::new(tls::kubelet_client(auth.pki())?, registry.cache.clone());

@@ -81,6 +81,16 @@ pub(crate) fn of_service(
     Ok(found)
 }
 
+/// Whether the Pod that an endpoint is said to be has that address.
+pub(super) fn is_pods(cluster: &Cluster, endpoint: &Endpoint) -> bool {
+    let Some((namespace, name)) = &endpoint.pod else { return false };
+    let Some(pod) = cluster.get(&kinds::POD, namespace, name) else { return false };
+    let status = &pod.value()["status"];
+    let addresses = status.list(&["podIPs"]).iter().map(|one| one.text(&["ip"]));
+    let mut addresses = addresses.chain([status.text(&["podIP"])]);
+    addresses.any(|one| one.parse() == Ok(endpoint.address.ip()))
+}
+
 /// A port of a Pod.
 ///
 /// # Errors

@@ -8,7 +8,7 @@
 mod endpoints;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -34,19 +34,28 @@ const CONNECT: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub(crate) struct Reach {
     cache: Cache,
+    /// The range of the cluster's Pods: an address, and the length of its prefix.
+    pods: (Ipv4Addr, u8),
     /// Known once the server has been put together.
     kubelets: Arc<OnceLock<Kubelets>>,
 }
 
 impl Reach {
-    pub(crate) fn new(cache: Cache) -> Self {
-        Self { cache, kubelets: Arc::default() }
+    pub(crate) fn new(cache: Cache, pods: (Ipv4Addr, u8)) -> Self {
+        Self { cache, pods, kubelets: Arc::default() }
     }
 
     /// Has agents dial what runs on their nodes from now on.
     pub(crate) fn through(&self, kubelets: Kubelets) {
         // Set once, when the server starts.
         let _ = self.kubelets.set(kubelets);
+    }
+
+    fn is_of_pods(&self, address: IpAddr) -> bool {
+        let IpAddr::V4(address) = address else { return false };
+        let (range, prefix) = self.pods;
+        let network = |ip: Ipv4Addr| u32::from(ip).checked_shr(32 - u32::from(prefix.min(32)));
+        network(address) == network(range)
     }
 
     /// An endpoint of a Service, any of those that are ready.
@@ -57,6 +66,21 @@ impl Reach {
         port: Port<'_>,
     ) -> Result<Endpoint, String> {
         let found = of_service(&self.cache.read(), namespace, name, port)?;
+        let chosen = found.choose(&mut rand::rng()).cloned();
+        chosen.ok_or_else(|| format!("no endpoints available for service \"{name}\""))
+    }
+
+    /// An endpoint of a Service that is one of its namespace's Pods, at that Pod's own address: whoever may write endpoints may not
+    /// have this server call whatever it likes for them.
+    pub(crate) fn service_pod(
+        &self,
+        namespace: &str,
+        name: &str,
+        port: Port<'_>,
+    ) -> Result<Endpoint, String> {
+        let cluster = self.cache.read();
+        let mut found = of_service(&cluster, namespace, name, port)?;
+        found.retain(|endpoint| endpoints::is_pods(&cluster, endpoint));
         let chosen = found.choose(&mut rand::rng()).cloned();
         chosen.ok_or_else(|| format!("no endpoints available for service \"{name}\""))
     }
@@ -74,6 +98,10 @@ impl Reach {
                     Ok(done) => done.map(Way::new),
                     Err(_) => Err(failed(*address, "i/o timeout")),
                 }
+            }
+            // Of a Pod that is nowhere, an address is what somebody said of it.
+            (Some(_), ..) if !self.is_of_pods(address.ip()) => {
+                Err(failed(*address, "the address is none of the cluster's Pods'"))
             }
             _ => direct(*address).await,
         }

@@ -98,11 +98,11 @@ impl Registry {
     pub(crate) fn new(
         store: Store,
         cache: Cache,
+        reach: Reach,
         ranges: ServiceRanges,
         toleration_seconds: [i64; 2],
     ) -> Self {
         let taken = Arc::default();
-        let reach = Reach::new(cache.clone());
         let webhooks = Arc::new(admission::Webhooks::new(reach.clone()));
         let (ledger, policies) = (admission::Ledger::default(), Arc::default());
         let ranges = Arc::new(ranges);

@@ -78,6 +78,15 @@ async fn answer(request: Request<Incoming>) -> Response<Body> {
     .expect("an answer")
 }
 
+/// Where Pods have addresses of loopback, as without root.
+async fn fixture() -> Fixture {
+    let loopback = ([127, 0, 0, 0].into(), 8);
+    Fixture::with(|config| {
+        (config.controllers, config.scheduler, config.pod_network) = (false, false, loopback);
+    })
+    .await
+}
+
 async fn ask(fixture: &Fixture, method: &str, path: &str) -> Answer {
     let request = Request::builder()
         .method(method)
@@ -91,7 +100,7 @@ async fn ask(fixture: &Fixture, method: &str, path: &str) -> Answer {
 
 #[tokio::test]
 async fn whatever_is_asked_is_passed_on() {
-    let fixture = Fixture::new().await;
+    let fixture = fixture().await;
     let backend = Backend::new().await;
     let mut web = pod("web");
     web["spec"]["containers"][0]["ports"] =
@@ -106,7 +115,7 @@ async fn whatever_is_asked_is_passed_on() {
     let slice = json!({
         "metadata": {"name": "web", "labels": {"kubernetes.io/service-name": "web"}},
         "addressType": "IPv4",
-        "endpoints": [{"addresses": ["127.0.0.1"]}],
+        "endpoints": [{"addresses": ["127.0.0.1"], "targetRef": {"kind": "Pod", "name": "web"}}],
         "ports": [{"name": "http", "port": backend.port}],
     });
     fixture.create("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", slice).await;
@@ -160,18 +169,42 @@ async fn whatever_is_asked_is_passed_on() {
 
 #[tokio::test]
 async fn what_cannot_be_asked_says_so() {
-    let fixture = Fixture::new().await;
+    let fixture = fixture().await;
     let ports = json!([{"name": "http", "port": 80}]);
-    fixture.create(SERVICE, json!({"metadata": {"name": "web"}, "spec": {"ports": ports}})).await;
+    fixture.create(SERVICE, json!({"metadata": {"name": "web"}, "spec": {"ports": &ports}})).await;
     fixture.create(PODS, pod("web")).await;
     let status = json!({"status": {"podIP": "127.0.0.1", "podIPs": [{"ip": "127.0.0.1"}]}});
     assert_eq!(fixture.merge(&format!("{PODS}/web/status"), status).await.code, 200);
+    fixture.create(PODS, pod("far")).await;
+    let status = json!({"status": {"podIP": "169.254.1.1", "podIPs": [{"ip": "169.254.1.1"}]}});
+    assert_eq!(fixture.merge(&format!("{PODS}/far/status"), status).await.code, 200);
+    // Whoever may write endpoints may not have this server ask whatever it reaches.
+    fixture.create(SERVICE, json!({"metadata": {"name": "odd"}, "spec": {"ports": ports}})).await;
+    for (name, endpoint) in [
+        ("nobody", json!({"addresses": ["127.0.0.1"]})),
+        ("other", json!({"addresses": ["127.0.0.2"], "targetRef": {"kind": "Pod", "name": "web"}})),
+        ("none", json!({"addresses": ["127.0.0.1"], "targetRef": {"kind": "Pod", "name": "none"}})),
+    ] {
+        let slice = json!({
+            "metadata": {"name": name, "labels": {"kubernetes.io/service-name": "odd"}},
+            "addressType": "IPv4",
+            "endpoints": [endpoint],
+            "ports": [{"name": "http", "port": 1}],
+        });
+        fixture.create("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", slice).await;
+    }
     for (path, code, message) in [
+        (format!("{SERVICE}/odd:http/proxy/"), 503, "no endpoints available for service \"odd\""),
         (format!("{SERVICE}/none/proxy/"), 404, "services \"none\" not found"),
         (format!("{SERVICE}/web:81/proxy/"), 503, "no service port 81 found for service \"web\""),
         (format!("{SERVICE}/web:http/proxy/"), 503, "no endpoints available for service \"web\""),
         (format!("{SERVICE}/ftp:web:http/proxy/"), 400, "invalid service request \"ftp:web:http\""),
         (format!("{POD}/none/proxy/"), 404, "pods \"none\" not found"),
+        (
+            format!("{POD}/far/proxy/"),
+            503,
+            "error trying to reach service: dial tcp 169.254.1.1:80: the address is none of the cluster's Pods'",
+        ),
         (format!("{POD}/a:b:c:d/proxy/"), 400, "invalid pod request \"a:b:c:d\""),
         (
             format!("{POD}/web:1/proxy/"),

@@ -293,6 +293,8 @@ pub(crate) async fn a_hidden_machine_is_reached(context: Arc<Context>) -> Outcom
         expect(&cluster.kubectl(&["attach", &name]).await?, &["line 1\nline 2\n"])?;
         let health = ["get", "--raw", "/api/v1/nodes/hidden/proxy/healthz"];
         expect(&cluster.kubectl(&health).await?, &["ok"])?;
+        let proxied = ["get", "--raw", "/api/v1/namespaces/default/services/web/proxy/version"];
+        expect(&cluster.kubectl(&proxied).await?, &["v1"])?;
         eventually(SOON, "its use is known", async || {
             expect(&cluster.kubectl(&["top", "node", "hidden"]).await?, &["hidden"])?;
             expect(&cluster.kubectl(&["top", "pods"]).await?, &["talker"])

@@ -21,6 +21,7 @@ mod context;
 mod custom;
 mod debugging;
 mod env;
+mod extension;
 mod faults;
 mod fleet;
 mod front;
@@ -42,6 +43,7 @@ mod network;
 mod observe;
 mod pods;
 mod probes;
+mod proxying;
 mod quick_start;
 mod reading;
 mod rollout;
@@ -316,6 +318,13 @@ suite! {
             a_restricted_namespace_runs_what_says_all_it_must,
             a_webhook_that_is_not_there_stops_what_it_is_for,
         ]
+    }
+    proxying {
+        both [pods_and_services_are_asked_through_the_server]
+    }
+    extension {
+        // About the API.
+        wasm [kubectl_uses_it_like_any_other]
     }
     bad_input {
         // About the API.

@@ -167,17 +167,14 @@ fn service(app: &App, namespace: &str, named: &Named<'_>) -> Result<Target, ApiE
         Ok(number) => Port::Number(number),
         Err(_) => Port::Name(named.port),
     };
-    let endpoint = app.registry.reach.service(namespace, named.name, port);
+    let endpoint = app.registry.reach.service_pod(namespace, named.name, port);
     let endpoint = endpoint.map_err(|why| ApiError::new(503, "ServiceUnavailable", why))?;
-    let host = match &endpoint.pod {
-        Some((namespace, pod)) => format!("{pod}.{namespace}.pod:{}", endpoint.address.port()),
-        None => endpoint.address.to_string(),
-    };
+    let pod = endpoint.pod.as_ref().map_or("", |(_, pod)| pod);
     Ok(Target::Endpoint {
         name: named.name.to_owned(),
         options: "ServiceProxyOptions",
         scheme: named.scheme,
-        host,
+        host: format!("{pod}.{namespace}.pod:{}", endpoint.address.port()),
         address: endpoint.address.to_string(),
     })
 }

@@ -85,7 +85,16 @@ async fn account(it: &Fixture, namespace: &str, name: &str, audiences: &[&str]) 
     let made = it.get(&format!("{path}/{name}")).await.body;
     let uid = made["metadata"]["uid"].as_str().expect("an account");
     let audiences = audiences.iter().map(|a| (*a).to_owned()).collect();
-    let issue = Issue { namespace, name, uid, audiences, seconds: 3600, pod: None, node: None };
+    let issue = Issue {
+        namespace,
+        name,
+        uid,
+        audiences,
+        seconds: 3600,
+        pod: None,
+        node: None,
+        secret: None,
+    };
     let token = it.server.app.auth.issue(&issue).expect("a token").token;
     let of_namespace = format!("system:serviceaccounts:{namespace}");
     let groups = ["system:serviceaccounts", &of_namespace, AUTHENTICATED].map(str::to_owned);
