@@ -28,6 +28,7 @@ use crate::outgoing::Outgoing;
 use crate::program::Program;
 use crate::random;
 use crate::sockets::{self, Known};
+use crate::timers;
 
 /// Things of the host's (streams, sockets, files, pollables, header fields, …) that one instance may have.
 const MOST_RESOURCES: usize = 16 << 10;
@@ -213,6 +214,7 @@ pub(crate) fn linker(engine: &Engine, concurrency: bool) -> wasmtime::Result<Lin
     stdout::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state)?;
     stderr::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state)?;
     random::add_to_linker(&mut linker)?;
+    timers::add_to_linker(&mut linker)?;
     files::add_p2(&mut linker)?;
     folders::add_p2(&mut linker)?;
     sockets::add_p2(&mut linker)?;

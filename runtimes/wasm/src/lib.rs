@@ -45,6 +45,7 @@ mod random;
 mod routes;
 mod slots;
 mod sockets;
+mod timers;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

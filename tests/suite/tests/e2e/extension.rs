@@ -211,7 +211,9 @@ pub(crate) async fn kubectl_uses_it_like_any_other(context: Arc<Context>) -> Out
     .await?;
     cluster.kubectl(&["get", "pods"]).await?;
     cluster.kubectl(&["delete", "apiservice", "v1.sea.example.com"]).await?;
-    let none = cluster.kubectl_with(&["get", "boats"], "").await?.refused()?;
-    expect(&none, &["the server doesn't have a resource type \"boats\""])?;
+    let none = cluster.kubectl_with(&["get", "--raw", BOATS], "").await?.refused()?;
+    expect(&none, &["the server could not find the requested resource"])?;
+    let kinds = cluster.kubectl(&["api-resources", "--cached=false"]).await?;
+    anyhow::ensure!(!kinds.contains("boats"), "{kinds}");
     Ok(())
 }
