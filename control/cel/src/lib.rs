@@ -30,8 +30,8 @@ use functions::Function;
 
 pub use construct::{json_patches, object as object_type};
 pub use error::{CompileError, EvalError};
-pub use functions::NamedFormat;
 pub use functions::authorizer::{Authorizer, Decision, Query, Step};
+pub use functions::{NamedFormat, Url};
 pub use rules::Rules;
 pub use types::{Decl, Field, Identity, Shape, Type};
 pub use value::{Fields, Key, List, Map, Opaque, Str, Val};

@@ -3,6 +3,7 @@
 mod construct;
 mod estimate;
 mod hostile;
+mod library;
 mod rules;
 
 use std::rc::Rc;
@@ -277,6 +278,11 @@ fn optional_values() {
         ("o.?map.optFlatMap(m, m.?a)", "some(1)"),
         ("optional.ofNonZeroValue('').or(optional.of('z')).value()", "\"z\""),
         ("has(o.?missing.x)", "false"),
+        // As upstream's policy that keeps Pods' users to their nodes has it.
+        ("{'a': ['x']}[?'a'][0].orValue('')", "\"x\""),
+        ("{'a': ['x']}[?'b'][0].orValue('none')", "\"none\""),
+        ("{'a': ['x']}[?'a'][?3].orValue('none')", "\"none\""),
+        ("o[?'map']['a']", "some(1)"),
     ]);
 }
 
@@ -436,10 +442,6 @@ fn kubernetes_libraries() {
             "url('https://[::1]:80/').getHostname() + url('https://[::1]:80/').getPort()",
             "\"::180\"",
         ),
-        (
-            "url('https://example.com/a b')",
-            "URL parse error during conversion from string: parse \"https://example.com/a b\": net/url: invalid control character in URL",
-        ),
         ("url('/p/q?k=v').getEscapedPath()", "\"/p/q\""),
         ("url('https://a/?k=v&k=w').getQuery()", "{\"k\": [\"v\", \"w\"]}"),
         ("isURL('https://a.b') && !isURL('../a')", "true"),
@@ -451,10 +453,7 @@ fn kubernetes_libraries() {
         ),
         ("cidr('192.168.1.7/24').masked()", "192.168.1.0/24"),
         ("cidr('192.168.1.7/24').prefixLength()", "24"),
-        (
-            "ip('::ffff:1.2.3.4')",
-            "IP Address \"::ffff:1.2.3.4\" parse error during conversion from string: IPv4-mapped IPv6 address is not allowed",
-        ),
+        ("ip('::ffff:1.2.3.4')", "IPv4-mapped IPv6 address \"::ffff:1.2.3.4\" is not allowed"),
         (
             "semver('1.2.3').isLessThan(semver('1.10.0')) && semver('v1.2', true).minor() == 2",
             "true",

@@ -60,7 +60,7 @@ pub enum Opaque {
     /// `quantity('1Gi')`.
     Quantity(coracle_api::Quantity),
     /// `url('https://…')`.
-    Url(Rc<url::Url>, Rc<str>),
+    Url(Rc<crate::functions::Url>, Rc<str>),
     /// `ip('::1')`.
     Ip(std::net::IpAddr),
     /// `cidr('10.0.0.0/8')`: the address as written, and its network.

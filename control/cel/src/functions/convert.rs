@@ -72,15 +72,11 @@ pub(super) const TABLE: &[Line] = &[
         Ok(Val::Int(if q.is_zero() { 0 } else { 1 - 2 * i64::from(q.is_negative()) }))
     }),
     ("quantity::isInteger() -> bool", UNIT, |args| {
-        Ok(Val::Bool(quantity_of(&args[0])?.is_whole()))
+        Ok(Val::Bool(integer(quantity_of(&args[0])?).is_some()))
     }),
     ("quantity::asInteger() -> int", UNIT, |args| {
-        let quantity = quantity_of(&args[0])?;
-        if quantity.is_whole() {
-            Ok(Val::Int(quantity.value()))
-        } else {
-            Err(EvalError::new("cannot convert value to integer"))
-        }
+        let integer = integer(quantity_of(&args[0])?).map(Val::Int);
+        integer.ok_or_else(|| EvalError::new("cannot convert value to integer"))
     }),
     ("quantity::asApproximateFloat() -> double", UNIT, |args| {
         Ok(Val::Double(approximate(quantity_of(&args[0])?)))
@@ -113,6 +109,12 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
+
+/// A quantity as an int. What is too large for one is held as the largest.
+fn integer(quantity: Quantity) -> Option<i64> {
+    let fits = quantity.is_whole() && !matches!(quantity.value(), i64::MAX | i64::MIN);
+    fits.then(|| quantity.value())
+}
 
 fn of_quantity<'a>(quantity: Quantity) -> Val<'a> {
     Val::Opaque(Opaque::Quantity(quantity))

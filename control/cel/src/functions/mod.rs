@@ -13,6 +13,7 @@ mod sets;
 mod strings;
 mod text;
 pub(crate) mod time;
+mod url;
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -24,6 +25,7 @@ use crate::value::Val;
 pub(crate) use lists::insert;
 pub use text::NamedFormat;
 pub(crate) use text::pattern;
+pub use url::Url;
 
 pub(crate) type Outcome<'a> = Result<Val<'a>, EvalError>;
 pub(crate) type Body = for<'a> fn(&[Val<'a>]) -> Outcome<'a>;
@@ -52,7 +54,9 @@ pub(crate) enum Cost {
     Walk,
     /// The product of two sizes, so many times.
     Product(f64),
-    /// Whether one network or address lies in another.
+    /// Whether an address lies in a network, which may have to be read first.
+    Address,
+    /// Whether a network lies in another, which is masked for that.
     Network,
 }
 
@@ -80,16 +84,21 @@ impl Cost {
             Cost::Contained => ceil(first * CHARACTER).saturating_mul(ceil(second * CHARACTER)),
             Cost::Walk => args.first().map_or(0, walk),
             Cost::Product(times) => ceil(first * second * times) + 1,
-            Cost::Network => ceil(2.0 * first * CHARACTER) + ceil(second * CHARACTER),
+            Cost::Address | Cost::Network => {
+                let masked = (self == Cost::Network).then(|| ceil(first * CHARACTER) + 1);
+                let is_read = matches!(args.get(1), Some(Val::String(_)));
+                let read = is_read.then(|| ceil(second * CHARACTER));
+                ceil(2.0 * first * CHARACTER) + masked.unwrap_or(0) + read.unwrap_or(0)
+            }
         }
     }
 }
 
 fn walk(value: &Val<'_>) -> u64 {
     match value {
-        Val::String(_) | Val::Bytes(_) => {
-            (value.size().unwrap_or_default() as f64 * CHARACTER).ceil() as u64
-        }
+        // Of bytes, and not rounded up, as upstream.
+        Val::String(text) => (text.len() as f64 * CHARACTER) as u64,
+        Val::Bytes(bytes) => (bytes.len() as f64 * CHARACTER) as u64,
         Val::List(list) => list.iter().map(|item| walk(&item)).sum(),
         Val::Map(map) => {
             map.entries().iter().map(|(key, value)| walk(&key.value()) + walk(value)).sum()
@@ -131,6 +140,7 @@ static FUNCTIONS: LazyLock<HashMap<&'static str, Function>> = LazyLock::new(|| {
         convert::TABLE,
         strings::TABLE,
         text::TABLE,
+        url::TABLE,
         lists::TABLE,
         sets::TABLE,
         net::TABLE,

@@ -1,4 +1,4 @@
-//! Regular expressions, URLs, versions, names in Kubernetes' formats, and mathematics.
+//! Regular expressions, versions, names in Kubernetes' formats, and mathematics.
 
 use std::cmp::Ordering;
 use std::rc::Rc;
@@ -7,11 +7,10 @@ use std::sync::LazyLock;
 use coracle_api::names;
 use regex::{Regex, RegexBuilder};
 use semver::Version;
-use url::Url;
 
 use super::{Cost, Line, Outcome, UNIT, int, text};
 use crate::error::EvalError;
-use crate::value::{Key, Map, Opaque, Str, Val};
+use crate::value::{Opaque, Val};
 
 const ONCE: Cost = Cost::Text(1.0);
 
@@ -26,32 +25,6 @@ pub(super) const TABLE: &[Line] = &[
     ("string::findAll(string, int) -> list(string)", Cost::Pattern, |args| {
         find_all(args, int(args, 2)?)
     }),
-    ("url(string) -> url", ONCE, |args| {
-        let text = text(args, 0)?;
-        parse_url(text).map(|url| Val::Opaque(Opaque::Url(Rc::new(url), text.into())))
-    }),
-    ("isURL(string) -> bool", ONCE, |args| Ok(Val::Bool(parse_url(text(args, 0)?).is_ok()))),
-    ("url::getScheme() -> string", UNIT, |args| {
-        url(
-            args,
-            |url, text| if text.starts_with('/') { String::new() } else { url.scheme().into() },
-        )
-    }),
-    ("url::getHost() -> string", UNIT, |args| url(args, host)),
-    ("url::getHostname() -> string", UNIT, |args| {
-        url(args, |url, text| match text.starts_with('/') {
-            true => String::new(),
-            false => url.host_str().unwrap_or_default().trim_matches(['[', ']']).into(),
-        })
-    }),
-    ("url::getPort() -> string", UNIT, |args| {
-        url(args, |url, text| match host(url, text).rsplit_once(':') {
-            Some((_, port)) if port.bytes().all(|b| b.is_ascii_digit()) => port.into(),
-            _ => String::new(),
-        })
-    }),
-    ("url::getEscapedPath() -> string", UNIT, |args| url(args, path)),
-    ("url::getQuery() -> map(string, list(string))", UNIT, query),
     ("semver(string) -> semver", ONCE, |args| version(text(args, 0)?, false)),
     ("semver(string, bool) -> semver", ONCE, |args| version(text(args, 0)?, normal(args))),
     ("isSemver(string) -> bool", ONCE, |args| {
@@ -164,61 +137,6 @@ fn find_all<'a>(args: &[Val<'a>], limit: i64) -> Outcome<'a> {
     Ok(Val::items(found.map(|found| Val::string(found.as_str())).collect()))
 }
 
-/// An absolute URL or an absolute path, as Go's `url.ParseRequestURI`.
-fn parse_url(text: &str) -> Result<Url, EvalError> {
-    let bad = |why: &str| {
-        EvalError::new(format!(
-            "URL parse error during conversion from string: parse {text:?}: {why}"
-        ))
-    };
-    if text.is_empty() {
-        return Err(bad("empty url"));
-    }
-    if text.contains(|char: char| char.is_ascii_control() || char == ' ') {
-        return Err(bad("net/url: invalid control character in URL"));
-    }
-    if text.starts_with('/') {
-        let base = Url::parse("http://path").map_err(|why| bad(&why.to_string()))?;
-        return base.join(text).map_err(|why| bad(&why.to_string()));
-    }
-    let url = Url::parse(text).map_err(|_| bad("invalid URI for request"))?;
-    if url.cannot_be_a_base() { Err(bad("invalid URI for request")) } else { Ok(url) }
-}
-
-fn url<'a>(args: &[Val<'a>], part: impl Fn(&Url, &str) -> String) -> Outcome<'a> {
-    match &args[0] {
-        Val::Opaque(Opaque::Url(url, text)) => Ok(Val::string(part(url, text))),
-        _ => Err(EvalError::no_such_overload()),
-    }
-}
-
-/// Host and port as written.
-fn host(_url: &Url, text: &str) -> String {
-    let Some((_, rest)) = text.split_once("://") else { return String::new() };
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    authority.rsplit_once('@').map_or(authority, |(_, host)| host).to_owned()
-}
-
-/// The path as written; the parser would put a slash where none is.
-fn path(url: &Url, text: &str) -> String {
-    let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
-    let bare = rest.split(['?', '#']).next().unwrap_or_default();
-    if bare.contains('/') { url.path().to_owned() } else { String::new() }
-}
-
-fn query<'a>(args: &[Val<'a>]) -> Outcome<'a> {
-    let Val::Opaque(Opaque::Url(url, _)) = &args[0] else {
-        return Err(EvalError::no_such_overload());
-    };
-    let mut all = std::collections::BTreeMap::<String, Vec<Val<'a>>>::new();
-    for (key, value) in url.query_pairs() {
-        all.entry(key.into_owned()).or_default().push(Val::string(&*value));
-    }
-    let entry =
-        |(key, values): (String, _)| (Key::String(Str::Shared(key.into())), Val::items(values));
-    Ok(Val::Map(Map::Made(Rc::new(all.into_iter().map(entry).collect()))))
-}
-
 fn normal(args: &[Val<'_>]) -> bool {
     matches!(args[1], Val::Bool(true))
 }
@@ -233,8 +151,32 @@ fn version<'a>(text: &str, normalize: bool) -> Outcome<'a> {
         let numbers: Vec<_> = numbers.into_iter().chain(missing.copied()).collect();
         text = format!("{}{}", numbers.join("."), &text[end..]);
     }
-    let parsed = Version::parse(&text).map_err(|why| EvalError::new(why.to_string()));
-    parsed.map(|version| Val::Opaque(Opaque::Semver(Rc::new(version))))
+    match Version::parse(&text) {
+        Ok(version) => Ok(Val::Opaque(Opaque::Semver(Rc::new(version)))),
+        Err(why) => Err(EvalError::new(wrong_version(&text).unwrap_or_else(|| why.to_string()))),
+    }
+}
+
+/// What is wrong with a version, in the words of the library that upstream reads them with.
+fn wrong_version(text: &str) -> Option<String> {
+    if text.is_empty() {
+        return Some("Version string empty".into());
+    }
+    let parts: Vec<&str> = text.splitn(3, '.').collect();
+    let [major, minor, rest] = parts[..] else {
+        return Some("No Major.Minor.Patch elements found".into());
+    };
+    let patch = rest.split(['-', '+']).next().unwrap_or_default();
+    for (name, number) in [("Major", major), ("Minor", minor), ("Patch", patch)] {
+        if number.is_empty() || !number.bytes().all(|b| b.is_ascii_digit()) {
+            let name = name.to_ascii_lowercase();
+            return Some(format!("Invalid character(s) found in {name} number {number:?}"));
+        }
+        if number.len() > 1 && number.starts_with('0') {
+            return Some(format!("{name} number must not contain leading zeroes {number:?}"));
+        }
+    }
+    None
 }
 
 fn trim_zeros(number: &str) -> &str {
@@ -277,7 +219,7 @@ static FORMATS: LazyLock<Vec<NamedFormat>> = LazyLock::new(|| {
         of("dns1035LabelPrefix", |text| one(names::label_1035(&prefix(text)))),
         of("qualifiedName", |text| one(names::qualified(text))),
         of("labelValue", |text| one(names::label_value(text))),
-        of("uri", |text| one(parse_url(text).err().map(|why| why.to_string()))),
+        of("uri", |text| one(super::url::parsed(text).err().map(|why| why.to_string()))),
         of("uuid", |text| {
             let groups: Vec<_> = text.split('-').map(str::len).collect();
             let hex = text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
