@@ -151,6 +151,14 @@ fn collect(cluster: &Cluster, object: &Object, plan: &mut Plan) {
         }
         return;
     }
+    // In a circle of owners each would wait for the next one: who waits for this object stops waiting for it.
+    let blocks = owners.iter().any(|o| o.block_owner_deletion == Some(true));
+    let waits = |found: &Object| found.meta.finalizers.iter().any(|f| f == FOREGROUND);
+    let is_circle = || cluster.owned_by(&object.meta.uid).any(|d| d.is_deleting() && waits(d));
+    if blocks && found.contains(&Owner::Waiting) && is_circle() {
+        plan.patch(object, patch::owners(&owners::unblocking(object)));
+        return;
+    }
     let has = |finalizer: &str| object.meta.finalizers.iter().any(|f| f == finalizer);
     let has_dependents = || cluster.owned_by(&object.meta.uid).next().is_some();
     let propagation = if has(ORPHAN) {

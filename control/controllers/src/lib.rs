@@ -41,6 +41,7 @@ mod load_balancer;
 mod api_service_registration;
 mod custom_resource_definition;
 mod extension_authentication;
+mod flow_schema;
 mod garbage_collector;
 mod namespace;
 mod resource_quota;
@@ -79,6 +80,7 @@ pub use endpoint_slice::EndpointSliceController;
 pub use endpoint_slice_mirroring::EndpointSliceMirroring;
 pub use endpoints::EndpointsController;
 pub use extension_authentication::ExtensionAuthentication;
+pub use flow_schema::FlowSchemaController;
 pub use garbage_collector::GarbageCollector;
 pub use ingress::IngressController;
 pub use ip_address::IpAddressController;
@@ -127,6 +129,7 @@ pub fn with(nodes: NodeLifecycle) -> Vec<Box<dyn Controller>> {
         Box::new(ClaimController),
         Box::new(VolumeController),
         Box::new(ClusterRoleAggregation),
+        Box::new(FlowSchemaController),
         Box::new(GarbageCollector),
         Box::new(CustomResourceDefinitionController),
         Box::new(nodes),

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use coracle_api::extensions::Leftover;
-use coracle_api::kinds::{API_SERVICE, NAMESPACE};
+use coracle_api::kinds::{API_SERVICE, NAMESPACE, POD};
 use coracle_api::plan::{Controller, Key, Propagation};
 use coracle_api::{Cluster, Kind, Object, Plan};
 use jiff::Timestamp;
@@ -45,13 +45,16 @@ impl Controller for NamespaceController {
         else {
             return plan;
         };
+        // What Pods may still use while they end, such as a NetworkPolicy, goes after them.
+        let pods = cluster.list_in(&POD, &key.name).next().is_some();
         let mut content = Vec::new();
         for kind in cluster.kinds().filter(|kind| kind.namespaced) {
             let mut here = Content { kind, count: 0, finalizers: Vec::new() };
             for object in cluster.list_in(kind, &key.name) {
                 here.count += 1;
                 here.finalizers.extend(object.meta.finalizers.iter().cloned());
-                if !object.is_deleting() && plan.writes.len() < BURST {
+                let in_turn = kind.is_pod() || !pods;
+                if in_turn && !object.is_deleting() && plan.writes.len() < BURST {
                     plan.delete(object, Propagation::Background);
                 }
             }

@@ -89,6 +89,15 @@ pub(crate) fn without(object: &Object, uid: &str) -> Vec<OwnerRef> {
     object.meta.owner_references.iter().filter(|o| o.uid != uid).cloned().collect()
 }
 
+/// An object's owner references, none of which makes the owner's deletion wait.
+pub(crate) fn unblocking(object: &Object) -> Vec<OwnerRef> {
+    let mut owners = object.meta.owner_references.clone();
+    for owner in owners.iter_mut().filter(|o| o.block_owner_deletion.is_some()) {
+        owner.block_owner_deletion = Some(false);
+    }
+    owners
+}
+
 /// The live object of `kind` that controls `object`, if it is in the same namespace and still the same one.
 pub(crate) fn controller_of<'a>(
     cluster: &'a Cluster,

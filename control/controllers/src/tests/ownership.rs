@@ -109,6 +109,64 @@ fn dependents_hold_or_let_go_of_their_owner() {
     }
 }
 
+/// Three Pods once owned each other in a circle, each waiting for the next one to go, for ever.
+#[test]
+fn a_circle_of_owners_comes_apart() {
+    let going = |owner: &str| {
+        json!({
+            "deletionTimestamp": NOW, "finalizers": ["foregroundDeletion"],
+            "ownerReferences": owners(&[(owner, &format!("uid-{owner}"))]),
+        })
+    };
+    let third = |blocks: bool| {
+        let mut owners = owners(&[("second", "uid-second")]);
+        owners[0]["blockOwnerDeletion"] = blocks.into();
+        config("third", json!({"ownerReferences": owners}))
+    };
+    for (blocks, expected) in [
+        (
+            true,
+            r#"patch third {"metadata":{"ownerReferences":[{"apiVersion":"v1","blockOwnerDeletion":false,"kind":"ConfigMap","name":"second","uid":"uid-second"}]}}"#,
+        ),
+        (false, r#"patch second {"metadata":{"finalizers":[]}}"#),
+    ] {
+        let [first, second] = ["first", "second"]
+            .map(|name| config(name, going(if name == "first" { "third" } else { "first" })));
+        let world = cluster([first, second, third(blocks)]);
+        let second = world.get(&kinds::CONFIG_MAP, "ns", "second").expect("the second");
+        let mut keys = GarbageCollector.wakes(&world, second);
+        keys.retain(|key| key.name.ends_with("|second"));
+        let found: Vec<_> =
+            keys.iter().flat_map(|key| told(&GarbageCollector.reconcile(&world, key))).collect();
+        assert_eq!(found, [expected], "{blocks}");
+    }
+}
+
+#[test]
+fn a_namespace_is_emptied_of_pods_first() {
+    let namespace = json!({
+        "metadata": {"name": "ns", "deletionTimestamp": NOW},
+        "spec": {"finalizers": ["kubernetes"]},
+    });
+    for (pod_meta, expected) in [
+        (Some(json!({})), vec!["delete pod Background None"]),
+        (Some(json!({"deletionTimestamp": NOW, "finalizers": ["mine"]})), vec![]),
+        (None, vec!["delete map Background None"]),
+    ] {
+        let pod = pod_meta.map(|meta| {
+            let mut pod = json!({"metadata": {"name": "pod"}, "spec": {"containers": []}});
+            json_merge(&mut pod["metadata"], meta);
+            (&kinds::POD, pod)
+        });
+        let mut all = vec![(&kinds::NAMESPACE, namespace.clone()), config("map", json!({}))];
+        all.extend(pod);
+        let plan = NamespaceController.reconcile(&cluster(all), &Key::new("", "ns"));
+        let deleted: Vec<_> =
+            told(&plan).into_iter().filter(|write| write.starts_with("delete")).collect();
+        assert_eq!(deleted, expected);
+    }
+}
+
 #[test]
 fn a_namespace_goes_when_it_is_empty() {
     let namespace = || {
