@@ -55,7 +55,10 @@ pub fn validate_meta(kind: &Kind, object: &Value) -> Vec<FieldError> {
         let finalizer = finalizer.as_str().unwrap_or("");
         if let Some(problem) = names::qualified(finalizer) {
             errors.push(FieldError::invalid(at, finalizer, problem));
-        } else if !finalizer.contains('/') && !STANDARD_FINALIZERS.contains(&finalizer) {
+        } else if !kind.custom
+            && !finalizer.contains('/')
+            && !STANDARD_FINALIZERS.contains(&finalizer)
+        {
             errors.push(FieldError::invalid(
                 at,
                 finalizer,

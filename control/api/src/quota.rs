@@ -19,8 +19,12 @@ pub type Amounts = BTreeMap<String, Quantity>;
 /// Quotas of these oblige every container to say how much it wants.
 const OBLIGING: [&str; 6] =
     ["cpu", "limits.cpu", "limits.memory", "memory", "requests.cpu", "requests.memory"];
+/// What a claim for all devices may be given, as upstream.
+const MOST_DEVICES: i64 = 32;
 const ONE: Quantity = Quantity::ONE;
 const CLASS: &str = ".storageclass.storage.k8s.io/";
+/// Ends what limits the devices of a class.
+const DEVICES: &str = ".deviceclass.resource.k8s.io/devices";
 
 /// A quota's `spec.hard` or `status.used`.
 pub fn amounts(list: Option<&Value>) -> Amounts {
@@ -55,6 +59,7 @@ pub fn usage(kind: &Kind, object: &Value) -> Amounts {
         "configmaps" | "secrets" | "replicationcontrollers" | "resourcequotas" => {
             used.insert(kind.resource.into(), ONE);
         }
+        "resourceclaims.resource.k8s.io" => used.extend(device_usage(object)),
         _ => {}
     }
     used
@@ -125,11 +130,36 @@ fn claim_usage(claim: &Value) -> Amounts {
     used
 }
 
+/// Devices by class, as many as a claim may be given at most: of several alternatives, that with the most.
+fn device_usage(claim: &Value) -> Amounts {
+    let mut used = Amounts::new();
+    for request in claim.list(&["spec", "devices", "requests"]) {
+        let mut most: BTreeMap<&str, i64> = BTreeMap::new();
+        let exactly = request.at(&["exactly"]);
+        for one in exactly.into_iter().chain(request.list(&["firstAvailable"])) {
+            let count = match one.text(&["allocationMode"]) {
+                "All" => MOST_DEVICES,
+                _ => one.int(&["count"]).unwrap_or(1),
+            };
+            let known = most.entry(one.text(&["deviceClassName"])).or_default();
+            *known = count.max(*known);
+        }
+        for (class, count) in most {
+            *used.entry(format!("{class}{DEVICES}")).or_insert(Quantity::ZERO) +=
+                Quantity::new(count, Format::Decimal);
+        }
+    }
+    used
+}
+
 /// The kind that uses what that name limits.
 fn user_of(name: &str) -> Option<&'static Kind> {
     if let Some(resource) = name.strip_prefix("count/") {
         let (plural, group) = resource.split_once('.').unwrap_or((resource, ""));
         return kinds::by_resource(group, plural);
+    }
+    if name.ends_with(DEVICES) {
+        return Some(&kinds::RESOURCE_CLAIM);
     }
     let name = name.split_once(CLASS).map_or(name, |(_, name)| name);
     Some(match name {

@@ -40,7 +40,7 @@ impl Default for Options {
             recent_bytes: 4 << 20,
             keep_for: Duration::from_secs(300),
             keep_short_for: Duration::from_secs(60),
-            keep_revisions: 1000,
+            keep_revisions: 0,
             max_history_bytes: 256 << 20,
             max_bytes: 8 << 30,
             max_key_bytes: 4 << 10,

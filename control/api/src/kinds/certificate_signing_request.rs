@@ -1,6 +1,6 @@
 //! CertificateSigningRequest.
 
-use super::common::{AGE, NAME, fields, object_age, only_status, or, text};
+use super::common::{AGE, NAME, fields, object_age, or, status_and_labels, text};
 use super::*;
 use crate::age::human_duration;
 use crate::csr;
@@ -80,7 +80,7 @@ fn prepare(prepare: Prepare<'_>) {
             }
         }
         Prepare::Status { new, old } => {
-            only_status(new, old);
+            status_and_labels(new, old);
             // Who signs need not know what was decided.
             let decided = |kind: &&str| !csr::has(new, kind);
             let missing: Vec<&str> = DECISIONS.into_iter().filter(decided).collect();

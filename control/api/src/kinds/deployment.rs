@@ -2,7 +2,7 @@
 
 use serde_json::{Map, json};
 
-use super::common::{AGE, NAME, object_age, prepare_status, text};
+use super::common::{AGE, NAME, object_age, prepare_with_labels, text};
 use super::workload::{self, WIDE};
 use super::*;
 use crate::json::{Json, default_text, object, object_or_new, set_default};
@@ -20,7 +20,7 @@ pub static KIND: Kind = Kind {
     subresources: &[Subresource::Status, Subresource::Scale],
     generation: Generation::Spec,
     default,
-    prepare: prepare_status,
+    prepare,
     validate,
     validate_update: workload::validate_update,
     warnings: warnings::workload,
@@ -37,6 +37,22 @@ pub static KIND: Kind = Kind {
     cells,
     ..Kind::BASE
 };
+
+/// As of most kinds, but who writes the status may not label the Deployment (`pkg/registry/apps/deployment/strategy.go`).
+fn prepare(prepare: Prepare<'_>) {
+    match prepare {
+        Prepare::Status { new, old } => {
+            prepare_with_labels(Prepare::Status { new: &mut *new, old });
+            if let Some(metadata) = new.as_object_mut().and_then(|new| object(new, "metadata")) {
+                match old.at(&["metadata", "labels"]) {
+                    Some(labels) => metadata.insert("labels".into(), labels.clone()),
+                    None => metadata.remove("labels"),
+                };
+            }
+        }
+        other => prepare_with_labels(other),
+    }
+}
 
 fn default(deployment: &mut Value) {
     let Some(spec) = workload::default_spec(deployment) else { return };

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::common::{NAME, AGE, fields, object_age, prepare_status, text};
+use super::common::{NAME, AGE, fields, object_age, prepare_with_labels, text};
 use super::*;
 use crate::json::{Json, keep, object_or_new};
 
@@ -66,6 +66,6 @@ fn prepare(prepare: Prepare<'_>) {
                 keep(new, old, "status");
             }
         }
-        status @ Prepare::Status { .. } => prepare_status(status),
+        status @ Prepare::Status { .. } => prepare_with_labels(status),
     }
 }

@@ -1,6 +1,6 @@
 //! ReplicaSet.
 
-use super::common::{AGE, NAME, fields, integer, object_age, prepare_status};
+use super::common::{AGE, NAME, fields, integer, object_age, prepare_with_labels};
 use super::workload::{self, WIDE};
 use super::*;
 
@@ -18,7 +18,7 @@ pub static KIND: Kind = Kind {
     default: |replica_set| {
         workload::default_spec(replica_set);
     },
-    prepare: prepare_status,
+    prepare: prepare_with_labels,
     validate: |replica_set| workload::validate(replica_set, "replicaset"),
     validate_update: workload::validate_update,
     warnings: warnings::workload,

@@ -1,7 +1,7 @@
 //! ReplicationController: a ReplicaSet whose selector is a map of labels.
 
 use super::common::{
-    AGE, NAME, container_cells, fields, format_labels, integer, object_age, prepare_status,
+    AGE, NAME, container_cells, fields, format_labels, integer, object_age, prepare_with_labels,
 };
 use super::workload::{self, WIDE};
 use super::*;
@@ -20,7 +20,7 @@ pub static KIND: Kind = Kind {
     generation: Generation::Spec,
     orphans_dependents: true,
     default,
-    prepare: prepare_status,
+    prepare: prepare_with_labels,
     validate,
     warnings: warnings::workload,
     columns: &[

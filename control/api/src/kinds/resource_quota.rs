@@ -1,6 +1,6 @@
 //! ResourceQuota.
 
-use super::common::{AGE, NAME, object_age, prepare_status, text};
+use super::common::{AGE, NAME, object_age, prepare_with_labels, text};
 use super::*;
 use crate::json::{Json, object};
 use crate::names;
@@ -23,7 +23,7 @@ pub static KIND: Kind = Kind {
             }
         }
     },
-    prepare: prepare_status,
+    prepare: prepare_with_labels,
     validate,
     validate_update: |new, old| {
         let scopes = |quota: &Value| {

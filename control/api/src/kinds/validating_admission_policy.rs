@@ -14,7 +14,7 @@ pub static KIND: Kind = Kind {
     singular: "validatingadmissionpolicy",
     resource: "validatingadmissionpolicies.admissionregistration.k8s.io",
     subresources: &[Subresource::Status],
-    prepare: common::prepare_status,
+    prepare: common::prepare_with_labels,
     validate,
     columns: &policy::columns("Validations", "Validations indicates the number of validation rules defined in this configuration"),
     ..policy::POLICY

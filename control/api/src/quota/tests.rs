@@ -40,6 +40,18 @@ fn what_is_used() {
             json!({"spec": {"storageClassName": "gold", "resources": {"requests": {"storage": "1Gi"}}}}),
             "count/persistentvolumeclaims=1,gold.storageclass.storage.k8s.io/persistentvolumeclaims=1,gold.storageclass.storage.k8s.io/requests.storage=1Gi,persistentvolumeclaims=1,requests.storage=1Gi",
         ),
+        (
+            &kinds::RESOURCE_CLAIM,
+            json!({"spec": {"devices": {"requests": [
+                {"name": "a", "exactly": {"deviceClassName": "gold", "allocationMode": "ExactCount", "count": 2}},
+                {"name": "b", "firstAvailable": [
+                    {"name": "x", "deviceClassName": "gold", "count": 3},
+                    {"name": "y", "deviceClassName": "gold", "count": 1},
+                    {"name": "z", "deviceClassName": "iron", "allocationMode": "All"},
+                ]},
+            ]}}}),
+            "count/resourceclaims.resource.k8s.io=1,gold.deviceclass.resource.k8s.io/devices=5,iron.deviceclass.resource.k8s.io/devices=32",
+        ),
         (&kinds::DEPLOYMENT, json!({}), "count/deployments.apps=1"),
         (&kinds::CONFIG_MAP, json!({}), "configmaps=1,count/configmaps=1"),
     ] {

@@ -36,7 +36,23 @@ impl FieldSelector {
         kind: &Kind,
         selectable: &[String],
     ) -> Result<Self, SelectorError> {
-        let read = Self::read(text)?;
+        Self::parse_as(text, kind, selectable, |path| path.to_owned())
+    }
+
+    /// The same in words of another version, in which fields have other names: `stored` has those of the kind.
+    ///
+    /// # Errors
+    /// Bad syntax, or a field that the kind does not select by.
+    pub fn parse_as(
+        text: &str,
+        kind: &Kind,
+        selectable: &[String],
+        stored: impl Fn(&str) -> String,
+    ) -> Result<Self, SelectorError> {
+        let mut read = Self::read(text)?;
+        for term in &mut read.terms {
+            term.path = stored(&term.path);
+        }
         for Term { path, .. } in &read.terms {
             if !selectable.contains(path) {
                 supported(kind, path, selectable.is_empty() && kind.fields.is_empty())?;
@@ -90,6 +106,13 @@ impl FieldSelector {
     /// Selects every object.
     pub fn is_everything(&self) -> bool {
         self.terms.is_empty()
+    }
+
+    /// What of it is about names and namespaces, which are the same in every version.
+    #[must_use]
+    pub fn of_metadata(&self) -> Self {
+        let is_of_metadata = |term: &&Term| term.path.starts_with("metadata.");
+        Self { terms: self.terms.iter().filter(is_of_metadata).cloned().collect() }
     }
 
     /// The one value that it allows for a path, if it asks for one: what an index can look up.

@@ -20,7 +20,17 @@ pub fn cluster_roles() -> Vec<Value> {
         "verbs": ["get"],
     });
     let monitoring = json!({
-        "nonResourceURLs": ["/healthz", "/livez", "/metrics", "/readyz"],
+        "nonResourceURLs": [
+            "/healthz", "/healthz/*", "/livez", "/livez/*", "/metrics", "/metrics/slis",
+            "/readyz", "/readyz/*",
+        ],
+        "verbs": ["get"],
+    });
+    let issuer = json!({
+        "nonResourceURLs": [
+            "/.well-known/openid-configuration", "/.well-known/openid-configuration/",
+            "/openid/v1/jwks", "/openid/v1/jwks/",
+        ],
         "verbs": ["get"],
     });
     let basic = vec![
@@ -159,6 +169,7 @@ pub fn cluster_roles() -> Vec<Value> {
         role("system:discovery", vec![discovery]),
         role("system:public-info-viewer", vec![public]),
         role("system:monitoring", vec![monitoring]),
+        role("system:service-account-issuer-discovery", vec![issuer]),
         // For API servers behind this one, which ask it who calls and what they may.
         role(
             "system:auth-delegator",
@@ -223,6 +234,11 @@ pub fn cluster_role_bindings() -> Vec<Value> {
         binding("system:discovery", "system:discovery", "system:authenticated"),
         public_info(),
         binding("system:monitoring", "system:monitoring", "system:monitoring"),
+        binding(
+            "system:service-account-issuer-discovery",
+            "system:service-account-issuer-discovery",
+            "system:serviceaccounts",
+        ),
         // As kubeadm binds its own; nodes' rights to renew are the Node authorizer's.
         binding("coracle:node-bootstrapper", "system:node-bootstrapper", BOOTSTRAPPERS),
         binding(

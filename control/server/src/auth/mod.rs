@@ -120,6 +120,11 @@ impl Auth {
         &self.inner.pki
     }
 
+    /// The key that verifies ServiceAccounts' tokens, for others who do.
+    pub(crate) fn token_key(&self) -> &serde_json::Value {
+        self.inner.tokens.public()
+    }
+
     /// A token with which this process' own node joins, until [`Auth::end_local_token`]; it is written nowhere.
     pub fn local_token(&self) -> String {
         self.inner.local_token.make(&self.inner.pki)

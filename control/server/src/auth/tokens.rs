@@ -8,6 +8,8 @@ use jiff::{SignedDuration, Timestamp};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use rcgen::PublicKeyData;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use super::pki::{Pki, PkiError};
 use super::{AUTHENTICATED, Identity};
@@ -116,6 +118,8 @@ struct Reference {
 pub struct ServiceAccountTokens {
     signing: EncodingKey,
     verifying: DecodingKey,
+    /// For others, who verify tokens themselves: a JSON Web Key.
+    public: Value,
 }
 
 impl ServiceAccountTokens {
@@ -126,7 +130,19 @@ impl ServiceAccountTokens {
         let signing = EncodingKey::from_ec_pem(pem.as_bytes()).map_err(|e| bad(e.to_string()))?;
         let pair = rcgen::KeyPair::from_pem(&pem).map_err(|e| bad(e.to_string()))?;
         let verifying = DecodingKey::from_ec_der(pair.der_bytes());
-        Ok(Self { signing, verifying })
+        let public = public_key(pair.der_bytes());
+        Ok(Self { signing, verifying, public })
+    }
+
+    /// The key that verifies tokens, as JSON Web Key.
+    pub fn public(&self) -> &Value {
+        &self.public
+    }
+
+    /// The head of tokens, which names their key.
+    fn header(&self) -> Header {
+        let kid = self.public["kid"].as_str().map(str::to_owned);
+        Header { kid, ..Header::new(Algorithm::ES256) }
     }
 
     /// A token for a ServiceAccount.
@@ -159,7 +175,7 @@ impl ServiceAccountTokens {
                 secret: request.secret.map(reference),
             },
         };
-        let token = jsonwebtoken::encode(&Header::new(Algorithm::ES256), &claims, &self.signing)
+        let token = jsonwebtoken::encode(&self.header(), &claims, &self.signing)
             .map_err(ApiError::internal)?;
         Ok(Issued { token, expires, audiences })
     }
@@ -235,8 +251,7 @@ impl ServiceAccountTokens {
             account: name,
             uid: account.meta.uid.clone(),
         };
-        jsonwebtoken::encode(&Header::new(Algorithm::ES256), &claims, &self.signing)
-            .map_err(ApiError::internal)
+        jsonwebtoken::encode(&self.header(), &claims, &self.signing).map_err(ApiError::internal)
     }
 
     /// The same for tokens in Secrets; none if it is no such token.
@@ -270,6 +285,17 @@ impl ServiceAccountTokens {
         let identity = identity(&namespace, &account, uid);
         Some(Ok(Verified { identity, audiences: vec![ISSUER.to_owned()] }))
     }
+}
+
+/// A key on P-256 from its point: an octet that says that it is written in full, and the two numbers.
+fn public_key(point: &[u8]) -> Value {
+    use base64::Engine;
+    let encode = |bytes: &[u8]| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes);
+    let (x, y) = point.get(1..).unwrap_or_default().split_at(point.len() / 2);
+    json!({
+        "use": "sig", "kty": "EC", "crv": "P-256", "alg": "ES256",
+        "kid": encode(&Sha256::digest(point)), "x": encode(x), "y": encode(y),
+    })
 }
 
 fn identity(namespace: &str, name: &str, uid: String) -> Identity {

@@ -35,6 +35,8 @@ pub(crate) struct Table {
     rules: BTreeMap<String, Arc<RuleSets>>,
     /// Hashes of the published documents, made when first asked for.
     hashes: OnceLock<Value>,
+    /// The hash of the document about everything.
+    v2: OnceLock<String>,
 }
 
 /// A custom kind in one version, as a request or a write addresses it.
@@ -135,7 +137,7 @@ impl Definitions {
     fn change(&self, edit: impl FnOnce(&mut Table)) {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         let (all, rules) = (table.all.clone(), table.rules.clone());
-        let mut changed = Table { all, rules, hashes: OnceLock::new() };
+        let mut changed = Table { all, rules, ..Table::default() };
         edit(&mut changed);
         *table = Arc::new(changed);
     }

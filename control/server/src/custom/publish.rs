@@ -39,7 +39,12 @@ impl Table {
             .collect()
     }
 
-    /// The hashes of all documents, made when first asked for of this table.
+    /// The hash of the document about everything, made when first asked for of this table.
+    pub(crate) fn v2(&self, make: impl FnOnce() -> String) -> &str {
+        self.v2.get_or_init(make)
+    }
+
+    /// The hashes of the documents of groups, made when first asked for of this table.
     pub(crate) fn hashes(self: &Arc<Self>, make: impl FnOnce() -> Value) -> &Value {
         self.hashes.get_or_init(make)
     }

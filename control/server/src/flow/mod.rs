@@ -253,6 +253,11 @@ impl Flow {
         Ok(Some(OpenWatch { flow: self.clone(), user }))
     }
 
+    /// Each level with the seats that are its own.
+    pub(crate) fn nominal_seats(&self) -> Vec<(String, u64)> {
+        self.state().levels.iter().map(|(name, level)| (name.clone(), level.nominal)).collect()
+    }
+
     /// How many wait.
     #[cfg(test)]
     pub(crate) fn waiting(&self) -> usize {

@@ -37,11 +37,15 @@ pub(crate) struct Offer {
     pub(crate) protobuf: bool,
     /// It is a stream of events, which YAML has no form for.
     pub(crate) stream: bool,
+    /// It has rows and metadata, as what is stored has.
+    pub(crate) forms: bool,
 }
 
 impl Offer {
     /// JSON and YAML.
-    pub(crate) const JSON: Self = Self { protobuf: false, stream: false };
+    pub(crate) const JSON: Self = Self { protobuf: false, stream: false, forms: true };
+    /// What is only answered and never stored: reviews.
+    pub(crate) const REVIEW: Self = Self { protobuf: true, stream: false, forms: false };
 
     /// What is served of it, as upstream lists it.
     fn listed(self) -> String {
@@ -79,7 +83,7 @@ pub(crate) fn prefers_protobuf(headers: &HeaderMap) -> bool {
         value.to_str().is_ok_and(|text| text.contains(protobuf::MEDIA_TYPE))
     };
     headers.get_all(ACCEPT).iter().any(named)
-        && negotiate(headers, Offer { protobuf: true, stream: false })
+        && negotiate(headers, Offer { protobuf: true, ..Offer::JSON })
             .is_ok_and(|(_, encoding)| encoding == Encoding::Protobuf)
 }
 
@@ -125,6 +129,7 @@ impl<'a> Clause<'a> {
         let known = self.group == "meta.k8s.io" && (v1 || self.version == "v1beta1");
         let form = match self.form {
             "" => Form::Plain,
+            _ if !offer.forms => return None,
             "Table" if known => Form::Table { v1 },
             "PartialObjectMetadata" | "PartialObjectMetadataList" if known => Form::Metadata { v1 },
             _ => return None,

@@ -11,11 +11,12 @@ use http::request::Parts;
 use serde_json::Value;
 
 use super::App;
-use super::answer::Answer;
+use super::answer::{Answer, warn};
 use super::body::{self, FieldValidation, Shape};
 use super::other_versions;
 use super::render::Render;
 use super::request::{Query, RequestInfo};
+use super::yaml;
 use crate::auth::{Identity, node};
 use crate::registry::{
     Caller, FieldWriter, Gv, Part, Requested, WriteOptions, ignored_fields, now,
@@ -114,7 +115,7 @@ pub(crate) async fn apply(
     let shape = Shape::of(info, kind)?;
     let schema = shape.schema()?;
     let bytes = body::read(&parts.headers, body).await?;
-    let config = configuration(info, kind, shape, &bytes)?;
+    let (config, warnings) = configuration(info, kind, shape, &bytes)?;
     let options = WriteOptions { fields: FieldWriter::Applied, ..options(info, parts)? };
     let (now, ignored) = (now(), ignored_fields(kind, &info.subresource));
     let version = info.api_version();
@@ -165,7 +166,7 @@ pub(crate) async fn apply(
             (201, registry.create(kind, namespace, tree, options.clone()).await)
         };
         match written {
-            Ok(object) => return Ok(render.answer(code, &object)),
+            Ok(object) => return Ok(warn(render.answer(code, &object), &warnings)),
             Err(error) if code == 201 && error.reason == "AlreadyExists" => {}
             Err(error) if found && part == Part::Main && error.reason == "NotFound" => {}
             Err(error) => return Err(error.into()),
@@ -174,18 +175,18 @@ pub(crate) async fn apply(
     Err(ApiError::modified(kind, name).into())
 }
 
-/// The applied configuration, of this kind and with nothing in it that the kind does not have.
+/// The applied configuration, of this kind and with nothing in it that the kind does not have, and what to warn of.
 fn configuration(
     info: &RequestInfo,
     kind: &Kind,
     shape: Shape<'_>,
     bytes: &[u8],
-) -> Result<Value, ApiError> {
-    let config = match well_formed(info, kind, shape, bytes) {
-        Some(config) => config,
+) -> Result<(Value, Vec<String>), ApiError> {
+    let (config, warnings) = match well_formed(info, kind, shape, bytes) {
+        Some(config) => (config, Vec::new()),
         None => from_yaml(info, kind, shape, bytes)?,
     };
-    named(info, config)
+    Ok((named(info, config)?, warnings))
 }
 
 /// A configuration in JSON with nothing to complain of, as programs send it: YAML is many times slower to read.
@@ -203,9 +204,21 @@ fn from_yaml(
     kind: &Kind,
     shape: Shape<'_>,
     bytes: &[u8],
-) -> Result<Value, ApiError> {
-    let tree: Value = serde_saphyr::from_slice(bytes)
-        .map_err(|error| ApiError::bad_request(format!("error decoding YAML: {error}")))?;
+) -> Result<(Value, Vec<String>), ApiError> {
+    let document = yaml::read(bytes)
+        .map_err(|why| ApiError::bad_request(format!("error decoding YAML: {why}")))?;
+    let tree = document.tree;
+    let mut warnings = Vec::new();
+    match (document.strict, FieldValidation::of(&info.query)?) {
+        (None, _) | (_, FieldValidation::Ignore) => {}
+        (Some(why), FieldValidation::Warn) => warnings.push(why),
+        (Some(why), FieldValidation::Strict) => {
+            return Err(ApiError::bad_request(format!(
+                "error strict decoding YAML: error converting YAML to JSON: {}",
+                yaml::error(&why)
+            )));
+        }
+    }
     if !tree.is_object() {
         return Err(ApiError::bad_request("error decoding YAML: the configuration is no object"));
     }
@@ -234,7 +247,7 @@ fn from_yaml(
         let field = complaint.split('"').nth(1).unwrap_or(complaint);
         return Err(untyped(info, &format!(".{field}: field not declared in schema")));
     }
-    Ok(config)
+    Ok((config, warnings))
 }
 
 /// The configuration, if it is the addressed object's.

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::request::{Query, RequestInfo};
+use super::yaml;
 
 /// The largest body accepted, as upstream.
 pub(crate) const LIMIT: usize = 3 << 20;
@@ -137,10 +138,17 @@ pub(crate) fn decode<'a>(
     let decoded = match media.as_str() {
         "" | "application/json" | "*/*" => shape.decode_json(bytes),
         "application/yaml" | "application/x-yaml" | "text/yaml" => {
-            let tree: Value = serde_saphyr::from_slice(bytes).map_err(|error| {
-                ApiError::bad_request(format!("error converting YAML to JSON: yaml: {error}"))
+            let document = yaml::read(bytes).map_err(|why| {
+                ApiError::bad_request(format!("error converting YAML to JSON: yaml: {why}"))
             })?;
-            shape.check(tree)
+            let strict = document.strict.map(|why| match validation {
+                FieldValidation::Strict => yaml::error(&why),
+                _ => why,
+            });
+            shape.check(document.tree).map(|mut decoded| {
+                decoded.strict.splice(0..0, strict);
+                decoded
+            })
         }
         "application/vnd.kubernetes.protobuf" if let Shape::BuiltIn(schema) = shape => {
             let envelope = schema::protobuf::Envelope::parse(bytes)

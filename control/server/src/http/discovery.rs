@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::cmp::Ordering::Equal;
 
 use axum::response::Response;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use coracle_api::custom::Definition;
 use coracle_api::json::Json as _;
 use coracle_api::kinds::{self, Subresource};
@@ -11,6 +13,7 @@ use coracle_api::{ApiError, Kind};
 use http::HeaderMap;
 use http::header::{ACCEPT, VARY};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use crate::aggregation::Remotes;
 use crate::custom::{self, Table};
@@ -44,6 +47,8 @@ struct Served {
     verbs: Vec<&'static str>,
     short_names: Vec<Cow<'static, str>>,
     categories: Vec<Cow<'static, str>>,
+    /// Stands for how it is stored, if it is.
+    storage_hash: String,
     /// Name, what it takes and gives, and its verbs.
     subresources: Vec<(&'static str, GroupVersionKind, Vec<&'static str>)>,
 }
@@ -93,6 +98,7 @@ fn of_custom(custom: &custom::Served) -> Served {
     Served {
         short_names: definition.short_names.iter().cloned().map(Into::into).collect(),
         categories: definition.categories.iter().cloned().map(Into::into).collect(),
+        storage_hash: definition.storage().map(|version| hash(version.kind)).unwrap_or_default(),
         ..of_kind(custom.kind())
     }
 }
@@ -140,8 +146,15 @@ fn of_kind(kind: &'static Kind) -> Served {
         verbs,
         short_names: kind.short_names.iter().map(|name| (*name).into()).collect(),
         categories: kind.categories.iter().map(|name| (*name).into()).collect(),
+        storage_hash: hash(kind),
         subresources,
     }
+}
+
+/// As upstream has it, so that clients that remember it see a change where there is one.
+fn hash(kind: &Kind) -> String {
+    let digest = Sha256::digest(format!("{}/{}/{}", kind.group, kind.version, kind.kind));
+    STANDARD.encode(&digest[..8])
 }
 
 /// What `proxy` takes, of a kind that has it.
@@ -164,6 +177,7 @@ fn of_usage(it: &(&'static str, &'static str, &'static str, bool)) -> Served {
         verbs: vec!["get", "list"],
         short_names: Vec::new(),
         categories: Vec::new(),
+        storage_hash: String::new(),
         subresources: Vec::new(),
     }
 }
@@ -177,6 +191,7 @@ fn of_components() -> Served {
         verbs: vec!["get", "list"],
         short_names: vec![components::SHORT_NAME.into()],
         categories: Vec::new(),
+        storage_hash: String::new(),
         subresources: Vec::new(),
     }
 }
@@ -190,6 +205,7 @@ fn of_review(review: &Review) -> Served {
         verbs: vec!["create"],
         short_names: Vec::new(),
         categories: Vec::new(),
+        storage_hash: String::new(),
         subresources: Vec::new(),
     }
 }
@@ -294,6 +310,9 @@ pub(crate) fn resources(custom: &Table, group: &str, version: &str) -> Result<Re
         }
         if !it.categories.is_empty() {
             entry["categories"] = json!(it.categories);
+        }
+        if !it.storage_hash.is_empty() {
+            entry["storageVersionHash"] = it.storage_hash.as_str().into();
         }
         list.push(entry);
         for (name, kind, verbs) in &it.subresources {

@@ -24,8 +24,11 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry as Samples;
 
+use super::App;
 use super::answer::bytes_response;
+use super::health::{self, Check};
 use super::request::RequestInfo;
+use crate::flow::Flow;
 use crate::registry::Registry;
 
 /// Seconds, as upstream has them for `apiserver_request_duration_seconds`, fewer.
@@ -161,7 +164,7 @@ fn verb(verb: &str) -> &'static str {
 }
 
 /// The answer.
-pub(crate) async fn get(metrics: &Metrics, registry: &Registry) -> Response {
+pub(crate) async fn get(metrics: &Metrics, registry: &Registry, flow: &Flow) -> Response {
     let counted = &metrics.0;
     let mut samples = Samples::default();
     let help = "Requests by verb, resource and code";
@@ -176,13 +179,45 @@ pub(crate) async fn get(metrics: &Metrics, registry: &Registry) -> Response {
             let cluster = registry.cache.read();
             cluster.kinds().map(|kind| (kind.plural, kind.group, cluster.count(kind))).collect()
         },
+        seats: flow.nominal_seats(),
         revision: registry.cache.revision(),
         store: registry.store.stats().await.ok(),
     }));
+    written(&samples)
+}
+
+/// `/metrics/slis`: how the server's health is.
+pub(crate) fn health(app: &App) -> Response {
+    let of =
+        |name: &'static str| health::checks(app, name).into_iter().map(move |check| (name, check));
+    let mut samples = Samples::default();
+    samples.register_collector(Box::new(Healthy(
+        ["healthz", "livez", "readyz"].into_iter().flat_map(of).collect(),
+    )));
+    written(&samples)
+}
+
+fn written(samples: &Samples) -> Response {
     let mut text = String::new();
     // Writing to a String cannot fail.
-    let _ = encode(&mut text, &samples);
+    let _ = encode(&mut text, samples);
     bytes_response(200, OPEN_METRICS, text.into())
+}
+
+/// Checks by where they are asked for.
+#[derive(Debug)]
+struct Healthy(Vec<(&'static str, Check)>);
+
+impl Collector for Healthy {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let (name, help) = ("kubernetes_healthcheck", "Whether a check passes.");
+        let mut checks = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (of, (check, result)) in &self.0 {
+            let labels = [("name", *check), ("type", *of)];
+            checks.encode_family(&labels)?.encode_gauge(&i64::from(result.is_ok()))?;
+        }
+        Ok(())
+    }
 }
 
 /// What is the case when somebody asks.
@@ -190,6 +225,8 @@ pub(crate) async fn get(metrics: &Metrics, registry: &Registry) -> Response {
 struct Now {
     inflight: i64,
     objects: Vec<(&'static str, &'static str, usize)>,
+    /// Priority levels with the seats that are theirs.
+    seats: Vec<(String, u64)>,
     revision: u64,
     store: Option<Stats>,
 }
@@ -206,6 +243,13 @@ impl Collector for Now {
                 false => format!("{resource}.{group}"),
             };
             objects.encode_family(&[("resource", full)])?.encode_gauge(&(*count as i64))?;
+        }
+        let name = "apiserver_flowcontrol_nominal_limit_seats";
+        let help = "Seats that are a priority level's own.";
+        let mut seats = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (level, count) in &self.seats {
+            let labels = [("priority_level", level.as_str())];
+            seats.encode_family(&labels)?.encode_gauge(&(*count as i64))?;
         }
         let mut gauges = vec![
             ("apiserver_current_inflight_requests", "Requests under way.", self.inflight),

@@ -22,6 +22,7 @@ mod limits;
 mod logs;
 mod metrics;
 mod openapi;
+mod openid;
 mod other_versions;
 mod proxy;
 mod read;
@@ -33,13 +34,14 @@ mod tunnel;
 mod usage;
 mod watch;
 mod write;
+mod yaml;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{DefaultBodyLimit, Extension, Request, State};
+use axum::extract::{DefaultBodyLimit, Extension, Path, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -109,6 +111,12 @@ pub(crate) fn router(app: App) -> Router {
         // As the Python client asks.
         .route("/version/", get(async || health::version()))
         .route("/metrics", get(own_metrics))
+        .route("/metrics/slis", get(async |State(app): State<App>| metrics::health(&app)))
+        .route("/.well-known/openid-configuration", get(async || openid::discovery()))
+        .route("/openid/v1/jwks", get(async |State(app): State<App>| openid::keys(&app)))
+        .route("/livez/{check}", get(async |s, c, uri| check(s, c, uri, "livez")))
+        .route("/readyz/{check}", get(async |s, c, uri| check(s, c, uri, "readyz")))
+        .route("/healthz/{check}", get(async |s, c, uri| check(s, c, uri, "healthz")))
         .route("/coracle/v1/join", get(join::facts))
         .route(coracle_api::tunnel::PATH, get(tunnel::open))
         .route(PATH, post(usage::tell).layer(DefaultBodyLimit::max(usage::LIMIT)))
@@ -118,9 +126,9 @@ pub(crate) fn router(app: App) -> Router {
         .layer(middleware::from_fn_with_state(app.clone(), gate));
     // Health has no caller to know.
     Router::new()
-        .route("/livez", get(async |uri: Uri| health::live(&query_of(&uri))))
-        .route("/readyz", get(async |s, uri| ready(s, uri, "readyz")))
-        .route("/healthz", get(async |s, uri| ready(s, uri, "healthz")))
+        .route("/livez", get(async |s, uri| healthy(s, uri, "livez")))
+        .route("/readyz", get(async |s, uri| healthy(s, uri, "readyz")))
+        .route("/healthz", get(async |s, uri| healthy(s, uri, "healthz")))
         .fallback_service(gated)
         .with_state(app)
 }
@@ -129,12 +137,23 @@ fn query_of(uri: &Uri) -> request::Query {
     RequestInfo::parse(&http::Method::GET, uri).query
 }
 
-fn ready(State(app): State<App>, uri: Uri, name: &'static str) -> Response {
-    health::ready(&app, &query_of(&uri), name)
+fn healthy(State(app): State<App>, uri: Uri, name: &'static str) -> Response {
+    health::report(&app, &query_of(&uri), name)
+}
+
+/// One check alone.
+fn check(
+    State(app): State<App>,
+    Path(check): Path<String>,
+    uri: Uri,
+    name: &'static str,
+) -> Response {
+    let one = health::one(&app, &query_of(&uri), name, &check);
+    one.unwrap_or_else(|| Failure(not_found_here()).into_response())
 }
 
 async fn own_metrics(State(app): State<App>) -> Response {
-    metrics::get(&app.metrics, &app.registry).await
+    metrics::get(&app.metrics, &app.registry, &app.flow).await
 }
 
 /// Who asks, and may they?

@@ -7,9 +7,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use axum::response::Response;
+use bytes::Bytes;
 use coracle_api::schema::openapi::{self, Resource, gnostic};
 use coracle_api::{ApiError, kinds, schema};
-use http::header::{ACCEPT, CACHE_CONTROL, ETAG};
+use http::header::{ACCEPT, CACHE_CONTROL, ETAG, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderValue};
 use serde_json::{Map, json};
 use sha2::{Digest, Sha256};
@@ -63,8 +64,11 @@ pub(crate) fn index(custom: &Arc<Table>, remotes: &Remotes) -> Response {
 }
 
 fn hash(custom: &Table, group: &str, version: &str) -> String {
-    let digest = Sha256::digest(document(custom, group, version));
-    digest.iter().take(16).map(|b| format!("{b:02X}")).collect()
+    hex(&document(custom, group, version))
+}
+
+fn hex(document: &[u8]) -> String {
+    Sha256::digest(document).iter().take(16).map(|b| format!("{b:02X}")).collect()
 }
 
 /// The hash of a document that no definition changes: made once.
@@ -86,11 +90,9 @@ pub(crate) fn of_group(
     }
     let mut response =
         bytes_response(200, "application/json", document(custom, group, version).into());
-    if let Some(hash) = hash
-        && let Ok(tag) = HeaderValue::from_str(&format!("\"{hash}\""))
-    {
+    if let Some(hash) = hash {
+        response = tagged(response, &format!("\"{hash}\""));
         let headers = response.headers_mut();
-        headers.insert(ETAG, tag);
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
     }
     Ok(response)
@@ -102,16 +104,37 @@ pub(crate) fn everything(custom: &Table, headers: &HeaderMap) -> Response {
     let defined: Vec<_> = groups.iter().flat_map(|(g, v)| custom.in_group(g, v)).collect();
     let mut all: Vec<_> = groups.iter().flat_map(|(g, v)| resources(g, v)).collect();
     all.extend(defined.iter().filter_map(|it| Resource::custom(it.version())));
-    let document = openapi::v2(&all, &health::release());
+    let make = || openapi::v2(&all, &health::release());
+    let mut made = None;
+    let tag = custom.v2(|| {
+        let document = made.insert(make());
+        format!("\"{}\"", hex(&serde_json::to_vec(document).unwrap_or_default()))
+    });
+    // Clients that wait for something to be published ask often.
+    let mut known = headers.get_all(IF_NONE_MATCH).iter();
+    let is_known =
+        known.any(|it| it.to_str().is_ok_and(|it| it.split(',').any(|it| it.trim() == tag)));
+    let document = match is_known {
+        true => return tagged(bytes_response(304, "application/json", Bytes::new()), tag),
+        false => made.unwrap_or_else(make),
+    };
     let wants_protobuf = headers
         .get_all(ACCEPT)
         .iter()
         .any(|accept| accept.to_str().is_ok_and(|accept| accept.contains(V2_PROTOBUF)));
-    if wants_protobuf {
+    let answer = if wants_protobuf {
         bytes_response(200, V2_PROTOBUF_ANSWER, gnostic::encode(&document).into())
     } else {
         json_response(200, &document)
+    };
+    tagged(answer, tag)
+}
+
+fn tagged(mut response: Response, tag: &str) -> Response {
+    if let Ok(tag) = HeaderValue::from_str(tag) {
+        response.headers_mut().insert(ETAG, tag);
     }
+    response
 }
 
 fn document(custom: &Table, group: &str, version: &str) -> Vec<u8> {

@@ -18,6 +18,8 @@ pub(crate) struct OtherVersion {
     pub(crate) show: fn(&mut Value),
     /// From how this version writes it to how it is stored.
     pub(crate) store: fn(&mut Value),
+    /// From the name that field selectors have for a field to its stored one.
+    pub(crate) field: fn(&str) -> String,
     /// What this version checks beyond what is checked of what is stored, of a new object or of a change (`new`, `old`).
     check: fn(&Value, Option<&Value>) -> Vec<FieldError>,
 }
@@ -70,6 +72,14 @@ pub(crate) static ALL: [OtherVersion; 2] = [
         kind: &kinds::EVENT,
         show: |event| rename(event, "events.k8s.io/v1", |(stored, served)| (stored, served)),
         store: |event| rename(event, "v1", |(stored, served)| (served, stored)),
+        field: |path| {
+            let (first, rest) = path.split_once('.').unwrap_or((path, ""));
+            match FIELDS.iter().find(|(_, served)| *served == first) {
+                Some((stored, _)) if rest.is_empty() => (*stored).to_owned(),
+                Some((stored, _)) => format!("{stored}.{rest}"),
+                None => path.to_owned(),
+            }
+        },
         check: events_v1::check,
     },
     OtherVersion {
@@ -78,6 +88,7 @@ pub(crate) static ALL: [OtherVersion; 2] = [
         kind: &kinds::HORIZONTAL_POD_AUTOSCALER,
         show: autoscaling_v1::show,
         store: autoscaling_v1::store,
+        field: str::to_owned,
         check: |_, _| Vec::new(),
     },
 ];

@@ -14,6 +14,7 @@ use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::{Bytes, BytesMut};
+use coracle_api::custom::Conversion;
 use coracle_api::status::Details;
 use coracle_api::{ApiError, Cluster, FieldError, FieldSelector, Kind, LabelSelector, Object};
 use coracle_store::{Range, ReadError};
@@ -69,6 +70,9 @@ pub(crate) struct Selection {
     pub(crate) namespace: String,
     labels: LabelSelector,
     fields: FieldSelector,
+    /// What of the fields can be told of an object as it is stored; all of them, unless another version of a custom kind, or a
+    /// default, may change some.
+    stored: FieldSelector,
 }
 
 impl Selection {
@@ -78,7 +82,11 @@ impl Selection {
             .map_err(|e| ApiError::bad_request(e.to_string()))?;
         let selectable = info.custom.as_ref().map(|custom| &custom.version().selectable[..]);
         let fields = query.get("fieldSelector").unwrap_or_default();
-        let fields = FieldSelector::parse_for(fields, kind, selectable.unwrap_or_default())
+        let stored = |path: &str| match info.other_version() {
+            Some(other) => (other.field)(path),
+            None => path.to_owned(),
+        };
+        let fields = FieldSelector::parse_as(fields, kind, selectable.unwrap_or_default(), stored)
             .map_err(|e| ApiError::bad_request(e.to_string()))?;
         // A watch of one object by its path is a selection by name.
         let fields = match info.name.as_str() {
@@ -92,13 +100,35 @@ impl Selection {
                 ));
             }
         };
-        Ok(Self { kind, namespace: info.scope(kind).to_owned(), labels, fields })
+        let changes = info.custom.as_ref().is_some_and(|custom| {
+            matches!(*custom.definition.conversion, Conversion::Webhook(_))
+                || custom.version().structure.has_defaults()
+        });
+        let stored = if changes { fields.of_metadata() } else { fields.clone() };
+        Ok(Self { kind, namespace: info.scope(kind).to_owned(), labels, fields, stored })
     }
 
+    /// Whether an object, as it is shown, is selected.
     pub(crate) fn matches(&self, object: &Object) -> bool {
+        self.is_within(object) && self.fields.matches(object)
+    }
+
+    /// Whether an object, as it is stored, may be selected.
+    fn may_match(&self, object: &Object) -> bool {
+        self.is_within(object) && self.stored.matches(object)
+    }
+
+    fn is_within(&self, object: &Object) -> bool {
         (self.namespace.is_empty() || object.meta.namespace == self.namespace)
             && self.labels.matches(&object.meta.labels)
-            && self.fields.matches(object)
+    }
+
+    /// Of objects that were collected and are shown now, those that are selected.
+    pub(crate) fn narrow(&self, mut shown: Vec<Arc<Object>>) -> Vec<Arc<Object>> {
+        if self.stored != self.fields {
+            shown.retain(|object| self.fields.matches(object));
+        }
+        shown
     }
 
     /// # Errors
@@ -138,12 +168,23 @@ impl Selection {
         }
     }
 
-    /// The selected objects of the cluster after a key, in order.
+    /// How many objects there are after a key, where everything is selected.
+    fn count_after(&self, cluster: &Cluster, after: &str) -> usize {
+        match self.namespace.as_str() {
+            "" => cluster.list_after(self.kind, after).count(),
+            namespace => {
+                let all = cluster.list_in(self.kind, namespace);
+                all.filter(|object| object.key().as_str() > after).count()
+            }
+        }
+    }
+
+    /// The objects of the cluster after a key that may be selected, in order.
     pub(crate) fn collect(&self, cluster: &Cluster, after: &str) -> Vec<Arc<Object>> {
         let everything = self.is_everything();
         let keep = |object: &&Arc<Object>| {
             (after.is_empty() || object.key().as_str() > after)
-                && (everything || self.matches(object))
+                && (everything || self.may_match(object))
         };
         match self.scope() {
             Scope::Name(key) => {
@@ -166,8 +207,6 @@ impl Selection {
 struct Page {
     objects: Vec<Arc<Object>>,
     revision: u64,
-    /// The revision to go on at, if it is not that of the page.
-    token_revision: Option<u64>,
     /// Key to go on after.
     next: Option<String>,
     remaining: Option<usize>,
@@ -176,7 +215,7 @@ struct Page {
 /// `?continue=`.
 #[derive(Serialize, Deserialize)]
 struct Token {
-    /// The revision that all pages show; 0: that is forgotten, and the rest is shown as it is.
+    /// The revision that all pages show; 0: that is forgotten, and the rest is shown as it is when this page is asked for.
     rv: u64,
     after: String,
 }
@@ -198,14 +237,15 @@ pub(crate) async fn list(
     let page = page(registry, &selection, &info.query).await?;
     let mut metadata = json!({"resourceVersion": page.revision.to_string()});
     if let Some(after) = &page.next {
-        let rv = page.token_revision.unwrap_or(page.revision);
-        metadata["continue"] = Token { rv, after: after.clone() }.text().into();
+        let token = Token { rv: page.revision, after: after.clone() };
+        metadata["continue"] = token.text().into();
         if let Some(remaining) = page.remaining {
             metadata["remainingItemCount"] = remaining.into();
         }
     }
     let api_version = info.api_version();
-    let objects = registry.show_all(kind, page.objects).await?;
+    // A page is cut before that: one in which nothing is selected has its token all the same.
+    let objects = selection.narrow(registry.show_all(kind, page.objects).await?);
     if render.is_stored() {
         return Ok(join(&render.list_kind(kind), &api_version, &metadata, objects));
     }
@@ -260,8 +300,7 @@ async fn go_on(
     if token.rv == 0 {
         registry.catch_up().await?;
         selection.check_readable(registry)?;
-        let page = current(registry, selection, &token.after, limit);
-        return Ok(Page { token_revision: Some(0), ..page });
+        return Ok(current(registry, selection, &token.after, limit));
     }
     let page = at_revision(registry, selection, token.rv, &token.after, limit).await;
     page.map_err(|error| match error.code {
@@ -367,10 +406,11 @@ fn cut(mut objects: Vec<Arc<Object>>, revision: u64, limit: usize, selection: &S
     objects.truncate(limit);
     let next = (more > 0).then(|| objects.last().map(|last| last.key())).flatten();
     let remaining = (more > 0 && selection.is_everything()).then_some(more);
-    Page { objects, revision, token_revision: None, next, remaining }
+    Page { objects, revision, next, remaining }
 }
 
-/// As it was at a past revision: from the cache if nothing has changed since, else from the store.
+/// As it was at a past revision: from the cache if nothing has changed since, else from the store. What is forgotten is, either
+/// way: clients of upstream's see a list expire whether or not anything happened meanwhile.
 async fn at_revision(
     registry: &Registry,
     selection: &Selection,
@@ -379,6 +419,8 @@ async fn at_revision(
     limit: usize,
 ) -> Result<Page, ApiError> {
     if registry.cache.unchanged_since(selection.kind, at) && at <= registry.cache.revision() {
+        let kept = registry.store.get_at(keys::of_kind(selection.kind), at).await;
+        kept.map_err(|error| unreadable(at, error))?;
         let page = current(registry, selection, after, limit);
         // Still unchanged, so what was read is what there was.
         if registry.cache.unchanged_since(selection.kind, at) {
@@ -397,19 +439,13 @@ async fn at_revision(
     let mut objects = Vec::new();
     loop {
         let read = registry.store.range(range.clone(), Some(at), Some(PAGE)).await;
-        let read = read.map_err(|error| match error {
-            ReadError::Compacted { .. } => ApiError::expired(format!(
-                "The resourceVersion for the provided list is too old: {at}"
-            )),
-            ReadError::Future { latest, .. } => too_large(at, latest),
-            other => ApiError::internal(other),
-        })?;
+        let read = read.map_err(|error| unreadable(at, error))?;
         for entry in &read.entries {
             let decoder = registry.cache.decoder();
             let object = decoder
                 .decode(&entry.key, &entry.value, entry.mod_revision)
                 .map_err(ApiError::internal)?;
-            objects.extend(object.filter(|object| selection.matches(object)));
+            objects.extend(object.filter(|object| selection.may_match(object)));
         }
         match read.entries.last() {
             Some(last) if read.more && objects.len() <= limit => range = range.after(&last.key),
@@ -417,9 +453,21 @@ async fn at_revision(
         }
     }
     let mut page = cut(objects, at, limit, selection);
-    // Only a part was read, so how many remain is not known.
-    page.remaining = None;
+    if let (Some(read), Some(next)) = (page.remaining, &page.next) {
+        // Only a part was read. How many there are now is near enough: clients estimate by it.
+        page.remaining = Some(read.max(selection.count_after(&registry.cache.read(), next)));
+    }
     Ok(page)
+}
+
+fn unreadable(at: u64, error: ReadError) -> ApiError {
+    match error {
+        ReadError::Compacted { .. } => {
+            ApiError::expired(format!("The resourceVersion for the provided list is too old: {at}"))
+        }
+        ReadError::Future { latest, .. } => too_large(at, latest),
+        other => ApiError::internal(other),
+    }
 }
 
 /// A resourceVersion given by a client.
@@ -524,5 +572,14 @@ pub(crate) async fn selected(
 ) -> Result<Vec<Arc<Object>>, ApiError> {
     registry.catch_up().await?;
     selection.check_readable(registry)?;
-    Ok(selection.collect(&registry.cache.read(), ""))
+    let objects = selection.collect(&registry.cache.read(), "");
+    if selection.stored == selection.fields {
+        return Ok(objects);
+    }
+    let shown = registry.show_all(selection.kind, objects.clone()).await?;
+    let both = objects.into_iter().zip(shown);
+    Ok(both
+        .filter(|(_, shown)| selection.fields.matches(shown))
+        .map(|(object, _)| object)
+        .collect())
 }

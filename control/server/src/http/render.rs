@@ -48,7 +48,7 @@ impl Render {
         let schema =
             || schema::builtin().by_gvk(&info.group, &info.version, info.kind().ok()?.kind);
         let schema = if accept::prefers_protobuf(headers) { schema() } else { None };
-        let offer = Offer { protobuf: schema.is_some(), stream: info.verb == "watch" };
+        let offer = Offer { protobuf: schema.is_some(), stream: info.verb == "watch", forms: true };
         let (form, encoding) = accept::negotiate(headers, offer)?;
         Ok(Self {
             form,

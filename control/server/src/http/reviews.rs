@@ -6,6 +6,7 @@ use http::request::Parts;
 use serde_json::{Value, json};
 
 use super::App;
+use super::accept::{self, Offer};
 use super::answer::{Answer, json_response};
 use super::body::{self, FieldValidation};
 use super::method_not_allowed;
@@ -90,6 +91,7 @@ pub(crate) async fn create(
     if info.verb != "create" || review.namespaced && info.namespace.is_empty() {
         return Err(method_not_allowed().into());
     }
+    accept::negotiate(&parts.headers, Offer::REVIEW)?;
     let bytes = body::read(&parts.headers, body).await?;
     let schema = body::schema_of(review.group, "v1", review.kind)?;
     let (mut tree, _) = body::decode(&bytes, &parts.headers, schema, FieldValidation::Ignore)?;

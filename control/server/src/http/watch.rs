@@ -138,7 +138,7 @@ pub(crate) async fn watch(
     let source =
         Source::new(registry.cache.clone(), registry.store.clone(), kind, selection.scope(), after);
     let now = Instant::now();
-    let initial = registry.show_all(kind, initial).await?.into();
+    let initial = selection.narrow(registry.show_all(kind, initial).await?).into();
     let watch = Watch {
         registry: registry.clone(),
         selection,

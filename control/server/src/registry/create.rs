@@ -76,7 +76,7 @@ impl Registry {
             sign_as(&options.caller.identity(), &mut tree);
         }
         (kind.prepare)(Prepare::Create(&mut tree));
-        note(kind, &mut tree, None);
+        note(self.cache.definitions(), kind, &mut tree, None);
         validate::create(kind, custom.as_ref(), &tree)?;
         let first_name = tree["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         request.name = &first_name;

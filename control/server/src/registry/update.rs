@@ -82,7 +82,7 @@ impl Registry {
             }
             self.restrict(&request, Some(&before), &new)?;
             let gone = Self::change(&old, custom.as_ref(), &before, &mut new, part)?;
-            note(kind, &mut new, Some(&before));
+            note(self.cache.definitions(), kind, &mut new, Some(&before));
             fields::set(&mut new, managers);
             if part == Part::Scale {
                 let (old_scale, told) = (scale::of(&before, scale), scale::of(&new, scale));
@@ -241,11 +241,15 @@ fn only_of_spec(before: &Value, asked: &Map<String, Value>, field: &str) -> Valu
     whole
 }
 
-/// The object as it was, but for the conditions of its status; new ones are dated.
+/// The object as it was, but for its labels and annotations and the conditions of its status; new ones are dated.
 fn only_conditions(before: &Value, asked: &Map<String, Value>) -> Value {
     let mut whole = before.clone();
     if let Some(map) = whole["metadata"].as_object_mut() {
         map.remove("resourceVersion");
+        let told = asked.get("metadata").unwrap_or(&Value::Null);
+        for field in ["labels", "annotations"] {
+            take_over(map, told, field);
+        }
     }
     let mut conditions = asked.get("status").map(|s| s["conditions"].clone()).unwrap_or_default();
     for condition in conditions.as_array_mut().into_iter().flatten() {

@@ -17,7 +17,9 @@ rules:
 - level: Request
 "#;
 
-async fn audited(policy: Option<&str>) -> (Fixture, std::path::PathBuf, tempfile::TempDir) {
+pub(super) async fn audited(
+    policy: Option<&str>,
+) -> (Fixture, std::path::PathBuf, tempfile::TempDir) {
     let dir = tempfile::tempdir().expect("a folder");
     let log = dir.path().join("audit.log");
     let file = policy.map(|policy| {
@@ -36,7 +38,7 @@ async fn audited(policy: Option<&str>) -> (Fixture, std::path::PathBuf, tempfile
     (it, log, dir)
 }
 
-fn events(log: &std::path::Path) -> Vec<Value> {
+pub(super) fn events(log: &std::path::Path) -> Vec<Value> {
     let text = std::fs::read_to_string(log).expect("a log");
     text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
 }

@@ -4,12 +4,14 @@ use http::header::WARNING;
 
 use super::*;
 
-const POLICIES: &str = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies";
-const BINDINGS: &str = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings";
+pub(super) const POLICIES: &str =
+    "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies";
+pub(super) const BINDINGS: &str =
+    "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings";
 const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
 
 /// A policy for what is created and changed of one resource.
-fn policy(name: &str, resource: [&str; 3], spec: Value) -> Value {
+pub(super) fn policy(name: &str, resource: [&str; 3], spec: Value) -> Value {
     let [group, version, plural] = resource;
     let mut policy = json!({
         "metadata": {"name": name},
@@ -31,7 +33,7 @@ fn policy(name: &str, resource: [&str; 3], spec: Value) -> Value {
     policy
 }
 
-fn binding(policy: &str, spec: Value) -> Value {
+pub(super) fn binding(policy: &str, spec: Value) -> Value {
     let mut binding = json!({
         "metadata": {"name": format!("{policy}-binding")},
         "spec": {"policyName": policy, "validationActions": ["Deny"]},
@@ -57,7 +59,7 @@ fn deployment(name: &str, replicas: i64) -> Value {
 }
 
 const OF_APPS: [&str; 3] = ["apps", "v1", "deployments"];
-const OF_MAPS: [&str; 3] = ["", "v1", "configmaps"];
+pub(super) const OF_MAPS: [&str; 3] = ["", "v1", "configmaps"];
 
 #[tokio::test]
 async fn a_policy_denies_only_what_is_bound_to_it() {

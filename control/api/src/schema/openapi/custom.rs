@@ -5,6 +5,11 @@ use serde_json::{Map, Value, json};
 /// What version 2 does not know, or means otherwise (`apiextensions-apiserver/pkg/controller/openapi/v2/conversion.go`).
 const NOT_IN_V2: &[&str] = &["oneOf", "anyOf", "not", "allOf", "nullable"];
 
+/// Objects of the kind may have any field. Old clients would refuse those that are not named, so version 2 names none.
+pub(super) fn is_open(schema: &Value) -> bool {
+    schema["x-kubernetes-preserve-unknown-fields"] == true
+}
+
 /// The schema in terms of version 2, of which clients know too little to check values of more than one type.
 pub(super) fn for_v2(schema: &Value) -> Value {
     let Some(map) = schema.as_object() else { return schema.clone() };
@@ -32,6 +37,18 @@ pub(super) fn for_v2(schema: &Value) -> Value {
                 all.iter().map(|(name, schema)| (name.clone(), for_v2(schema))).collect()
             }
             ("items" | "additionalProperties", Value::Object(_)) => for_v2(value),
+            // What may be null may be left out, as far as they can tell.
+            ("required", Value::Array(all)) => {
+                let nullable = |name: &Value| {
+                    let field = name.as_str().unwrap_or_default();
+                    map.get("properties").is_some_and(|all| all[field]["nullable"] == true)
+                };
+                let all: Vec<Value> = all.iter().filter(|name| !nullable(name)).cloned().collect();
+                if all.is_empty() {
+                    continue;
+                }
+                all.into()
+            }
             _ => value.clone(),
         };
         out.insert(name.to_owned(), value);

@@ -129,7 +129,10 @@ impl<'a> Route<'_, 'a> {
             }
             (None, _) => {}
         }
-        operation.insert("parameters".into(), parameters.into());
+        // Go's clients tell an empty list from none, but only until they have written it once.
+        if !parameters.is_empty() {
+            operation.insert("parameters".into(), parameters.into());
+        }
         operation.insert("responses".into(), self.responses(action, answer));
         operation.into()
     }

@@ -113,6 +113,13 @@ impl<'a> Schemas<'a> {
     /// A custom kind as its definition has it, with what every object has.
     fn published(&mut self, schema: &Value, message: &Message) -> Value {
         let mut out = match self.version {
+            Version::V2 if custom::is_open(schema) => {
+                let mut out = json!({"type": "object"});
+                if let Some(kinds) = kinds_of(message) {
+                    out["x-kubernetes-group-version-kind"] = kinds;
+                }
+                return out;
+            }
             Version::V2 => custom::for_v2(schema),
             Version::V3 => schema.clone(),
         };

@@ -252,9 +252,10 @@ fn act(
 
 /// Puts what `auditAnnotations` came to into the audit log.
 fn publish(request: &Request<'_>, policy: &str, annotations: &[(String, String)]) {
-    let mut keys: Vec<&String> = annotations.iter().map(|(key, _)| key).collect();
-    keys.dedup();
-    for key in keys {
+    for (at, (key, _)) in annotations.iter().enumerate() {
+        if annotations[..at].iter().any(|(earlier, _)| earlier == key) {
+            continue;
+        }
         let values: Vec<&str> =
             annotations.iter().filter(|(k, _)| k == key).map(|(_, v)| v.as_str()).collect();
         request.caller.annotate(format!("{policy}/{key}"), values.join(", "));

@@ -1,15 +1,14 @@
-//! Declarations of built-in kinds, from their schemas: what policies' expressions are checked against.
+//! Declarations of kinds, built-in ones and custom ones, from their schemas: what policies' expressions are checked against.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use coracle_api::schema::{ListType, Schema, Type, builtin};
+use coracle_api::schema::{ListType, Schema, Type};
 use coracle_cel::{Decl, Field, Identity, Shape, escape};
 
-/// How a kind's objects look to expressions.
-pub(super) fn of_kind(group: &str, version: &str, kind: &str) -> Option<Arc<Decl>> {
-    let schema = builtin().by_gvk(group, version, kind)?;
-    Some(Walk::default().message(schema))
+/// How objects of that schema look to expressions.
+pub(super) fn declare(schema: Schema<'_>) -> Arc<Decl> {
+    Walk::default().message(schema)
 }
 
 #[derive(Default)]

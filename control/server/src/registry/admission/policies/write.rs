@@ -1,16 +1,20 @@
 //! What is checked and noted when a policy is written: whether its expressions compile, and, in its status, what is
 //! probably wrong with them for the kinds that it is for.
 
+use std::sync::Arc;
+
 use coracle_api::FieldError;
 use coracle_api::json::Json;
 use coracle_api::kinds::{self, Kind};
 use coracle_api::kinds::{MUTATING_ADMISSION_POLICY, VALIDATING_ADMISSION_POLICY};
 use coracle_api::path::Path;
-use coracle_cel::{Env, Type};
+use coracle_api::schema::builtin;
+use coracle_cel::{Decl, Env, Type};
 use serde_json::{Value, json};
 
 use super::compile::{Envs, Patch, RULES, declare};
 use super::schemas;
+use crate::custom::Definitions;
 use crate::registry::admission::matching::Matches;
 
 /// Kinds that expressions are checked against.
@@ -151,7 +155,12 @@ fn expressions(spec: &Value) -> Vec<Written<'_>> {
 }
 
 /// Notes in a policy's status which generation was looked at, and what seems wrong for the kinds that it is for.
-pub(in crate::registry) fn note(kind: &Kind, new: &mut Value, old: Option<&Value>) {
+pub(in crate::registry) fn note(
+    definitions: &Definitions,
+    kind: &Kind,
+    new: &mut Value,
+    old: Option<&Value>,
+) {
     if kind.resource != VALIDATING_ADMISSION_POLICY.resource {
         return;
     }
@@ -161,7 +170,7 @@ pub(in crate::registry) fn note(kind: &Kind, new: &mut Value, old: Option<&Value
     {
         return;
     }
-    let warnings = warnings(new.at(&["spec"]).unwrap_or(&Value::Null));
+    let warnings = warnings(definitions, new.at(&["spec"]).unwrap_or(&Value::Null));
     let mut checking = json!({});
     if !warnings.is_empty() {
         checking["expressionWarnings"] = warnings.into();
@@ -170,16 +179,13 @@ pub(in crate::registry) fn note(kind: &Kind, new: &mut Value, old: Option<&Value
     new["status"]["typeChecking"] = checking;
 }
 
-fn warnings(spec: &Value) -> Vec<Value> {
-    let targets = targets(spec);
+fn warnings(definitions: &Definitions, spec: &Value) -> Vec<Value> {
+    let targets = targets(definitions, spec);
     let mut warnings = Vec::new();
     let params = spec.has(&["paramKind"]);
     let mut found = std::collections::BTreeMap::<usize, String>::new();
     let written = expressions(spec);
-    for target in targets {
-        let Some(decl) = schemas::of_kind(target.group, target.version, target.kind) else {
-            continue;
-        };
+    for (target, decl) in targets {
         let conditions = declare(params, true, decl.ty());
         let envs = Envs::with(conditions, declare(params, false, decl.ty()), spec);
         for (i, expression) in written.iter().enumerate() {
@@ -206,24 +212,41 @@ fn warnings(spec: &Value) -> Vec<Value> {
     warnings
 }
 
-/// The kinds that a policy names; with `*` nobody knows them.
-fn targets(spec: &Value) -> Vec<&'static Kind> {
-    let mut targets: Vec<&'static Kind> = Vec::new();
+/// The kinds that a policy names and their types; with `*` nobody knows them. Of a custom kind that is defined later, nothing is
+/// said until the policy is changed, as upstream.
+fn targets(definitions: &Definitions, spec: &Value) -> Vec<(&'static Kind, Arc<Decl>)> {
+    let mut targets: Vec<(&'static Kind, Arc<Decl>)> = Vec::new();
     for rule in Matches::from_value(&spec["matchConstraints"], RULES).rules {
         let vague = |list: &[String]| list.iter().any(|name| name == "*" || name.contains('/'));
         if vague(&rule.groups) || vague(&rule.versions) || vague(&rule.resources) {
             continue;
         }
         for group in &rule.groups {
-            for resource in &rule.resources {
-                let kind = kinds::by_resource(group, resource);
-                let Some(kind) = kind.filter(|k| rule.versions.iter().any(|v| v == k.version))
-                else {
-                    continue;
+            for (version, resource) in rule
+                .versions
+                .iter()
+                .flat_map(|version| rule.resources.iter().map(move |resource| (version, resource)))
+            {
+                let is_new = |kind: &Kind| {
+                    let known = |known: &Kind| {
+                        (known.resource, known.version) == (kind.resource, kind.version)
+                    };
+                    !targets.iter().any(|(it, _)| known(it))
                 };
-                let known = targets.iter().any(|known| known.resource == kind.resource);
-                if !known && targets.len() < CHECKED {
-                    targets.push(kind);
+                if targets.len() >= CHECKED {
+                    return targets;
+                }
+                if let Some(kind) = kinds::by_resource(group, resource) {
+                    let schema = builtin().by_gvk(group, version, kind.kind);
+                    if let Some(schema) = schema.filter(|_| kind.version == version && is_new(kind))
+                    {
+                        targets.push((kind, schemas::declare(schema)));
+                    }
+                } else if let Some(custom) = definitions.addressed(group, version, resource)
+                    && let Some(schema) = custom.version().schema()
+                    && is_new(custom.kind())
+                {
+                    targets.push((custom.kind(), schemas::declare(schema)));
                 }
             }
         }
