@@ -42,6 +42,7 @@ mod manifests;
 mod network;
 mod observe;
 mod pods;
+mod policies;
 mod probes;
 mod proxying;
 mod quick_start;
@@ -325,6 +326,9 @@ suite! {
     extension {
         // About the API.
         wasm [kubectl_uses_it_like_any_other]
+    }
+    policies {
+        both [what_they_add_is_what_runs]
     }
     bad_input {
         // About the API.
