@@ -74,7 +74,7 @@ pub(crate) async fn is_refused_with_the_field_named(context: Arc<Context>) -> Ou
             &["no matches for kind \"Pod\" in version \"v2\""],
         ),
     ];
-    let before = cluster.get(&["pods,configmaps,deployments,services", "-A"]).await?;
+    let before = cluster.get(&["pods,configmaps,deployments,services"]).await?;
     for (text, wanted) in cases {
         let output = cluster.kubectl_with(&["create", "-f", "-"], text).await?;
         // Of the two objects in a manifest one may be right: it must not matter to what follows.
@@ -112,7 +112,7 @@ pub(crate) async fn is_refused_with_the_field_named(context: Arc<Context>) -> Ou
     let said =
         cluster.kubectl_with(&["create", "--raw", path, "-f", &twice], "").await?.refused()?;
     expect(&said, &["duplicate field"])?;
-    let after = cluster.get(&["pods,configmaps,deployments,services", "-A"]).await?;
+    let after = cluster.get(&["pods,configmaps,deployments,services"]).await?;
     anyhow::ensure!(before["items"] == after["items"], "something was stored: {after:#}");
 
     // Fields that may not change once set.
