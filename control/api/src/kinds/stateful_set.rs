@@ -1,12 +1,12 @@
 //! StatefulSet.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, json};
 
 use super::common::{AGE, NAME, container_cells, object_age, prepare_with_labels, text, wide};
 use super::*;
-use crate::json::{
-    Json, default_text, keep, object, object_or_new, objects, set_default,
-};
+use crate::json::{Json, default_text, keep, object, object_or_new, objects, set_default};
 use crate::path::Path;
 
 /// `statefulsets.apps`.
@@ -87,7 +87,7 @@ fn default(set: &mut Value) {
 }
 
 fn validate(set: &Value) -> Vec<FieldError> {
-    let mut errors = workload::validate(set, "statefulset");
+    let mut errors = workload::validate(&with_claims(set), "statefulset");
     let spec = set.at(&["spec"]).unwrap_or(&Value::Null);
     let at = Path::new("spec");
     workload::not_negative(spec, "revisionHistoryLimit", &at, &mut errors);
@@ -135,13 +135,32 @@ fn validate(set: &Value) -> Vec<FieldError> {
                 }
             }
         }
-        (other, _) => errors.push(FieldError::invalid(
-            at,
-            other,
-            "must be 'RollingUpdate' or 'OnDelete'",
-        )),
+        (other, _) => {
+            errors.push(FieldError::invalid(at, other, "must be 'RollingUpdate' or 'OnDelete'"))
+        }
     }
     errors
+}
+
+/// The set with volumes in its template for the claims that its Pods get: containers may mount these.
+fn with_claims(set: &Value) -> Cow<'_, Value> {
+    let claims = set.list(&["spec", "volumeClaimTemplates"]);
+    let mut whole = Cow::Borrowed(set);
+    if claims.is_empty() {
+        return whole;
+    }
+    let spec = whole.to_mut().pointer_mut("/spec/template/spec").and_then(Value::as_object_mut);
+    let volumes = spec.map(|spec| spec.entry("volumes").or_insert_with(|| json!([])));
+    if let Some(volumes) = volumes.and_then(Value::as_array_mut) {
+        for claim in claims {
+            let name = claim.text(&["metadata", "name"]);
+            if !volumes.iter().any(|volume| volume.text(&["name"]) == name) {
+                let claim = json!({"claimName": name});
+                volumes.push(json!({"name": name, "persistentVolumeClaim": claim}));
+            }
+        }
+    }
+    whole
 }
 
 fn validate_update(new: &Value, old: &Value) -> Vec<FieldError> {
@@ -157,4 +176,28 @@ fn validate_update(new: &Value, old: &Value) -> Vec<FieldError> {
         "spec",
         "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden",
     )]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn claims_may_be_mounted() {
+        let set = |claims: Value| {
+            let container = json!({"name": "c", "image": "i", "volumeMounts": [{"name": "data", "mountPath": "/data"}]});
+            let mut set = json!({"spec": {
+                "serviceName": "db",
+                "selector": {"matchLabels": {"app": "db"}},
+                "template": {"metadata": {"labels": {"app": "db"}}, "spec": {"containers": [container]}},
+                "volumeClaimTemplates": claims,
+            }});
+            default(&mut set);
+            validate(&set).iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let claim = json!({"metadata": {"name": "data"}, "spec": {}});
+        assert_eq!(set(json!([claim])), [""; 0]);
+        let why = "spec.template.spec.containers[0].volumeMounts[0].name: Not found: \"data\"";
+        assert_eq!(set(json!([])), [why]);
+    }
 }
