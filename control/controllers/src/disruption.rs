@@ -12,6 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::scales::Scaled;
 use crate::{owners, patch, pods};
 
 /// Plans statuses of PodDisruptionBudgets.
@@ -284,12 +285,12 @@ fn scale(cluster: &Cluster, pods: &[&Arc<Object>]) -> Result<(i32, bool), String
         }
         let find =
             |object: &Object, kind: &Kind| owners::controller_of(cluster, object, kind).cloned();
-        let found = match find(pod, &kinds::REPLICA_SET) {
-            Some(set) => Some(find(&set, &kinds::DEPLOYMENT).unwrap_or(set)),
-            None => find(pod, &kinds::STATEFUL_SET)
-                .or_else(|| find(pod, &kinds::REPLICATION_CONTROLLER)),
-        };
-        let Some(controller) = found else {
+        // Of whatever kind has `/scale`; a ReplicaSet's size is its Deployment's.
+        let kind = cluster.kind(group(&owner.api_version), &owner.kind);
+        let found = kind.and_then(|kind| find(pod, kind));
+        let found = found.map(|found| find(&found, &kinds::DEPLOYMENT).unwrap_or(found));
+        let scaled = found.and_then(|found| Some((Scaled::of(cluster, &found)?, found)));
+        let Some((scaled, controller)) = scaled else {
             return Err(match owner.kind.as_str() {
                 "ReplicaSet" | "StatefulSet" | "ReplicationController" => {
                     format!("found no controllers for pod {:?}", pod.meta.name)
@@ -297,23 +298,13 @@ fn scale(cluster: &Cluster, pods: &[&Arc<Object>]) -> Result<(i32, bool), String
                 other => format!("{other} {} does not implement the scale subresource", owner.name),
             });
         };
-        let size = controller.decode::<Scaled>().map_or(0, |scaled| scaled.spec.replicas);
-        sizes.insert(controller.meta.uid.clone(), size);
+        sizes.insert(controller.meta.uid.clone(), scaled.replicas);
     }
     Ok((sizes.values().sum(), unmanaged))
 }
 
-/// Anything with replicas.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-struct Scaled {
-    spec: Replicas,
-}
-
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-struct Replicas {
-    replicas: i32,
+fn group(api_version: &str) -> &str {
+    api_version.split_once('/').map_or("", |(group, _)| group)
 }
 
 #[cfg(test)]

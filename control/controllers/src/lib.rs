@@ -62,6 +62,7 @@ mod nodes;
 mod owners;
 mod patch;
 mod pods;
+mod scales;
 mod services;
 mod slices;
 

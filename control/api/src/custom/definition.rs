@@ -229,6 +229,32 @@ impl Version {
 }
 
 impl Scale {
+    /// What the object of a definition says of the version that is stored.
+    pub fn of(definition: &Object) -> Option<Self> {
+        let tree = definition.value();
+        let mut versions = tree.list(&["spec", "versions"]).iter();
+        let stored = versions.find(|version| version.flag(&["storage"]))?;
+        stored.at(&["subresources", "scale"]).map(Self::read)
+    }
+
+    /// How many replicas an object declares.
+    pub fn replicas(&self, object: &Value) -> i64 {
+        at(object, &self.spec).and_then(Value::as_i64).unwrap_or(0)
+    }
+
+    /// The text of the selector of its Pods, if it has one.
+    pub fn selector<'v>(&self, object: &'v Value) -> Option<&'v str> {
+        at(object, self.selector.as_deref()?)?.as_str().filter(|text| !text.is_empty())
+    }
+
+    /// The merge patch that declares so many replicas.
+    pub fn resize(&self, replicas: i64) -> Value {
+        let names = self.spec.iter().rev();
+        names.fold(replicas.into(), |inner, name| {
+            Value::Object([(name.clone(), inner)].into_iter().collect())
+        })
+    }
+
     fn read(scale: &Value) -> Self {
         let path = |name: &str| {
             let path = JsonPath::parse(scale.text(&[name])).ok()?;
@@ -281,4 +307,8 @@ fn maturity(version: &str) -> Option<(u8, u32, u32)> {
         None => (0, rest.strip_prefix("alpha")?),
     };
     Some((level, major, minor.parse().ok().filter(|_| !minor.starts_with('0'))?))
+}
+
+fn at<'v>(tree: &'v Value, path: &[String]) -> Option<&'v Value> {
+    path.iter().try_fold(tree, |tree, name| tree.get(name))
 }

@@ -161,7 +161,7 @@ impl Look<'_> {
         };
         let got = "the HPA controller was able to get the target's current scale";
         self.status.set("AbleToScale", true, "SucceededGetScale", got);
-        let current = scale.replicas;
+        let current = scale.replicas();
         let behavior = spec.behavior.as_ref();
         self.past.history.see(current, behavior, now);
         self.past.history.begin(current, now);
@@ -197,7 +197,7 @@ impl Look<'_> {
         };
         self.status.fields["desiredReplicas"] = desired.into();
         if desired != current {
-            self.plan.patch(scale.object, json!({"spec": {"replicas": desired}}));
+            self.plan.patch(scale.object, scale.numbers.resize(desired));
             let message =
                 format!("the HPA controller was able to update the target scale to {desired}");
             self.status.set("AbleToScale", true, "SucceededRescale", &message);
@@ -222,7 +222,7 @@ impl Look<'_> {
         let mut refused: Option<Refused> = None;
         let mut count = 0;
         for metric in metrics {
-            match self.metric(metric, scale.replicas, &pods) {
+            match self.metric(metric, scale.replicas(), &pods) {
                 Ok(asked) => {
                     statuses.push(asked.status);
                     if best.as_ref().is_none_or(|(most, _)| *most == 0 || asked.replicas > *most) {
@@ -240,7 +240,8 @@ impl Look<'_> {
         }
         self.status.fields["currentMetrics"] = statuses.into();
         // What some metrics do not tell might be a reason to stay, but none to shrink.
-        let decided = best.filter(|(replicas, _)| refused.is_none() || *replicas >= scale.replicas);
+        let decided =
+            best.filter(|(replicas, _)| refused.is_none() || *replicas >= scale.replicas());
         if let Some((replicas, name)) = decided {
             let message =
                 format!("the HPA was able to successfully calculate a replica count from {name}");
@@ -259,7 +260,7 @@ impl Look<'_> {
     /// Which Pods are meant, if they are nobody else's.
     fn selector(&mut self, scale: &Scale<'_>) -> Result<LabelSelector, String> {
         let selector = match scale.selector() {
-            Some(Ok(selector)) => selector,
+            Some(Ok(selector)) => selector.clone(),
             Some(Err(why)) => {
                 let why = format!(
                     "couldn't convert selector into a corresponding internal selector object: {why}"

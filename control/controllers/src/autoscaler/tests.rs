@@ -310,6 +310,26 @@ fn what_cannot_be_scaled_is_told_in_upstreams_words() {
     );
 }
 
+/// A custom kind has its numbers where its definition says.
+#[test]
+fn custom_kinds_are_scaled_by_their_paths() {
+    let given = Given { uses: vec![Some((100, 10, 1)); 2], ..Given::default() };
+    let mut object = autoscaler(&given);
+    object["spec"]["scaleTargetRef"] =
+        json!({"apiVersion": "example.com/v1", "kind": "Fleet", "name": "web"});
+    let mut objects = crate::tests::fleet(2).to_vec();
+    objects.push((&kinds::HORIZONTAL_POD_AUTOSCALER, object));
+    objects.extend((0..2).map(|n| (&kinds::POD, pod(n))));
+    let mut cluster = cluster(objects);
+    tell(&mut cluster, &given.uses);
+    let plan = look(&cluster, None);
+    let written = plan.writes.iter().find_map(|write| match write {
+        Write::Patch { kind, patch, subresource: None, .. } => Some((kind.kind, patch.clone())),
+        _ => None,
+    });
+    assert_eq!(written, Some(("Fleet", json!({"spec": {"size": {"boats": 4}}}))), "{plan:?}");
+}
+
 #[test]
 fn two_autoscalers_of_the_same_pods_do_nothing() {
     let given = Given { uses: vec![Some((75, 10, 1)); 2], ..Given::default() };

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use coracle_api::kinds::{self, Subresource};
+use coracle_api::kinds::Subresource;
 use coracle_api::{ApiError, Cluster, Kind, LabelSelector, Object, Quantity};
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
+
+use crate::scales::Scaled;
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
@@ -135,23 +137,18 @@ impl Tolerances {
 #[derive(Debug)]
 pub(super) struct Scale<'a> {
     pub(super) object: &'a Object,
-    pub(super) replicas: i32,
-    /// As it stands in the spec.
-    pub(super) selector: Option<Value>,
+    pub(super) numbers: Scaled,
 }
 
 impl Reference {
-    fn kind(&self) -> Result<&'static Kind, String> {
+    fn kind(&self, cluster: &Cluster) -> Result<&'static Kind, String> {
         let group = match self.api_version.split('/').collect::<Vec<_>>()[..] {
             [_] => "",
             [group, _] => group,
             _ => return Err(format!("unexpected GroupVersion string: {}", self.api_version)),
         };
-        let is_it = |kind: &&&Kind| kind.group == group && kind.kind == self.kind;
-        kinds::ALL
-            .iter()
-            .find(is_it)
-            .copied()
+        cluster
+            .kind(group, &self.kind)
             .ok_or_else(|| format!("no matches for kind \"{}\" in group \"{group}\"", self.kind))
     }
 
@@ -161,38 +158,27 @@ impl Reference {
         cluster: &'a Cluster,
         namespace: &str,
     ) -> Result<Scale<'a>, String> {
-        let kind = self.kind()?;
+        let kind = self.kind(cluster)?;
+        let unscalable = || "the server could not find the requested resource".to_owned();
         if !kind.has(Subresource::Scale) {
-            return Err("the server could not find the requested resource".to_owned());
+            return Err(unscalable());
         }
         let object = cluster
             .get(kind, namespace, &self.name)
             .ok_or_else(|| ApiError::not_found(kind, &self.name).to_string())?;
-        let scaled = object.decode::<Scaled>().map_err(|error| error.to_string())?;
-        let Replicated { replicas, selector } = scaled.spec.clone();
-        Ok(Scale { object, replicas, selector })
+        let numbers = Scaled::of(cluster, object).ok_or_else(unscalable)?;
+        Ok(Scale { object, numbers })
     }
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-struct Scaled {
-    spec: Replicated,
-}
-
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-struct Replicated {
-    replicas: i32,
-    selector: Option<Value>,
-}
-
 impl Scale<'_> {
+    pub(super) fn replicas(&self) -> i32 {
+        self.numbers.replicas
+    }
+
     /// Which Pods are counted; none where nothing is selected.
-    pub(super) fn selector(&self) -> Option<Result<LabelSelector, String>> {
-        let selector =
-            self.selector.as_ref().filter(|s| s.as_object().is_some_and(|s| !s.is_empty()));
-        selector.map(|it| LabelSelector::from_value(Some(it)).map_err(|error| error.to_string()))
+    pub(super) fn selector(&self) -> Option<&Result<LabelSelector, String>> {
+        self.numbers.selector.as_ref()
     }
 }
 

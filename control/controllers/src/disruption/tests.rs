@@ -104,3 +104,29 @@ fn an_announcement_that_nothing_came_of_is_taken_back() {
         assert_eq!(patched, taken_back, "{reason} {since}");
     }
 }
+
+/// Pods of custom kinds are counted by what those declare, if they have `/scale`.
+#[test]
+fn custom_kinds_say_how_many_pods_there_should_be() {
+    let told = |kind: &str| {
+        let mut objects = crate::tests::fleet(4).to_vec();
+        let mut owner = json!([{"apiVersion": "example.com/v1", "kind": kind, "name": "web", "uid": "uid-web", "controller": true}]);
+        owner[0]["kind"] = kind.into();
+        objects
+            .push((&kinds::POD_DISRUPTION_BUDGET, budget(json!({"maxUnavailable": 2}), json!({}))));
+        for name in ["a", "b", "c"] {
+            let mut pod = pod(name, true, json!({}));
+            pod["metadata"]["ownerReferences"] = owner.clone();
+            objects.push((&kinds::POD, pod));
+        }
+        let plan = DisruptionController.reconcile(&cluster(objects), &Key::new("ns", "web"));
+        let status = patches(&plan)[0].1["status"].clone();
+        (status["expectedPods"].as_i64(), status["disruptionsAllowed"].as_i64(), plan)
+    };
+    let (expected, allowed, _) = told("Fleet");
+    assert_eq!((expected, allowed), (Some(4), Some(1)));
+    let (_, allowed, plan) = told("Boat");
+    assert_eq!(allowed, Some(0));
+    let why = "Failed to calculate the number of expected pods: Boat web does not implement the scale subresource";
+    assert_eq!(plan.events[0].message, why);
+}

@@ -65,6 +65,34 @@ pub(crate) fn owner(kind: &Kind, name: &str) -> Value {
     }])
 }
 
+/// A custom kind with `/scale`, and one object of it with so many replicas.
+pub(crate) fn fleet(replicas: i64) -> [(&'static Kind, Value); 2] {
+    let definition = json!({
+        "metadata": {"name": "fleets.example.com"},
+        "spec": {
+            "group": "example.com",
+            "scope": "Namespaced",
+            "names": {"kind": "Fleet", "plural": "fleets", "singular": "fleet"},
+            "versions": [{
+                "name": "v1", "served": true, "storage": true,
+                "subresources": {"scale": {
+                    "specReplicasPath": ".spec.size.boats",
+                    "statusReplicasPath": ".status.boats",
+                    "labelSelectorPath": ".status.selector",
+                }},
+            }],
+        },
+    });
+    let read = Object::from_value(&kinds::CUSTOM_RESOURCE_DEFINITION, &definition);
+    let kind = coracle_api::custom::kind_of(&read.expect("a definition")).expect("its kind");
+    let fleet = json!({
+        "metadata": {"name": "web"},
+        "spec": {"size": {"boats": replicas}},
+        "status": {"boats": replicas, "selector": "app=web"},
+    });
+    [(&kinds::CUSTOM_RESOURCE_DEFINITION, definition), (kind, fleet)]
+}
+
 fn template(image: &str) -> Value {
     json!({
         "metadata": {"labels": {"app": "web"}},
