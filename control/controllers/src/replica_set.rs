@@ -10,10 +10,10 @@ use std::sync::Arc;
 use coracle_api::plan::{Controller, Key, Propagation};
 use coracle_api::{Cluster, Kind, LabelSelector, Object, Plan, kinds};
 use jiff::Timestamp;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::patch::count;
+use crate::patch::{count, time};
 use crate::{BURST, owners, pods};
 
 /// Plans Pods for ReplicaSets, or for ReplicationControllers.
@@ -39,6 +39,9 @@ impl ReplicaSetController {
     };
 }
 
+/// The condition that tells that Pods cannot be made: set where a creation is refused, taken off here when none is missing.
+pub(crate) const REPLICA_FAILURE: &str = "ReplicaFailure";
+
 /// What controllers read of a ReplicaSet.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
@@ -56,7 +59,7 @@ pub(crate) struct Spec {
     pub(crate) template: Value,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct Status {
     pub(crate) replicas: i32,
@@ -64,9 +67,39 @@ pub(crate) struct Status {
     pub(crate) ready_replicas: i32,
     pub(crate) available_replicas: i32,
     pub(crate) observed_generation: i64,
+    pub(crate) conditions: Vec<Condition>,
+}
+
+/// Nearly always there is none.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Condition {
+    pub(crate) r#type: String,
+    pub(crate) status: String,
+    pub(crate) last_transition_time: Option<Timestamp>,
+    pub(crate) reason: String,
+    pub(crate) message: String,
 }
 
 impl Status {
+    /// That Pods cannot be made or deleted, as whoever performs plans noted it.
+    pub(crate) fn failure(&self) -> Option<&Condition> {
+        self.conditions.iter().find(|c| c.r#type == REPLICA_FAILURE)
+    }
+
+    fn conditions_json(&self) -> Value {
+        let told = |c: &Condition| {
+            let mut told = json!(c);
+            told["lastTransitionTime"] =
+                c.last_transition_time.map_or(Value::Null, |at| time(at).into());
+            told
+        };
+        match &self.conditions[..] {
+            [] => Value::Null,
+            some => some.iter().map(told).collect(),
+        }
+    }
+
     /// All Pods that there are or will be in a moment.
     pub(crate) fn at_most(&self) -> i32 {
         self.replicas.max(self.fully_labeled_replicas)
@@ -133,18 +166,24 @@ fn reconcile(
     // as available only what stays, and as fully labelled what is about to come, too: so a Deployment which sizes its
     // ReplicaSets by these numbers keeps its limits while the rest of this plan is still being performed. `replicas`
     // does not tell of what may yet be refused, for people read that.
-    let status = status(cluster.now, set, view, &mine, (created.len(), doomed.len()), plan);
+    let mut status = status(cluster.now, set, view, &mine, (created.len(), doomed.len()), plan);
+    status.conditions.clone_from(&view.status.conditions);
+    if created.is_empty() {
+        // What was missing is there, or is not asked for any more.
+        status.conditions.retain(|c| c.r#type != REPLICA_FAILURE);
+    }
     if status != view.status {
-        plan.patch_status(
-            set,
-            json!({"status": {
-                "replicas": status.replicas,
-                "fullyLabeledReplicas": count(status.fully_labeled_replicas),
-                "readyReplicas": count(status.ready_replicas),
-                "availableReplicas": count(status.available_replicas),
-                "observedGeneration": status.observed_generation,
-            }}),
-        );
+        let mut told = json!({
+            "replicas": status.replicas,
+            "fullyLabeledReplicas": count(status.fully_labeled_replicas),
+            "readyReplicas": count(status.ready_replicas),
+            "availableReplicas": count(status.available_replicas),
+            "observedGeneration": status.observed_generation,
+        });
+        if status.conditions != view.status.conditions {
+            told["conditions"] = status.conditions_json();
+        }
+        plan.patch_status(set, json!({"status": told}));
     }
     for pod in &created {
         plan.create(&kinds::POD, pod.clone());

@@ -38,19 +38,16 @@ pub static KIND: Kind = Kind {
     ..Kind::BASE
 };
 
-/// As of most kinds, but who writes the status may not label the Deployment (`pkg/registry/apps/deployment/strategy.go`).
+/// Who writes the status may annotate the Deployment, too, but not label it.
 fn prepare(prepare: Prepare<'_>) {
-    match prepare {
-        Prepare::Status { new, old } => {
-            prepare_with_labels(Prepare::Status { new: &mut *new, old });
-            if let Some(metadata) = new.as_object_mut().and_then(|new| object(new, "metadata")) {
-                match old.at(&["metadata", "labels"]) {
-                    Some(labels) => metadata.insert("labels".into(), labels.clone()),
-                    None => metadata.remove("labels"),
-                };
-            }
-        }
-        other => prepare_with_labels(other),
+    let Prepare::Status { new, old } = prepare else { return prepare_with_labels(prepare) };
+    prepare_with_labels(Prepare::Status { new: &mut *new, old });
+    let labels = old.at(&["metadata", "labels"]).cloned();
+    if let Some(metadata) = new.get_mut("metadata").and_then(Value::as_object_mut) {
+        match labels {
+            Some(labels) => metadata.insert("labels".into(), labels),
+            None => metadata.remove("labels"),
+        };
     }
 }
 

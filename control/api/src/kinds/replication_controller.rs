@@ -54,7 +54,8 @@ pub static KIND: Kind = Kind {
 /// Labels and selector, where there are none, are those of the template.
 fn default(controller: &mut Value) {
     let labels = controller.at(&["spec", "template", "metadata", "labels"]).cloned();
-    let none = |value: Option<&Value>| value.and_then(Value::as_object).is_none_or(|m| m.is_empty());
+    let none =
+        |value: Option<&Value>| value.and_then(Value::as_object).is_none_or(|m| m.is_empty());
     let unlabelled = none(controller.at(&["metadata", "labels"]));
     let Some(spec) = workload::default_spec(controller) else { return };
     let Some(labels) = labels else { return };

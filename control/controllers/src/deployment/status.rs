@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Condition, Rollout, Status};
 use crate::patch::{count, time};
+use crate::replica_set::REPLICA_FAILURE;
 
 impl Status {
     pub(super) fn progressing(&self) -> Option<&Condition> {
@@ -131,6 +132,7 @@ impl Rollout<'_> {
     /// Upstream's `syncRolloutStatus`: counts, then whether the rollout is done, moving or late.
     pub(super) fn progress_status(&mut self) {
         self.count_status();
+        self.tell_failure();
         let Some(deadline) = self.spec.progress_deadline() else {
             return self.forget("Progressing");
         };
@@ -166,6 +168,26 @@ impl Rollout<'_> {
             self.condition("Progressing", "False", "ProgressDeadlineExceeded", message);
         }
         self.look_again_at_deadline(deadline);
+    }
+
+    /// What keeps a ReplicaSet from making Pods is told of the Deployment too, of the new one before others.
+    fn tell_failure(&mut self) {
+        let new = self.new.and_then(|new| self.sets[new].view.status.failure());
+        let failure = new.or_else(|| self.sets.iter().find_map(|set| set.view.status.failure()));
+        let Some(failure) = failure.cloned() else { return self.forget(REPLICA_FAILURE) };
+        let same = |c: &&Condition| c.r#type == REPLICA_FAILURE && c.status == failure.status;
+        if self.status.conditions.iter().find(same).is_some_and(|c| c.reason == failure.reason) {
+            return;
+        }
+        self.forget(REPLICA_FAILURE);
+        self.status.conditions.push(Condition {
+            r#type: failure.r#type,
+            status: failure.status,
+            last_update_time: failure.last_transition_time,
+            last_transition_time: failure.last_transition_time,
+            reason: failure.reason,
+            message: failure.message,
+        });
     }
 
     fn due(&self, deadline: i32) -> Option<Timestamp> {

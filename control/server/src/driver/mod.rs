@@ -6,6 +6,7 @@
 //! start, after a lag and every few minutes, everything is looked at. Next step of the apply trace:
 //! `coracle_controllers`, then [`crate::scheduling`].
 
+mod failure;
 mod perform;
 mod queue;
 mod waker;

@@ -7,6 +7,7 @@ use coracle_api::{ApiError, Kind, Plan, Write, schema};
 use futures::stream::{self, StreamExt};
 use serde_json::Value;
 
+use super::failure;
 use crate::recorder::Recorder;
 use crate::registry::{DeleteOptions, Part, Preconditions, Registry, WriteOptions, merge};
 
@@ -116,6 +117,10 @@ async fn one(
                     if error.reason != "AlreadyExists"
                         && let Some(about) = owner
                     {
+                        if kind.is_pod() {
+                            let options = WriteOptions::of_component(controller);
+                            failure::note(registry, &about, &error, options).await;
+                        }
                         let message = format!("Error creating: {error}");
                         let event = EventRecord {
                             warning: true,

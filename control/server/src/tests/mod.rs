@@ -24,6 +24,7 @@ mod protobuf;
 mod proxying;
 mod quotas;
 mod ratcheting;
+mod replicas;
 mod rules;
 mod selectable;
 mod services;
