@@ -3,19 +3,20 @@
 //! Its Pods name their node by affinity, and the scheduler binds them. What is on which node is in [`place`], how a new
 //! template gets there in [`update`].
 
+mod back_off;
 mod place;
 mod update;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use coracle_api::plan::{Controller, Key, Propagation};
+use coracle_api::plan::{Controller, Key, Memory, Propagation};
 use coracle_api::{Cluster, LabelSelector, Object, Plan, kinds};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use self::back_off::BackOffs;
 use self::place::Place;
 use crate::history::{HASH, History};
 use crate::patch::count;
@@ -101,6 +102,8 @@ struct Run<'a> {
     place: Place,
     /// Its Pods that run or are to run on each node.
     pods: BTreeMap<String, Vec<Pod<'a>>>,
+    /// How often Pods failed, as far as that is remembered.
+    back_offs: BackOffs,
     plan: Plan,
 }
 
@@ -125,62 +128,76 @@ impl Controller for DaemonSetController {
     }
 
     fn reconcile(&self, cluster: &Cluster, key: &Key) -> Plan {
-        let mut plan = Plan::none();
-        let Some(set) = cluster.get(&kinds::DAEMON_SET, &key.namespace, &key.name) else {
-            return plan;
-        };
-        let Ok(view) = set.decode::<View>() else { return plan };
-        let (spec, old) = (&view.spec, &view.status);
-        let Ok(selector) = LabelSelector::from_value(Some(&spec.selector)) else { return plan };
-        let claimed =
-            owners::claim(cluster, &kinds::POD, set, &selector, |_| true, None, &mut plan);
-        let history = History::of(cluster, set, &selector, &spec.template, &mut plan);
+        reconcile(cluster, key, BackOffs::default())
+    }
+
+    /// What is remembered is how often Pods failed: it makes their successors wait, and nothing else depends on it.
+    fn reconcile_with(&self, cluster: &Cluster, key: &Key, memory: Option<&Memory>) -> Plan {
+        let known = memory.and_then(|memory| memory.downcast_ref::<BackOffs>());
+        let mut plan = reconcile(cluster, key, known.cloned().unwrap_or_default());
+        if plan.memory.is_none() {
+            plan.memory = memory.cloned();
+        }
+        plan
+    }
+}
+
+fn reconcile(cluster: &Cluster, key: &Key, back_offs: BackOffs) -> Plan {
+    let mut plan = Plan::none();
+    let Some(set) = cluster.get(&kinds::DAEMON_SET, &key.namespace, &key.name) else {
+        return plan;
+    };
+    let Ok(view) = set.decode::<View>() else { return plan };
+    let (spec, old) = (&view.spec, &view.status);
+    let Ok(selector) = LabelSelector::from_value(Some(&spec.selector)) else { return plan };
+    let claimed = owners::claim(cluster, &kinds::POD, set, &selector, |_| true, None, &mut plan);
+    let history = History::of(cluster, set, &selector, &spec.template, &mut plan);
+    if !plan.writes.is_empty() {
+        return plan;
+    }
+    let mut collisions = old.collision_count;
+    let mut hash = None;
+    if !set.is_deleting() {
+        let current =
+            history.settle(cluster, set, &spec.template, HASH, &mut collisions, &mut plan);
+        if collisions != old.collision_count {
+            plan.patch_status(set, json!({"status": {"collisionCount": collisions}}));
+        }
         if !plan.writes.is_empty() {
             return plan;
         }
-        let mut collisions = old.collision_count;
-        let mut hash = None;
-        if !set.is_deleting() {
-            let current =
-                history.settle(cluster, set, &spec.template, HASH, &mut collisions, &mut plan);
-            if collisions != old.collision_count {
-                plan.patch_status(set, json!({"status": {"collisionCount": collisions}}));
-            }
-            if !plan.writes.is_empty() {
-                return plan;
-            }
-            hash = current.map(|revision| revision.hash().to_owned());
-        }
-        let mut run = Run {
-            cluster,
-            set,
-            spec,
-            place: Place::of(&spec.template),
-            pods: BTreeMap::new(),
-            plan,
-        };
-        run.locate(claimed, hash.as_deref());
-        let mut work = Work::default();
-        if let Some(hash) = &hash {
-            work = run.manage();
-            if work.create_on.is_empty()
-                && work.delete.is_empty()
-                && spec.update_strategy.r#type != "OnDelete"
-            {
-                work = run.roll();
-            }
-            let live = |revision: &str| {
-                let mut all = run.pods.values().flatten();
-                all.any(|pod| pod.object.meta.labels.get(HASH).is_some_and(|h| h == revision))
-            };
-            history.truncate(
-                spec.revision_history_limit,
-                |revision| revision.hash() == hash || live(revision.hash()),
-                &mut run.plan,
-            );
-        }
-        run.finish(old, work, hash)
+        hash = current.map(|revision| revision.hash().to_owned());
     }
+    let mut run = Run {
+        cluster,
+        set,
+        spec,
+        place: Place::of(&spec.template),
+        pods: BTreeMap::new(),
+        back_offs,
+        plan,
+    };
+    run.locate(claimed, hash.as_deref());
+    let mut work = Work::default();
+    if let Some(hash) = &hash {
+        work = run.manage();
+        if work.create_on.is_empty()
+            && work.delete.is_empty()
+            && spec.update_strategy.r#type != "OnDelete"
+        {
+            work = run.roll();
+        }
+        let live = |revision: &str| {
+            let mut all = run.pods.values().flatten();
+            all.any(|pod| pod.object.meta.labels.get(HASH).is_some_and(|h| h == revision))
+        };
+        history.truncate(
+            spec.revision_history_limit,
+            |revision| revision.hash() == hash || live(revision.hash()),
+            &mut run.plan,
+        );
+    }
+    run.finish(old, work, hash)
 }
 
 impl<'a> Run<'a> {
@@ -247,7 +264,7 @@ impl<'a> Run<'a> {
                 running.push(pod);
                 continue;
             }
-            if ended == "Failed" && self.must_wait(pod) {
+            if ended == "Failed" && self.must_wait(node) {
                 continue;
             }
             work.delete.push(pod.object);
@@ -285,18 +302,13 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Whether a failed Pod stays for a while yet: one that lived shortly would soon fail again.
-    fn must_wait(&mut self, pod: &Pod<'_>) -> bool {
-        const LONG: i64 = 20;
-        let now = self.cluster.now;
-        let from = pod.object.meta.creation_timestamp.unwrap_or(now);
-        let to = pod.view.finished_at().unwrap_or(from);
-        let lived = to.duration_since(from).as_secs().max(0);
-        let left = (LONG - lived).max(1) - now.duration_since(to).as_secs();
-        if left > 0 {
-            self.plan.requeue(Duration::from_secs(left.unsigned_abs()));
+    /// Whether a failed Pod stays for a while yet, since those before it on its node failed too.
+    fn must_wait(&mut self, node: &str) -> bool {
+        let left = self.back_offs.fails(node, self.cluster.now);
+        if let Some(left) = left {
+            self.plan.requeue(left);
         }
-        left > 0
+        left.is_some()
     }
 
     fn is_available(&mut self, pod: &Pod<'_>) -> bool {
@@ -374,6 +386,7 @@ impl<'a> Run<'a> {
         for pod in created {
             self.plan.create(&kinds::POD, pod);
         }
+        self.plan.memory = self.back_offs.keep(self.cluster.now);
         self.plan
     }
 

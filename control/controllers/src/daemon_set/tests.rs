@@ -223,26 +223,34 @@ fn a_rollback_is_the_newest_revision_and_old_ones_go() {
     assert_eq!(run(objects).gone, ["agent-b"], "one old one may stay");
 }
 
+/// Every failed Pod once waited for twenty seconds from its creation: upstream's test marks one as failed and expects another at
+/// once. Its node may tell that it runs before those are over, and it then stays for good.
 #[test]
-fn failed_pods_are_replaced_later_the_shorter_they_lived() {
-    for (from, to, wait) in [
-        ("2029-12-31T23:59:50Z", "2029-12-31T23:59:51Z", Some(10)),
-        ("2029-12-31T23:59:00Z", "2029-12-31T23:59:50Z", None),
-        ("2029-12-31T23:00:00Z", "2029-12-31T23:59:59Z", None),
-    ] {
-        let ended = json!({
-            "metadata": {"creationTimestamp": from},
-            "status": {"phase": "Failed", "containerStatuses": [{"state": {"terminated": {"finishedAt": to}}}]},
-        });
-        let outcome = run(vec![
+fn the_first_failure_is_let_go_at_once_and_more_wait() {
+    let failed = json!({"status": {"phase": "Failed"}});
+    let at = |now: &str, memory: Option<&Memory>| {
+        let mut cluster = cluster(vec![
             (&kinds::DAEMON_SET, set(rolling(json!(1), json!(0)), "a")),
             (&kinds::CONTROLLER_REVISION, revision("a", 1)),
             (&kinds::NODE, node("n1", Value::Null)),
-            (&kinds::POD, pod("n1", "a", false, ended)),
+            (&kinds::POD, pod("n1", "a", false, failed.clone())),
         ]);
-        let found = (outcome.gone.len(), outcome.plan.requeue_after);
-        assert_eq!(found, (usize::from(wait.is_none()), wait.map(Duration::from_secs)), "{to}");
-    }
+        cluster.now = now.parse().expect("a time");
+        let plan = DaemonSetController.reconcile_with(&cluster, &Key::new("ns", "agent"), memory);
+        let gone = plan.writes.iter().filter(|write| matches!(write, Write::Delete { .. })).count();
+        (gone, plan.requeue_after.map(|after| after.as_millis()), plan.memory)
+    };
+    let (gone, again, memory) = at("2030-01-01T00:00:00Z", None);
+    assert_eq!((gone, again), (1, None));
+    let (gone, again, memory) = at("2030-01-01T00:00:00.4Z", memory.as_ref());
+    assert_eq!((gone, again), (0, Some(600)));
+    let (gone, again, memory) = at("2030-01-01T00:00:01Z", memory.as_ref());
+    assert_eq!((gone, again), (1, None));
+    let (gone, again, memory) = at("2030-01-01T00:00:01Z", memory.as_ref());
+    assert_eq!((gone, again), (0, Some(2000)));
+    // Long after, it is a first one again.
+    let (gone, _, _) = at("2030-01-01T00:31:00Z", memory.as_ref());
+    assert_eq!(gone, 1);
 }
 
 #[test]
