@@ -2,12 +2,14 @@
 //!
 //! Upstream's order: with `OrderedReady` one thing at a time, from the lowest number up when Pods are made and from the
 //! highest down when they go; with `Parallel` all at once. An update replaces Pods from the highest number down to
-//! `partition`. Claims of `volumeClaimTemplates` are only named by the Pods, and a warning says that nobody makes them.
+//! `partition`. What becomes of the claims of `volumeClaimTemplates` is in [`claims`].
 
+mod claims;
 mod status;
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use coracle_api::plan::{Controller, Key, Propagation};
 use coracle_api::{Cluster, LabelSelector, Object, Plan, kinds};
@@ -26,6 +28,8 @@ pub struct StatefulSetController;
 const REVISION_HASH: &str = "controller.kubernetes.io/hash";
 const POD_NAME: &str = "statefulset.kubernetes.io/pod-name";
 const POD_INDEX: &str = "apps.kubernetes.io/pod-index";
+/// How soon a claim is looked at again that goes with a Pod of the past.
+const STALE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
@@ -54,6 +58,7 @@ struct Spec {
 #[serde(rename_all = "camelCase", default)]
 struct Retention {
     when_deleted: String,
+    when_scaled: String,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -206,6 +211,8 @@ impl Controller for StatefulSetController {
         let mut run =
             Run { cluster, set, spec, pods, current, update, created, claims, deleted, plan };
         if !set.is_deleting() {
+            run.identify();
+            run.retain_claims();
             run.step();
             let live = |name: &str| {
                 name == run.current.revision
@@ -227,6 +234,16 @@ fn number_of(set: &Object, pod: &Object) -> Option<i64> {
 }
 
 impl<'a> Run<'a> {
+    /// Pods that were adopted, or lost the label by which Services find a single one, get it.
+    fn identify(&mut self) {
+        for pod in self.pods.iter().filter(|pod| !pod.object.is_deleting()) {
+            let name = &pod.object.meta.name;
+            if pod.object.meta.labels.get(POD_NAME) != Some(name) {
+                self.plan.patch(pod.object, json!({"metadata": {"labels": {POD_NAME: name}}}));
+            }
+        }
+    }
+
     /// Upstream's `updateStatefulSet`: replicas first, then what is too much, then the update.
     fn step(&mut self) {
         if self.replicas() && self.condemned() {
@@ -316,7 +333,7 @@ impl<'a> Run<'a> {
             most => pods::share(most, replicas, true).max(1),
         };
         let numbers = self.spec.numbers();
-        let from = numbers.start.max(rolling.partition);
+        let from = numbers.start + rolling.partition;
         for pod in self.pods.iter().rev() {
             if pod.number < from || !numbers.contains(&pod.number) {
                 continue;
@@ -357,6 +374,9 @@ impl<'a> Run<'a> {
             );
             return self.plan.warning(self.set, "FailedCreate", message);
         }
+        if self.is_stale(&name) {
+            return self.plan.requeue(STALE);
+        }
         // Below the partition what is lost comes back as it was.
         let rolling = self.spec.update_strategy.r#type == "RollingUpdate";
         let partition =
@@ -375,52 +395,6 @@ impl<'a> Run<'a> {
         }
         self.mount_claims(&mut pod, &name);
         self.created.push(pod);
-    }
-
-    /// Names the claims that a Pod mounts, and plans those that are not there yet. They stay when the Pod goes, for the next of its
-    /// number.
-    fn mount_claims(&mut self, pod: &mut Value, name: &str) {
-        if self.spec.volume_claim_templates.is_empty() {
-            return;
-        }
-        let namespace = self.set.meta.namespace.as_str();
-        let spec = &mut pod["spec"];
-        let mut volumes = match spec.get("volumes") {
-            Some(Value::Array(volumes)) => volumes.clone(),
-            _ => Vec::new(),
-        };
-        for template in &self.spec.volume_claim_templates {
-            let volume = template["metadata"]["name"].as_str().unwrap_or_default();
-            let claim = format!("{volume}-{name}");
-            volumes.retain(|known| known["name"] != volume);
-            volumes.push(json!({"name": volume, "persistentVolumeClaim": {"claimName": claim}}));
-            if self.cluster.get(&kinds::PERSISTENT_VOLUME_CLAIM, namespace, &claim).is_none() {
-                self.claims.push((self.claim(template, &claim), name.to_owned()));
-            }
-        }
-        spec["volumes"] = volumes.into();
-    }
-
-    fn claim(&self, template: &Value, name: &str) -> Value {
-        let mut labels = template["metadata"]["labels"].as_object().cloned().unwrap_or_default();
-        let own = self.spec.selector["matchLabels"].as_object().cloned().unwrap_or_default();
-        labels.extend(own);
-        let mut metadata = json!({
-            "name": name, "namespace": self.set.meta.namespace, "labels": labels,
-        });
-        let annotations = &template["metadata"]["annotations"];
-        if annotations.is_object() {
-            metadata["annotations"] = annotations.clone();
-        }
-        if self.spec.persistent_volume_claim_retention_policy.when_deleted == "Delete" {
-            metadata["ownerReferences"] = json!([self.set.owner_ref()]);
-        }
-        json!({
-            "kind": "PersistentVolumeClaim",
-            "apiVersion": "v1",
-            "metadata": metadata,
-            "spec": template["spec"],
-        })
     }
 
     fn finish(mut self, old: &Status) -> Plan {

@@ -40,7 +40,7 @@ fn pod(text: &str) -> Value {
     let (number, image) = text.split_once(':').expect("number:image");
     let state = image.chars().nth(1).unwrap_or('+');
     let mut pod = json!({
-        "metadata": {"name": format!("db-{number}"), "labels": {"app": "db", HASH: format!("db-{}", &image[..1])}, "ownerReferences": owner(&kinds::STATEFUL_SET, "db")},
+        "metadata": {"name": format!("db-{number}"), "labels": {"app": "db", POD_NAME: format!("db-{number}"), HASH: format!("db-{}", &image[..1])}, "ownerReferences": owner(&kinds::STATEFUL_SET, "db")},
         "spec": {"nodeName": "n1"},
         "status": {"phase": if state == '!' { "Failed" } else { "Running" }, "conditions": [{"type": "Ready", "status": if state == '-' { "False" } else { "True" }, "lastTransitionTime": "2029-12-31T00:00:00Z"}]},
     });
@@ -108,6 +108,17 @@ fn one_step() {
         (json!({}), "0:a 1:a 2:b-", ""),
         (json!({}), "0:a 1:a 2:b", "-db-1"),
         (json!({"updateStrategy": {"rollingUpdate": {"partition": 2}}}), "0:a 1:a 2:b", ""),
+        // The partition counts from where the numbers start.
+        (
+            json!({"ordinals": {"start": 5}, "updateStrategy": {"rollingUpdate": {"partition": 2}}}),
+            "5:a 6:a 7:b",
+            "",
+        ),
+        (
+            json!({"ordinals": {"start": 5}, "updateStrategy": {"rollingUpdate": {"partition": 1}}}),
+            "5:a 6:a 7:b",
+            "-db-6",
+        ),
         (
             json!({"updateStrategy": {"rollingUpdate": {"maxUnavailable": 2}}}),
             "0:a 1:a 2:a",
@@ -177,4 +188,89 @@ fn a_pod_gets_the_claims_of_its_number() {
     assert_eq!(messages[0], "create Claim data-db-0 Pod db-0 in StatefulSet db success");
     let owned = plan(set(claims("Delete"), "b", json!({})), "");
     assert_eq!(created(&owned)[0]["metadata"]["ownerReferences"][0]["kind"], "StatefulSet");
+}
+
+/// What a claim is owned by, by policy and by whether its Pod is beyond the declared number.
+#[test]
+fn claims_go_with_whom_the_policy_says() {
+    let owners = |claim_owner: Value, deleted: &str, scaled: &str, replicas: i64| {
+        let spec = json!({
+            "replicas": replicas,
+            "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {}}],
+            "persistentVolumeClaimRetentionPolicy": {"whenDeleted": deleted, "whenScaled": scaled},
+        });
+        let claim = json!({"metadata": {"name": "data-db-1", "ownerReferences": claim_owner}});
+        let objects = vec![
+            (
+                &kinds::STATEFUL_SET,
+                set(spec, "b", json!({"currentRevision": "db-b", "updateRevision": "db-b"})),
+            ),
+            (&kinds::CONTROLLER_REVISION, revision("b", 2)),
+            (&kinds::POD, pod("0:b")),
+            (&kinds::POD, pod("1:b")),
+            (&kinds::PERSISTENT_VOLUME_CLAIM, claim),
+        ];
+        let plan = StatefulSetController.reconcile(&cluster(objects), &Key::new("ns", "db"));
+        let at = |found: fn(&Write) -> bool| plan.writes.iter().position(found);
+        let patched = at(|w| matches!(w, Write::Patch { name, .. } if name == "data-db-1"));
+        let gone = at(|w| matches!(w, Write::Delete { .. }));
+        // Who is deleted first would take nothing along.
+        assert!(patched.is_none() || gone.is_none() || patched < gone, "{plan:?}");
+        let known = patches(&plan).into_iter().find(|(name, _)| *name == "data-db-1");
+        let list = known.map(|(_, patch)| patch["metadata"]["ownerReferences"].clone());
+        let kinds = list.map(|list| {
+            let kinds = list.as_array().into_iter().flatten().map(|o| o["kind"].to_string());
+            kinds.collect::<Vec<_>>().join(" ").replace('"', "")
+        });
+        kinds.unwrap_or_else(|| "as before".to_owned())
+    };
+    let of_set = || owner(&kinds::STATEFUL_SET, "db");
+    let of_pod = || owner(&kinds::POD, "db-1");
+    let of_another = || owner(&kinds::STATEFUL_SET, "other");
+    for (before, deleted, scaled, replicas, expected) in [
+        (json!([]), "Retain", "Retain", 2, "as before"),
+        (json!([]), "Retain", "Retain", 1, "as before"),
+        (json!([]), "Delete", "Retain", 2, "StatefulSet"),
+        (json!([]), "Delete", "Retain", 1, "StatefulSet"),
+        (json!([]), "Retain", "Delete", 2, "as before"),
+        (json!([]), "Retain", "Delete", 1, "Pod"),
+        (of_set(), "Delete", "Delete", 2, "as before"),
+        (of_set(), "Delete", "Delete", 1, "Pod"),
+        // The policy changed, or it is wanted again.
+        (of_set(), "Retain", "Retain", 2, ""),
+        (of_pod(), "Retain", "Delete", 2, ""),
+        (of_pod(), "Delete", "Delete", 2, "StatefulSet"),
+        (of_another(), "Delete", "Delete", 1, "as before"),
+    ] {
+        let what = format!("{before} {deleted} {scaled} {replicas}");
+        assert_eq!(owners(before, deleted, scaled, replicas), expected, "{what}");
+    }
+}
+
+#[test]
+fn a_pod_waits_for_a_claim_that_goes_with_one_before_it() {
+    let spec = json!({"volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {}}]});
+    let claim =
+        json!({"metadata": {"name": "data-db-0", "ownerReferences": owner(&kinds::POD, "db-0")}});
+    let objects = vec![
+        (&kinds::STATEFUL_SET, set(spec, "b", json!({}))),
+        (&kinds::CONTROLLER_REVISION, revision("b", 2)),
+        (&kinds::PERSISTENT_VOLUME_CLAIM, claim),
+    ];
+    let plan = StatefulSetController.reconcile(&cluster(objects), &Key::new("ns", "db"));
+    assert_eq!((moves(&plan), plan.requeue_after), (String::new(), Some(STALE)));
+}
+
+#[test]
+fn adopted_pods_get_the_label_of_their_name() {
+    let mut adopted = pod("0:b");
+    adopted["metadata"]["labels"] = json!({"app": "db", HASH: "db-b"});
+    let objects = vec![
+        (&kinds::STATEFUL_SET, set(json!({"replicas": 1}), "b", json!({}))),
+        (&kinds::CONTROLLER_REVISION, revision("b", 2)),
+        (&kinds::POD, adopted),
+    ];
+    let plan = StatefulSetController.reconcile(&cluster(objects), &Key::new("ns", "db"));
+    let of_pod = patches(&plan).into_iter().find(|(name, _)| *name == "db-0");
+    assert_eq!(of_pod.expect("a patch").1["metadata"]["labels"][POD_NAME], "db-0");
 }
