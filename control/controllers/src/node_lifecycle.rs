@@ -90,6 +90,10 @@ impl Controller for NodeLifecycle {
         let mut plan = Plan::none();
         let Some(node) = cluster.get(&kinds::NODE, "", &key.name) else { return plan };
         let Ok(view) = node.decode::<View>() else { return plan };
+        if let Some(change) = view.advertised() {
+            plan.patch_status(node, json!({"status": {"allocatable": change}}));
+            return plan;
+        }
 
         let lease = cluster.get(&kinds::LEASE, LEASES, &node.meta.name);
         let lease = lease.and_then(|lease| lease.decode::<LeaseView>().ok());

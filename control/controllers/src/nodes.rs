@@ -1,7 +1,10 @@
 //! What controllers read of a Node and its Lease.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 /// How long a node's Lease lasts, in seconds, unless there are very many nodes: these renew theirs less often.
 pub(crate) const LEASE_SECONDS: i64 = 10;
@@ -37,6 +40,8 @@ pub(crate) struct Taint {
 #[serde(default)]
 pub(crate) struct Status {
     pub(crate) conditions: Vec<Condition>,
+    capacity: BTreeMap<Box<str>, Value>,
+    allocatable: BTreeMap<Box<str>, Value>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -68,6 +73,26 @@ impl View {
     /// The status of condition Ready: `True`, `False`, `Unknown`, or empty if it never told.
     pub(crate) fn ready(&self) -> &str {
         self.condition("Ready").map_or("", |c| c.status.as_str())
+    }
+
+    /// How `allocatable` is to change for extended resources that somebody added to `capacity` by hand, or took away: a kubelet
+    /// would see to that.
+    pub(crate) fn advertised(&self) -> Option<Value> {
+        let is_extended =
+            |name: &&Box<str>| name.contains('/') && !name.starts_with("kubernetes.io/");
+        let Status { capacity, allocatable, .. } = &self.status;
+        let mut change = Map::new();
+        for name in capacity.keys().filter(is_extended) {
+            if !allocatable.contains_key(name) {
+                change.insert(name.to_string(), capacity[name].clone());
+            }
+        }
+        for name in allocatable.keys().filter(is_extended) {
+            if !capacity.contains_key(name) {
+                change.insert(name.to_string(), Value::Null);
+            }
+        }
+        (!change.is_empty()).then_some(Value::Object(change))
     }
 
     /// The taints that drive Pods away.

@@ -54,6 +54,25 @@ fn silence() {
     }
 }
 
+/// As Kubernetes' documentation has it of resources that are added by hand, to the capacity alone.
+#[test]
+fn extended_resources_are_allocatable() {
+    let told = |capacity: Value, allocatable: Value| {
+        let (kind, mut node) = node("n", "True", json!([]));
+        node["status"]["capacity"] = capacity;
+        node["status"]["allocatable"] = allocatable;
+        let world = cluster([(kind, node), lease("n", NOW)]);
+        let plan = NodeLifecycle::default().reconcile(&world, &Key::new("", "n"));
+        patches(&plan).first().map(|(_, patch)| patch["status"]["allocatable"].clone())
+    };
+    let both = json!({"cpu": "4", "example.com/foo": "5"});
+    assert_eq!(told(both.clone(), json!({"cpu": "3"})), Some(json!({"example.com/foo": "5"})));
+    assert_eq!(told(both.clone(), both.clone()), None);
+    // Some of them may be out of order.
+    assert_eq!(told(both.clone(), json!({"cpu": "3", "example.com/foo": "2"})), None);
+    assert_eq!(told(json!({"cpu": "4"}), both), Some(json!({"example.com/foo": null})));
+}
+
 #[test]
 fn taints_follow_conditions() {
     let mine = json!({"key": "team", "value": "x", "effect": "NoExecute"});
