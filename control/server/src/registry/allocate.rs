@@ -21,12 +21,19 @@ use super::Registry;
 /// Left for explicit requests, such as that of the `kubernetes` Service.
 const STATIC_ADDRESSES: u32 = 16;
 
-/// From where Services get addresses and ports.
+/// From where Services get addresses and ports; more ranges of addresses may be declared by ServiceCIDRs.
 #[derive(Debug, Clone)]
 pub(crate) struct ServiceRanges {
     pub(crate) network: Ipv4Addr,
     pub(crate) prefix: u8,
     pub(crate) node_ports: RangeInclusive<u16>,
+}
+
+/// A range of addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Range {
+    network: Ipv4Addr,
+    prefix: u8,
 }
 
 /// What Services hold, as the watch cache has it: read anew only of those that changed, for there may be thousands.
@@ -121,21 +128,46 @@ impl Claims {
     }
 }
 
-impl ServiceRanges {
+impl Range {
     /// First address and number of addresses, the network's own and the broadcast address left out.
-    fn addresses(&self) -> (u32, u32) {
+    fn addresses(self) -> (u32, u32) {
         let size = 1u32.checked_shl(32 - u32::from(self.prefix)).unwrap_or(u32::MAX);
         (u32::from(self.network) + 1, size.saturating_sub(2).max(1))
     }
 
-    fn contains(&self, ip: Ipv4Addr) -> bool {
+    fn contains(self, ip: Ipv4Addr) -> bool {
         let (first, count) = self.addresses();
-        (first..first + count).contains(&u32::from(ip))
+        (first..first.saturating_add(count)).contains(&u32::from(ip))
+    }
+
+    /// A range that a ServiceCIDR declares and that is in force.
+    fn declared(object: &Object) -> Option<Self> {
+        let value = object.value();
+        let mut conditions = value["status"]["conditions"].as_array().into_iter().flatten();
+        if object.is_deleting()
+            || !conditions.any(|c| c["type"] == "Ready" && c["status"] == "True")
+        {
+            return None;
+        }
+        let cidrs = value["spec"]["cidrs"].as_array().into_iter().flatten();
+        cidrs.filter_map(Value::as_str).find_map(|cidr| {
+            let (network, prefix) = cidr.split_once('/')?;
+            let (network, prefix): (Ipv4Addr, u8) = (network.parse().ok()?, prefix.parse().ok()?);
+            let mask = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
+            let network = Ipv4Addr::from(u32::from(network) & mask);
+            (1..=30).contains(&prefix).then_some(Self { network, prefix })
+        })
+    }
+}
+
+impl ServiceRanges {
+    fn own(&self) -> Range {
+        Range { network: self.network, prefix: self.prefix }
     }
 
     /// The address of the `kubernetes` Service.
     pub(crate) fn first(&self) -> Ipv4Addr {
-        self.addresses().0.into()
+        self.own().addresses().0.into()
     }
 }
 
@@ -181,7 +213,7 @@ impl Registry {
                 })?;
                 let key = address_key(ip);
                 if !before.contains(&key) {
-                    if !self.ranges.contains(ip) {
+                    if !self.address_ranges().any(|range| range.contains(ip)) {
                         return Err(invalid(refuse(format!(
                             "the provided IP ({ip}) is not in the valid range. The range of valid IPs is {}/{}",
                             self.ranges.network, self.ranges.prefix
@@ -193,7 +225,9 @@ impl Registry {
                 tree["spec"]["clusterIPs"] = list;
             }
             Wanted::Any => {
-                let ip = self.free_address(|key| in_use.has(key)).ok_or_else(|| {
+                let mut ranges = self.address_ranges();
+                let free = ranges.find_map(|range| free_address(range, |key| in_use.has(key)));
+                let ip = free.ok_or_else(|| {
                     ApiError::internal("failed to allocate a serviceIP: range is full")
                 })?;
                 tree["spec"]["clusterIP"] = ip.to_string().into();
@@ -210,7 +244,9 @@ impl Registry {
                 spec["ipFamilyPolicy"] = "SingleStack".into();
             }
         }
-        self.allocate_ports(tree, &before, &|key| in_use.has(key), &mut take).map_err(invalid)?;
+        let in_use = |key: &Bytes| in_use.has(key);
+        let ports = self.allocate_ports(tree, old.is_none(), &before, &in_use, &mut take);
+        ports.map_err(invalid)?;
         let after = held(tree);
         let give_back = before.into_iter().filter(|key| !after.contains(key)).collect();
         Ok(Claims { take, give_back })
@@ -219,20 +255,33 @@ impl Registry {
     fn allocate_ports(
         &self,
         tree: &mut Value,
+        is_new: bool,
         before: &BTreeSet<Bytes>,
         in_use: &dyn Fn(&Bytes) -> bool,
         take: &mut Vec<Claim>,
     ) -> Result<(), FieldError> {
-        let (ports, check) = (wants_node_ports(&tree["spec"]), wants_health_check(&tree["spec"]));
-        let mut wanting = Vec::new();
-        if ports && let Some(ports) = tree["spec"]["ports"].as_array_mut() {
-            let fields = ports.iter_mut().enumerate();
-            wanting.extend(
-                fields.map(|(i, port)| (port, "nodePort", format!("spec.ports[{i}].nodePort"))),
-            );
-        }
+        let (any, check) = (wants_node_ports(&tree["spec"]), wants_health_check(&tree["spec"]));
+        let may = any || tree["spec"]["type"] == "LoadBalancer";
         let mut mine = BTreeSet::new();
-        self.allocate_each(wanting, before, in_use, take, &mut mine)?;
+        if may && let Some(ports) = tree["spec"]["ports"].as_array_mut() {
+            if is_new && any {
+                share_node_ports(ports);
+            }
+            // Of a new Service, protocols of one port have one node port, too.
+            let mut known = HashSet::new();
+            let mut wanting = Vec::new();
+            for (i, port) in ports.iter_mut().enumerate() {
+                let is_given = node_port(port) != 0;
+                let is_first = known.insert(port["port"].as_u64()) || !is_new;
+                if is_given || (any && is_first) {
+                    wanting.push((port, "nodePort", format!("spec.ports[{i}].nodePort")));
+                }
+            }
+            self.allocate_each(wanting, before, in_use, take, &mut mine)?;
+            if is_new && any {
+                share_node_ports(ports);
+            }
+        }
         if check {
             let field = "healthCheckNodePort";
             let wanting = vec![(&mut tree["spec"], field, format!("spec.{field}"))];
@@ -293,13 +342,13 @@ impl Registry {
         taken
     }
 
-    fn free_address(&self, taken: impl Fn(&Bytes) -> bool) -> Option<Ipv4Addr> {
-        let (first, count) = self.ranges.addresses();
-        let skip = if count > 2 * STATIC_ADDRESSES { STATIC_ADDRESSES } else { 0 };
-        let start = rand::rng().random_range(0..count - skip);
-        (0..count - skip)
-            .map(|i| Ipv4Addr::from(first + skip + (start + i) % (count - skip)))
-            .find(|ip| !taken(&address_key(*ip)))
+    /// The cluster's own range, then those that are declared.
+    fn address_ranges(&self) -> impl Iterator<Item = Range> {
+        let own = self.ranges.own();
+        let cluster = self.cache.read();
+        let declared: Vec<Range> =
+            cluster.list(&kinds::SERVICE_CIDR).filter_map(|cidr| Range::declared(cidr)).collect();
+        std::iter::once(own).chain(declared.into_iter().filter(move |range| *range != own))
     }
 
     fn free_port(&self, taken: impl Fn(&Bytes) -> bool) -> Option<u16> {
@@ -349,7 +398,7 @@ pub(super) fn keep_allocated(kind: &Kind, new: &mut Value, old: &Value) {
                 port["nodePort"] = number.clone();
             }
         }
-    } else if !wants_node_ports(&new["spec"]) {
+    } else if !wants_node_ports(&new["spec"]) && new["spec"]["type"] != "LoadBalancer" {
         for port in new["spec"]["ports"].as_array_mut().into_iter().flatten() {
             let number = port.get("nodePort").cloned();
             // Left over from the type before: upstream clears them when they did not change.
@@ -370,6 +419,25 @@ pub(super) fn keep_allocated(kind: &Kind, new: &mut Value, old: &Value) {
     {
         for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
             spec.remove(field);
+        }
+    }
+}
+
+fn node_port(port: &Value) -> u64 {
+    port["nodePort"].as_u64().unwrap_or_default()
+}
+
+/// Gives ports that have no node port the one of the same port in another protocol.
+fn share_node_ports(ports: &mut [Value]) {
+    let given: HashMap<u64, u64> = ports
+        .iter()
+        .rev()
+        .filter(|port| node_port(port) != 0)
+        .filter_map(|port| Some((port["port"].as_u64()?, node_port(port))))
+        .collect();
+    for port in ports.iter_mut().filter(|port| node_port(port) == 0) {
+        if let Some(number) = port["port"].as_u64().and_then(|port| given.get(&port)) {
+            port["nodePort"] = (*number).into();
         }
     }
 }
@@ -424,6 +492,15 @@ fn held(service: &Value) -> BTreeSet<Bytes> {
         .map(port_key)
         .collect::<Vec<_>>();
     addresses.into_iter().chain(ports).collect()
+}
+
+fn free_address(range: Range, taken: impl Fn(&Bytes) -> bool) -> Option<Ipv4Addr> {
+    let (first, count) = range.addresses();
+    let skip = if count > 2 * STATIC_ADDRESSES { STATIC_ADDRESSES } else { 0 };
+    let start = rand::rng().random_range(0..count - skip);
+    (0..count - skip)
+        .map(|i| Ipv4Addr::from(first + skip + (start + i) % (count - skip)))
+        .find(|ip| !taken(&address_key(*ip)))
 }
 
 fn address_key(ip: Ipv4Addr) -> Bytes {

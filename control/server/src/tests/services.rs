@@ -147,3 +147,93 @@ async fn a_status_may_come_with_notes() {
     assert_eq!(patched.body["status"]["loadBalancer"]["ingress"][0]["ip"], "203.0.113.1");
     assert_eq!(patched.body["spec"]["ports"][0]["port"], 80);
 }
+
+/// As for a name server: one number to remember for both protocols.
+#[tokio::test]
+async fn protocols_of_one_port_have_one_node_port() {
+    let it = Fixture::new().await;
+    let mut body = service("dns", "NodePort");
+    body["spec"]["ports"] = json!([
+        {"name": "tcp", "port": 53, "protocol": "TCP"},
+        {"name": "http", "port": 80},
+        {"name": "udp", "port": 53, "protocol": "UDP"},
+    ]);
+    let numbers = |service: &Value| {
+        let ports = service["spec"]["ports"].as_array().cloned().unwrap_or_default();
+        ports.iter().filter_map(|port| port["nodePort"].as_u64()).collect::<Vec<_>>()
+    };
+    let created = numbers(&it.create(SERVICES, body.clone()).await);
+    assert_eq!(created.len(), 3, "{created:?}");
+    assert!(created[0] == created[2] && created[0] != created[1], "{created:?}");
+    // One that was asked for is for both, wherever it is said.
+    body["metadata"]["name"] = "asked".into();
+    body["spec"]["ports"][2]["nodePort"] = 31053.into();
+    let asked = numbers(&it.create(SERVICES, body).await);
+    assert_eq!((asked[0], asked[2]), (31053, 31053));
+    // Without either protocol it is free again.
+    assert_eq!(it.delete(&format!("{SERVICES}/asked")).await.code, 200);
+    let mut other = service("other", "NodePort");
+    other["spec"]["ports"][0]["nodePort"] = 31053.into();
+    it.create(SERVICES, other).await;
+}
+
+/// A load balancer's node ports that are asked for are its own, also where none are allocated.
+#[tokio::test]
+async fn node_ports_that_are_asked_for_are_nobody_elses() {
+    let it = Fixture::new().await;
+    let balanced = |name: &str| {
+        let mut body = service(name, "LoadBalancer");
+        body["spec"]["allocateLoadBalancerNodePorts"] = false.into();
+        body["spec"]["ports"][0]["nodePort"] = 31080.into();
+        body
+    };
+    it.create(SERVICES, balanced("a")).await;
+    let refused = it.post(SERVICES, balanced("b")).await;
+    assert!(refused.message().contains("provided port is already allocated"), "{}", refused.body);
+    // Told to allocate none it keeps what it has.
+    let mut body = service("c", "LoadBalancer");
+    body["spec"]["allocateLoadBalancerNodePorts"] = true.into();
+    let created = it.create(SERVICES, body).await;
+    let path = format!("{SERVICES}/c");
+    let none = json!({"spec": {"allocateLoadBalancerNodePorts": false}});
+    let kept = it.merge(&path, none).await;
+    assert_eq!(kept.body["spec"]["ports"], created["spec"]["ports"], "{}", kept.body);
+}
+
+/// Another ServiceCIDR is where Services may ask for addresses, and get them once there are no others.
+#[tokio::test]
+async fn more_ranges_of_addresses_are_declared() {
+    let it = Fixture::with(|config| {
+        config.scheduler = false;
+        config.service_network = (Ipv4Addr::new(10, 0, 0, 0), 30);
+    })
+    .await;
+    let mut asking = service("asking", "ClusterIP");
+    asking["spec"]["clusterIP"] = "203.0.113.10".into();
+    let refused = it.post(SERVICES, asking.clone()).await;
+    assert!(refused.message().contains("is not in the valid range"), "{}", refused.body);
+    const CIDRS: &str = "/apis/networking.k8s.io/v1/servicecidrs";
+    let more = json!({"metadata": {"name": "more"}, "spec": {"cidrs": ["203.0.113.0/24"]}});
+    it.create(CIDRS, more).await;
+    let path = format!("{CIDRS}/more");
+    for attempt in 0.. {
+        let found = it.get(&path).await.body;
+        if found["status"]["conditions"][0]["status"] == "True" {
+            break;
+        }
+        assert!(attempt < 200, "{found}");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    it.create(SERVICES, asking).await;
+    // Of the first range there is one left beside that of `kubernetes`.
+    let mut others = 0;
+    for name in ["a", "b", "c"] {
+        let made = it.create(SERVICES, service(name, "ClusterIP")).await;
+        let ip = made["spec"]["clusterIP"].as_str().unwrap_or_default().to_owned();
+        others += usize::from(ip.starts_with("203.0.113."));
+    }
+    assert_eq!(others, 2);
+    // It stays while it is needed.
+    assert_eq!(it.delete(&path).await.code, 200);
+    assert_eq!(it.get(&path).await.code, 200);
+}

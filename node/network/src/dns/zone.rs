@@ -64,7 +64,12 @@ pub(super) fn answer(query: &Query, services: &impl Services) -> Answer {
     let found = match &labels[..] {
         [name @ .., "cluster", "local"] => Ok(name),
         [address @ .., "in-addr", "arpa"] => match reversed(address) {
-            Some(address) if services.is_of_cluster(address) => Err(address),
+            // Services may have addresses out of more ranges than the cluster began with.
+            Some(address)
+                if services.is_of_cluster(address) || !services.services_at(address).is_empty() =>
+            {
+                Err(address)
+            }
             _ => return Answer::Elsewhere,
         },
         _ => return Answer::Elsewhere,

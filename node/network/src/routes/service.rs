@@ -10,6 +10,10 @@ use k8s_openapi::api::core::v1::{Service, ServiceSpec};
 use super::endpoints::{Member, SliceEndpoints, answering};
 use super::{Endpoint, HealthCheck, Place, PortRoute, Protocol, ServiceKey, ServiceRoute};
 
+/// Labels of Services that are led by somebody else than the usual proxy, or by nobody; they keep their address and names.
+const LED_BY_OTHERS: [&str; 2] =
+    ["service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"];
+
 /// A Service's route without backends.
 #[derive(Clone, Debug)]
 pub(super) struct Skeleton {
@@ -92,7 +96,11 @@ fn fill(route: &mut ServiceRoute, spec: &ServiceSpec, service: &Service) {
             ..PortRoute::default()
         })
     });
-    route.ports = ports.collect();
+    let labels = service.metadata.labels.as_ref();
+    let is_led = !LED_BY_OTHERS.iter().any(|label| labels.is_some_and(|l| l.contains_key(*label)));
+    // One without an address is not led in any case, and its ports have names.
+    let has_address = spec.cluster_ip.as_deref() != Some("None");
+    route.ports = if is_led || !has_address { ports.collect() } else { Vec::new() };
     // "None" marks a headless Service; it does not parse as an address.
     route.cluster_ip = spec.cluster_ip.as_deref().and_then(|ip| ip.parse().ok());
     let externals = spec.external_ips.iter().flatten().filter_map(|ip| ip.parse().ok());

@@ -324,3 +324,21 @@ fn many_services_stay_cheap() {
     // Unoptimised it takes about 0.3 s; work quadratic in the number of Services would take minutes.
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
 }
+
+/// As kube-proxy leaves them: they have an address and names, and nobody here leads there.
+#[test]
+fn services_of_other_proxies_are_left_to_them() {
+    let slice = slice("web-1", "web", 8080, json!([endpoint("10.8.1.1", json!({"ready": true}))]));
+    for label in ["service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"] {
+        let mut table = RouteTable::default();
+        table.update_slice(&slice);
+        let mut labelled = web();
+        labelled.metadata.labels = Some([(label.to_owned(), "foo-bar".to_owned())].into());
+        table.update_service(&labelled);
+        let route = table.get("default", "web").expect("a route").clone();
+        assert_eq!((route.ports.len(), route.cluster_ip.is_some()), (0, true), "{label}");
+        // Without the label it is led like others.
+        table.update_service(&web());
+        assert_eq!(backends_of(&table), ["10.8.1.1:8080"]);
+    }
+}

@@ -5,9 +5,7 @@ mod warnings;
 
 use serde_json::json;
 
-use super::common::{
-    AGE, NAME, fields, format_labels, object_age, only_status, or, text, wide,
-};
+use super::common::{AGE, NAME, fields, format_labels, object_age, only_status, or, text, wide};
 use super::*;
 use crate::json::{Fields, Json, default_text, keep, object, object_or_new, objects, set_default};
 
@@ -186,7 +184,13 @@ fn drop_unsuited(new: &mut Fields, old: &Value) {
     let unchanged = |new: &Fields, field: &str| new.at(&[field]) == old.at(&[field]);
     let mut unsuited = Vec::new();
     if is_internal(&was) && !is_internal(&kind) {
-        unsuited.extend(["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"]);
+        unsuited.extend([
+            "clusterIP",
+            "clusterIPs",
+            "ipFamilies",
+            "ipFamilyPolicy",
+            "internalTrafficPolicy",
+        ]);
     }
     if is_external(&was) && !is_external(&kind) {
         unsuited.push("externalTrafficPolicy");
@@ -206,7 +210,11 @@ fn drop_unsuited(new: &mut Fields, old: &Value) {
         unsuited.push("healthCheckNodePort");
     }
     for field in unsuited {
-        if unchanged(new, field) {
+        // An empty one says the same as none, and is how some clients say so.
+        let is_empty = new.at(&[field]).is_some_and(|value| {
+            value.as_str() == Some("") || value.as_array().is_some_and(Vec::is_empty)
+        });
+        if is_empty || unchanged(new, field) {
             new.remove(field);
         }
     }

@@ -264,10 +264,7 @@ pub(super) fn update(new: &Value, old: &Value) -> Vec<FieldError> {
     }
     let port = |spec: &Value| spec.int(&["healthCheckNodePort"]).unwrap_or(0);
     if needs_health_check(&is) && needs_health_check(&was) && port(&is) != port(&was) {
-        errors.push(FieldError::forbidden(
-            SPEC.child("healthCheckNodePort"),
-            "field is immutable",
-        ));
+        errors.push(FieldError::forbidden(SPEC.child("healthCheckNodePort"), "field is immutable"));
     }
     let kind = |service: &Value| is_internal(service.text(&["spec", "type"]));
     // Changing to or from ExternalName gives the address up or asks for one.
@@ -307,17 +304,25 @@ mod tests {
 
     #[test]
     fn specs() {
-        check(json!({"selector": {"app": "my-app"}, "ports": [{"port": 80, "targetPort": 3000}], "type": "ClusterIP"}), &[]);
+        check(
+            json!({"selector": {"app": "my-app"}, "ports": [{"port": 80, "targetPort": 3000}], "type": "ClusterIP"}),
+            &[],
+        );
         check(json!({"clusterIP": "None"}), &[]);
         check(json!({"type": "ExternalName", "externalName": "example.com"}), &[]);
         check(json!({}), &["spec.ports: Required value"]);
         check(
             json!({"type": "Nope", "ports": [{"port": 80}]}),
-            &["spec.type: Unsupported value: \"Nope\": supported values: \"ClusterIP\", \"ExternalName\", \"LoadBalancer\", \"NodePort\""],
+            &[
+                "spec.type: Unsupported value: \"Nope\": supported values: \"ClusterIP\", \"ExternalName\", \"LoadBalancer\", \"NodePort\"",
+            ],
         );
         check(
             json!({"ports": [{"port": 80}, {"port": 80, "name": "a"}]}),
-            &["spec.ports[0].name: Required value", "spec.ports[1]: Duplicate value: {\"port\":80,\"protocol\":\"TCP\"}"],
+            &[
+                "spec.ports[0].name: Required value",
+                "spec.ports[1]: Duplicate value: {\"port\":80,\"protocol\":\"TCP\"}",
+            ],
         );
         check(
             json!({"ports": [{"port": 80, "name": "a"}, {"port": 81, "name": "a"}]}),
@@ -329,7 +334,9 @@ mod tests {
         );
         check(
             json!({"ports": [{"port": 80, "protocol": "HTTP"}]}),
-            &["spec.ports[0].protocol: Unsupported value: \"HTTP\": supported values: \"SCTP\", \"TCP\", \"UDP\""],
+            &[
+                "spec.ports[0].protocol: Unsupported value: \"HTTP\": supported values: \"SCTP\", \"TCP\", \"UDP\"",
+            ],
         );
         check(
             json!({"ports": [{"port": 80, "nodePort": 30000}]}),
@@ -341,7 +348,9 @@ mod tests {
         );
         check(
             json!({"type": "NodePort", "clusterIP": "None", "ports": [{"port": 80}]}),
-            &["spec.clusterIPs[0]: Invalid value: \"None\": may not be set to 'None' for NodePort services"],
+            &[
+                "spec.clusterIPs[0]: Invalid value: \"None\": may not be set to 'None' for NodePort services",
+            ],
         );
         let balanced = |more: Value| {
             let mut spec = json!({"type": "LoadBalancer", "ports": [{"port": 80}]});
@@ -357,8 +366,10 @@ mod tests {
             &[],
         );
         check(
-            balanced(json!({"loadBalancerSourceRanges": ["10.0.0.0/33"], "loadBalancerClass": "a b",
-                "healthCheckNodePort": 30001})),
+            balanced(
+                json!({"loadBalancerSourceRanges": ["10.0.0.0/33"], "loadBalancerClass": "a b",
+                "healthCheckNodePort": 30001}),
+            ),
             &[
                 "spec.loadBalancerClass: Invalid value: \"a b\": name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')",
                 "spec.loadBalancerSourceRanges[0]: Invalid value: \"10.0.0.0/33\": must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)",
@@ -375,7 +386,9 @@ mod tests {
         );
         check(
             json!({"ports": [{"port": 80}], "trafficDistribution": "Near"}),
-            &["spec.trafficDistribution: Unsupported value: \"Near\": supported values: \"PreferClose\", \"PreferSameNode\", \"PreferSameZone\""],
+            &[
+                "spec.trafficDistribution: Unsupported value: \"Near\": supported values: \"PreferClose\", \"PreferSameNode\", \"PreferSameZone\"",
+            ],
         );
         check(
             json!({"ports": [{"port": 80}], "ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv4", "IPv6"]}),
@@ -387,7 +400,9 @@ mod tests {
         check(json!({"ports": [{"port": 80}], "ipFamilyPolicy": "PreferDualStack"}), &[]);
         check(
             json!({"clusterIP": "10.0.0.300", "ports": [{"port": 80}]}),
-            &["spec.clusterIPs[0]: Invalid value: \"10.0.0.300\": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"],
+            &[
+                "spec.clusterIPs[0]: Invalid value: \"10.0.0.300\": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+            ],
         );
     }
 
@@ -407,19 +422,30 @@ mod tests {
         let cells = (KIND.cells)(&object, "2024-01-01T00:00:00Z".parse().expect("a time"));
         assert_eq!(
             cells,
-            [json!("s"), json!("NodePort"), json!("10.0.0.1"), json!("<none>"), json!("80:30080/TCP"), json!("<unknown>"), json!("app=x")]
+            [
+                json!("s"),
+                json!("NodePort"),
+                json!("10.0.0.1"),
+                json!("<none>"),
+                json!("80:30080/TCP"),
+                json!("<unknown>"),
+                json!("app=x")
+            ]
         );
     }
 
     #[test]
     fn updates() {
-        let service = |kind: &str, ip: &str, port: Value| {
-            json!({"spec": {"type": kind, "clusterIP": ip, "clusterIPs": [ip], "ports": [port]}})
-        };
-        let old = service("NodePort", "10.0.0.1", json!({"port": 80, "protocol": "TCP", "nodePort": 30080}));
+        let service = |kind: &str, ip: &str, port: Value| json!({"spec": {"type": kind, "clusterIP": ip, "clusterIPs": [ip], "ports": [port]}});
+        let old = service(
+            "NodePort",
+            "10.0.0.1",
+            json!({"port": 80, "protocol": "TCP", "nodePort": 30080}),
+        );
 
         // Replaced by the manifest it was made from: keeps what was allocated.
-        let mut new = json!({"spec": {"type": "NodePort", "ports": [{"port": 80, "protocol": "TCP"}]}});
+        let mut new =
+            json!({"spec": {"type": "NodePort", "ports": [{"port": 80, "protocol": "TCP"}]}});
         (KIND.prepare)(Prepare::Update { new: &mut new, old: &old });
         assert_eq!(new, old);
         assert_eq!(update(&new, &old), []);
@@ -430,8 +456,29 @@ mod tests {
         (KIND.prepare)(Prepare::Update { new: &mut new, old: &old });
         assert_eq!(new["spec"]["ports"], json!([{"port": 80, "protocol": "TCP"}]));
 
+        // Another name: the address goes, whether it is left as it was, left out or said to be empty.
+        for said in [json!("10.0.0.1"), json!(""), Value::Null] {
+            let mut new = old.clone();
+            new["spec"]["type"] = json!("ExternalName");
+            new["spec"]["externalName"] = json!("example.com");
+            new["spec"]["clusterIP"] = said.clone();
+            if said == "" {
+                new["spec"]["clusterIPs"] = json!([]);
+            }
+            if said.is_null() {
+                new["spec"].as_object_mut().expect("fields").remove("clusterIP");
+            }
+            (KIND.prepare)(Prepare::Update { new: &mut new, old: &old });
+            let fields: Vec<_> = new["spec"].as_object().expect("fields").keys().collect();
+            assert_eq!(fields, ["externalName", "ports", "type"], "{said:?}");
+            assert_eq!((KIND.validate)(&new), [], "{said:?}");
+        }
+
         let new = service("NodePort", "10.0.0.2", json!({"port": 80}));
         let errors: Vec<_> = update(&new, &old).iter().map(ToString::to_string).collect();
-        assert_eq!(errors, ["spec.clusterIPs[0]: Invalid value: [\"10.0.0.2\"]: may not change once set"]);
+        assert_eq!(
+            errors,
+            ["spec.clusterIPs[0]: Invalid value: [\"10.0.0.2\"]: may not change once set"]
+        );
     }
 }

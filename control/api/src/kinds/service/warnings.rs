@@ -115,7 +115,10 @@ mod tests {
     #[test]
     fn what_does_nothing_is_told() {
         for (spec, expected) in [
-            (json!({"type": "ClusterIP", "clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1"]}), vec![]),
+            (
+                json!({"type": "ClusterIP", "clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1"]}),
+                vec![],
+            ),
             (
                 json!({"type": "ClusterIP", "clusterIP": "None", "sessionAffinity": "ClientIP", "externalIPs": ["192.0.2.1"]}),
                 vec![
