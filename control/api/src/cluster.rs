@@ -189,7 +189,7 @@ impl Cluster {
     }
 
     /// Whether a Pod bound to the node refers to that object, by the plural of its kind: `configmaps`, `secrets`,
-    /// `serviceaccounts`, or the controller that owns the Pod (`replicasets`, `statefulsets`, `daemonsets`).
+    /// `persistentvolumeclaims`, `serviceaccounts`, or the controller that owns the Pod (`replicasets`, `statefulsets`, `daemonsets`).
     pub fn is_referred_to(
         &self,
         node: &str,
@@ -406,6 +406,7 @@ mod tests {
                         {"name": "B", "value": "unrelated"}]}],
                     "volumes": [
                         {"name": "s", "secret": {"secretName": "mounted"}},
+                        {"name": "v", "persistentVolumeClaim": {"claimName": "claimed"}},
                         {"name": "p", "projected": {"sources": [{"configMap": named("projected")}]}}],
                 },
                 "status": {"phase": phase},
@@ -420,6 +421,7 @@ mod tests {
             ("secrets", "mounted"),
             ("configmaps", "key"),
             ("configmaps", "projected"),
+            ("persistentvolumeclaims", "claimed"),
             ("replicasets", "set"),
         ];
         let count = |cluster: &Cluster, node: &str| {

@@ -28,6 +28,7 @@ mod stateful_set;
 mod autoscaler;
 mod disruption;
 
+mod ephemeral_volumes;
 mod ip_address;
 mod service_cidr;
 mod volumes;
@@ -80,6 +81,7 @@ pub use disruption::DisruptionController;
 pub use endpoint_slice::EndpointSliceController;
 pub use endpoint_slice_mirroring::EndpointSliceMirroring;
 pub use endpoints::EndpointsController;
+pub use ephemeral_volumes::EphemeralVolumes;
 pub use extension_authentication::ExtensionAuthentication;
 pub use flow_schema::FlowSchemaController;
 pub use garbage_collector::GarbageCollector;
@@ -127,6 +129,7 @@ pub fn with(nodes: NodeLifecycle) -> Vec<Box<dyn Controller>> {
         Box::new(ResourceQuotaController),
         Box::new(ServiceCidrController),
         Box::new(IpAddressController),
+        Box::new(EphemeralVolumes),
         Box::new(ClaimController),
         Box::new(VolumeController),
         Box::new(ClusterRoleAggregation),

@@ -7,6 +7,7 @@
 //! 3. For a [`Outcome::Bind`], write the binding with the Pod's UID as precondition; what comes back by `observe` confirms it.
 //!    If the write fails, call [`Scheduler::forget`]: the node's room is free again and the Pod is tried later.
 //!    Every `Bind` must end in one of the two, for until then the room counts as taken.
+//!    [`Decision::volumes`] are given to their claims before that; if one cannot be, the binding failed.
 //! 4. For an [`Outcome::Unschedulable`], set the Pod's condition `PodScheduled` to `False` with reason `Unschedulable` and
 //!    that message, and its `nominatedNodeName`; record a warning `FailedScheduling`. It is told once for each different
 //!    message. Delete its victims, if there are any, gracefully; if that fails call [`Scheduler::forget`] for the Pod.
@@ -33,6 +34,8 @@ mod relations;
 mod budgets;
 mod preemption;
 
+mod claims;
+
 mod node;
 mod resources;
 mod shapes;
@@ -45,6 +48,8 @@ use coracle_api::{Change, Object, kinds};
 use jiff::Timestamp;
 
 use budgets::Budgets;
+use claims::Claims;
+pub use claims::VolumeChoice;
 use node::{Nodes, Nominee};
 use pod::PodView;
 use queue::Queue;
@@ -60,6 +65,8 @@ pub struct Decision {
     pub pod: Arc<Object>,
     /// What to do with it.
     pub outcome: Outcome,
+    /// Volumes that were chosen with its node, for claims that waited for that.
+    pub volumes: Vec<VolumeChoice>,
 }
 
 /// Where a Pod goes, or why nowhere.
@@ -90,6 +97,7 @@ pub struct Scheduler {
     pods: HashMap<Arc<str>, Tracked>,
     queue: Queue,
     budgets: Budgets,
+    claims: Claims,
     /// Of the newest change observed.
     revision: u64,
 }
@@ -130,8 +138,8 @@ impl Scheduler {
         Self::default()
     }
 
-    /// Takes note of a change of a Pod, a Node, a Namespace or a PodDisruptionBudget. One that is older than what was
-    /// already observed is ignored.
+    /// Takes note of a change of a Pod, a Node, a Namespace, a PodDisruptionBudget, or of what volumes are made of. One that
+    /// is older than what was already observed is ignored.
     pub fn observe(&mut self, change: &Change) {
         if change.revision < self.revision {
             return;
@@ -166,6 +174,27 @@ impl Scheduler {
                 Some(budget) => self.budgets.put(budget),
                 None => self.budgets.remove(object),
             }
+        } else {
+            let concerned = self.claims.observe(object, change.new.is_none());
+            self.review(concerned);
+        }
+    }
+
+    /// What these Pods need of nodes may have changed with their claims.
+    fn review(&mut self, uids: Vec<Arc<str>>) {
+        for uid in uids {
+            let Some(tracked) = self.pods.get(&uid) else { continue };
+            let waits = matches!(tracked.state, State::Queued(_) | State::Parked);
+            if !waits || *self.shapes.get(tracked.shape).needs() == self.claims.needs(&uid) {
+                continue;
+            }
+            let (object, attempts) = (tracked.object.clone(), tracked.attempts);
+            let (tried, told) = (tracked.tried, tracked.told.clone());
+            self.drop_pod(&uid);
+            self.observe_pod(&object);
+            if let Some(tracked) = self.pods.get_mut(&uid) {
+                (tracked.attempts, tracked.tried, tracked.told) = (attempts, tried, told);
+            }
         }
     }
 
@@ -180,11 +209,20 @@ impl Scheduler {
             }
             tracked.tried = now;
             let (shape, object) = (tracked.shape, tracked.object.clone());
+            let mut volumes = Vec::new();
             let outcome = match self.choose(&uid, shape) {
-                Some(at) => Some(Outcome::Bind(self.assume(&uid, shape, at))),
+                Some(at) => {
+                    let needs = self.shapes.get(shape).needs();
+                    volumes = needs.choose(self.nodes.get(at)).unwrap_or_default();
+                    let name = self.assume(&uid, shape, at);
+                    self.claims.move_in(&uid);
+                    let others = self.claims.reserve(&uid, &volumes);
+                    self.review(others);
+                    Some(Outcome::Bind(name))
+                }
                 None => self.wait(uid, shape).map(Outcome::Unschedulable),
             };
-            decisions.extend(outcome.map(|outcome| Decision { pod: object, outcome }));
+            decisions.extend(outcome.map(|outcome| Decision { pod: object, outcome, volumes }));
         }
         decisions
     }
@@ -308,6 +346,9 @@ impl Scheduler {
                 let stirs = self.shapes.take_off(shape, at, going, &mut self.nodes);
                 self.nodes.unlist(at, &uid);
                 self.requeue(&uid, true);
+                let mut concerned = self.claims.move_out(&uid);
+                concerned.push(uid.clone());
+                self.review(concerned);
                 self.improved(at);
                 if stirs {
                     self.stirred(shape);
@@ -363,6 +404,7 @@ impl Scheduler {
                 tracked.object = pod.clone();
                 if let (State::Assumed(at), Some(_)) = (tracked.state, &pod.node_name) {
                     tracked.state = State::Bound(at);
+                    self.claims.bound(uid);
                 }
                 if pod.is_deleting() {
                     self.set_going(uid);
@@ -380,9 +422,17 @@ impl Scheduler {
             return;
         }
         let uid: Arc<str> = uid.into();
+        let claims = claims::of(pod);
+        let mut needs = claims::Needs::default();
+        if waits && !claims.is_empty() {
+            self.claims.wait(&uid, claims);
+            needs = self.claims.needs(&uid);
+        } else if !claims.is_empty() {
+            self.claims.settle(&uid, &claims);
+        }
         let nominated = view.nominated_node().filter(|_| waits);
         let nominated = nominated.map(|node| self.nodes.slot(node));
-        let shape = self.shapes.intern(view.into_shape(pod));
+        let shape = self.shapes.intern(view.into_shape(pod, needs));
         let mut stirs = false;
         let state = match &pod.node_name {
             Some(node) => {
@@ -433,6 +483,8 @@ impl Scheduler {
         if self.shapes.release(tracked.shape) {
             self.queue.forget(tracked.shape);
         }
+        let concerned = self.claims.leave(uid, &claims::of(&tracked.object));
+        self.review(concerned);
     }
 
     /// A node may fit more than before: Pods that wait for it are tried again.

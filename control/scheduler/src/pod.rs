@@ -8,6 +8,7 @@ use coracle_api::Object;
 use coracle_api::placement::{Affinity, Toleration};
 use serde::Deserialize;
 
+use crate::claims::Needs;
 use crate::relations::{Constraint, Labels, Relations};
 use crate::resources::{Amounts, Resources};
 
@@ -102,6 +103,8 @@ pub(crate) struct Identity {
     /// By these it is meant, or not, by others' affinities.
     pub(crate) namespace: Box<str>,
     pub(crate) labels: Labels,
+    /// What its claims ask of nodes while it waits.
+    pub(crate) needs: Needs,
 }
 
 impl PodView {
@@ -130,7 +133,7 @@ impl PodView {
             .is_none_or(|name| name.is_empty() || name == crate::NAME)
     }
 
-    pub(crate) fn into_shape(self, pod: &Object) -> Shape {
+    pub(crate) fn into_shape(self, pod: &Object, needs: Needs) -> Shape {
         let owner: Option<Box<str>> = pod.controller().map(|owner| owner.uid.as_str().into());
         let spec = self.spec;
         let containers = || spec.containers.iter().chain(&spec.init_containers);
@@ -156,7 +159,13 @@ impl PodView {
             ports: containers().flat_map(|c| &c.ports).filter_map(Port::on_host).collect(),
             images: containers().filter_map(|c| c.image.clone()).collect(),
             group,
-            identity: Identity { spec, owner, namespace: namespace.into(), labels: labels.clone() },
+            identity: Identity {
+                spec,
+                owner,
+                namespace: namespace.into(),
+                labels: labels.clone(),
+                needs,
+            },
         }
     }
 }
@@ -247,6 +256,10 @@ impl Shape {
 
     pub(crate) fn tolerations(&self) -> &[Toleration] {
         &self.identity.spec.tolerations
+    }
+
+    pub(crate) fn needs(&self) -> &Needs {
+        &self.identity.needs
     }
 
     pub(crate) fn may_preempt(&self) -> bool {

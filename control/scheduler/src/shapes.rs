@@ -417,7 +417,11 @@ impl Shapes {
         }
         let why = match total {
             0 => "no nodes available to schedule pods".to_owned(),
-            _ => unavailable(total, &told),
+            // What is the same on all nodes is said once.
+            _ => match &self.get(id).needs().blocked {
+                Some(why) => format!("0/{total} nodes are available: {why}."),
+                None => unavailable(total, &told),
+            },
         };
         let explanation = Arc::new(Explanation { why, total, hopeful });
         self.entry(id).explanation = Some((version, explanation.clone()));

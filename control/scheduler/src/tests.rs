@@ -1,3 +1,4 @@
+mod claims;
 mod preemption;
 mod relations;
 

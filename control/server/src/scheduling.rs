@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use coracle_api::plan::EventRecord;
 use coracle_api::{ApiError, Change, Object, kinds};
-use coracle_scheduler::{Decision, Outcome, Scheduler, Unschedulable};
+use coracle_scheduler::{Decision, Outcome, Scheduler, Unschedulable, VolumeChoice};
 use futures::stream::{self, StreamExt};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -86,7 +86,16 @@ fn observe_all(registry: &Registry) -> Scheduler {
     let cluster = registry.cache.read();
     let revision = cluster.revision();
     // In this order each Pod is seen when all that it needs is known.
-    for kind in [&kinds::NAMESPACE, &kinds::POD_DISRUPTION_BUDGET, &kinds::NODE, &kinds::POD] {
+    let all = [
+        &kinds::NAMESPACE,
+        &kinds::POD_DISRUPTION_BUDGET,
+        &kinds::STORAGE_CLASS,
+        &kinds::PERSISTENT_VOLUME,
+        &kinds::PERSISTENT_VOLUME_CLAIM,
+        &kinds::NODE,
+        &kinds::POD,
+    ];
+    for kind in all {
         for object in cluster.list(kind) {
             scheduler.observe(&Change { revision, old: None, new: Some(object.clone()) });
         }
@@ -115,8 +124,14 @@ fn options() -> WriteOptions {
 }
 
 async fn one(decision: Decision, registry: &Registry, recorder: &Recorder) -> Option<Arc<Object>> {
-    let Decision { pod, outcome } = decision;
+    let Decision { pod, outcome, volumes } = decision;
     let place = (pod.meta.namespace.as_str(), pod.meta.name.as_str());
+    for choice in &volumes {
+        if let Err(error) = give(&pod, choice, registry).await {
+            tracing::debug!(pod = %pod.key(), volume = choice.volume, %error, "a volume was not to be had");
+            return Some(pod);
+        }
+    }
     match outcome {
         Outcome::Bind(node) => match registry.bind(place, &node, Some(&pod), options()).await {
             Ok(_) => {
@@ -139,6 +154,41 @@ async fn one(decision: Decision, registry: &Registry, recorder: &Recorder) -> Op
             }
         },
     }
+}
+
+/// Gives a volume to the claim that it was chosen for. The claim's controller does the rest, as with volumes that people keep
+/// for a claim.
+async fn give(pod: &Object, choice: &VolumeChoice, registry: &Registry) -> Result<(), ApiError> {
+    let (kind, namespace) = (&kinds::PERSISTENT_VOLUME, pod.meta.namespace.as_str());
+    let claim = registry
+        .cache
+        .get(&kinds::PERSISTENT_VOLUME_CLAIM, namespace, &choice.claim)
+        .ok_or_else(|| ApiError::not_found(&kinds::PERSISTENT_VOLUME_CLAIM, &choice.claim))?;
+    let reference = json!({
+        "kind": "PersistentVolumeClaim",
+        "apiVersion": "v1",
+        "namespace": namespace,
+        "name": choice.claim,
+        "uid": claim.meta.uid,
+        "resourceVersion": claim.meta.resource_version.to_string(),
+    });
+    let edit = |_: &Arc<Object>, mut tree: Value| {
+        let known = &tree["spec"]["claimRef"];
+        let is_kept = known["namespace"] == namespace && known["name"] == choice.claim.as_str();
+        let is_its =
+            known["uid"].as_str().is_none_or(|uid| uid.is_empty() || uid == claim.meta.uid);
+        match known.is_null() {
+            true => {
+                tree["metadata"]["annotations"]["pv.kubernetes.io/bound-by-controller"] =
+                    "yes".into();
+            }
+            false if is_kept && is_its => {}
+            false => return Err(ApiError::modified(kind, &choice.volume)),
+        }
+        tree["spec"]["claimRef"] = reference.clone();
+        Ok(tree)
+    };
+    registry.update(kind, ("", &choice.volume), Part::Main, options(), edit).await.map(|_| ())
 }
 
 /// Says why a Pod waits, and asks those to go that are in its way.

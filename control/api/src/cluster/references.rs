@@ -9,6 +9,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use crate::object::Object;
 
@@ -133,6 +134,13 @@ fn keys(pod: &Object) -> BTreeSet<Key> {
     for volume in spec.volumes.iter().flatten() {
         volume.config_map.iter().for_each(|named| add(CONFIG_MAPS, &named.name));
         volume.secret.iter().for_each(|secret| add(SECRETS, &secret.secret_name));
+        match &volume.persistent_volume_claim {
+            Some(claim) => add(CLAIMS, &claim.claim_name),
+            None if volume.ephemeral.is_some() => {
+                add(CLAIMS, &format!("{}-{}", pod.meta.name, volume.name));
+            }
+            None => {}
+        }
         for source in volume.projected.iter().flat_map(|p| p.sources.iter().flatten()) {
             source.config_map.iter().for_each(|named| add(CONFIG_MAPS, &named.name));
             source.secret.iter().for_each(|named| add(SECRETS, &named.name));
@@ -154,6 +162,7 @@ fn keys(pod: &Object) -> BTreeSet<Key> {
 
 const CONFIG_MAPS: &str = "configmaps";
 const SECRETS: &str = "secrets";
+const CLAIMS: &str = "persistentvolumeclaims";
 
 /// The few fields of a Pod that refer to something.
 #[derive(Deserialize, Default)]
@@ -205,6 +214,15 @@ struct Volume {
     config_map: Option<Named>,
     secret: Option<SecretVolume>,
     projected: Option<Projected>,
+    persistent_volume_claim: Option<ClaimVolume>,
+    ephemeral: Option<IgnoredAny>,
+    name: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct ClaimVolume {
+    claim_name: String,
 }
 
 #[derive(Deserialize, Default)]

@@ -9,6 +9,7 @@ mod node_ready;
 mod resource_fit;
 mod taints;
 mod unschedulable;
+mod volumes;
 
 use std::fmt;
 
@@ -22,7 +23,7 @@ use crate::pod::Shape;
 type Filter = for<'a> fn(&'a Shape, &'a Node, &mut Vec<Reason<'a>>);
 
 /// In upstream's order. Cheap ones and those that no other Pod's end could change come first.
-const FILTERS: [Filter; 7] = [
+const FILTERS: [Filter; 8] = [
     // Cordoned nodes take no more Pods.
     unschedulable::filter,
     // Affinity to one node's name, as Pods of a DaemonSet have.
@@ -33,6 +34,8 @@ const FILTERS: [Filter; 7] = [
     node_ready::filter,
     // nodeSelector and required node affinity.
     node_affinity::filter,
+    // Where the volumes of its claims are.
+    volumes::filter,
     // Two Pods cannot have one port of the node.
     host_ports::filter,
     // CPU, memory, storage, extended resources and the number of Pods.
@@ -47,6 +50,12 @@ pub(crate) enum Reason<'a> {
     Tainted(&'a Taint),
     NotReady,
     Affinity,
+    /// No node can do, for the sake of a claim.
+    Claim(&'a str),
+    /// Another Pod has a claim that is for one alone.
+    ClaimInUse,
+    VolumeElsewhere,
+    NoVolume,
     Ports,
     TooManyPods,
     /// Too little of a resource; `ever` if even the empty node has too little.
@@ -66,7 +75,7 @@ impl Reason<'_> {
     /// Other Pods' going would not help.
     pub(crate) fn is_hopeless(&self) -> bool {
         match self {
-            Reason::Ports | Reason::TooManyPods => false,
+            Reason::Ports | Reason::TooManyPods | Reason::ClaimInUse => false,
             Reason::Skewed | Reason::TooNear | Reason::KeptAway => false,
             Reason::Insufficient { ever, .. } => *ever,
             _ => true,
@@ -84,6 +93,16 @@ impl fmt::Display for Reason<'_> {
             }
             Reason::NotReady => f.write_str("node(s) were not ready"),
             Reason::Affinity => f.write_str("node(s) didn't match Pod's node affinity/selector"),
+            Reason::Claim(why) => f.write_str(why),
+            Reason::ClaimInUse => f.write_str(
+                "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode",
+            ),
+            Reason::VolumeElsewhere => {
+                f.write_str("node(s) didn't match PersistentVolume's node affinity")
+            }
+            Reason::NoVolume => {
+                f.write_str("node(s) didn't find available persistent volumes to bind")
+            }
             Reason::Ports => {
                 f.write_str("node(s) didn't have free ports for the requested pod ports")
             }

@@ -80,6 +80,10 @@ pub fn authorize(cluster: &Cluster, identity: &Identity, wanted: &Attributes) ->
                 && (refers(cluster, node, wanted, "secrets")
                     || whole && cluster.is_certificate(&wanted.namespace, &wanted.name))
         }
+        ("", "persistentvolumeclaims") => {
+            wanted.verb == "get" && refers(cluster, node, wanted, "persistentvolumeclaims")
+        }
+        ("", "persistentvolumes") => wanted.verb == "get" && holds_claim(cluster, node, wanted),
         ("apps", "replicasets") => {
             wanted.verb == "get" && refers(cluster, node, wanted, "replicasets")
         }
@@ -129,6 +133,18 @@ fn is_on(cluster: &Cluster, node: &str, wanted: &Attributes) -> bool {
 fn refers(cluster: &Cluster, node: &str, wanted: &Attributes, resource: &'static str) -> bool {
     wanted.subresource.is_empty()
         && cluster.is_referred_to(node, resource, &wanted.namespace, &wanted.name)
+}
+
+/// The volume is for a claim that some Pod of the node refers to.
+fn holds_claim(cluster: &Cluster, node: &str, wanted: &Attributes) -> bool {
+    let volume = cluster.get(&kinds::PERSISTENT_VOLUME, "", &wanted.name);
+    wanted.subresource.is_empty()
+        && volume.is_some_and(|volume| {
+            let volume = volume.value();
+            let claim = &volume["spec"]["claimRef"];
+            let of = |field: &str| claim[field].as_str().unwrap_or_default();
+            cluster.is_referred_to(node, "persistentvolumeclaims", of("namespace"), of("name"))
+        })
 }
 
 /// Some Pod of the node comes from the Deployment: what it declares is what replaces that Pod. (Upstream's nodes have no

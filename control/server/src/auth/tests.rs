@@ -125,8 +125,14 @@ fn a_node_touches_its_own_objects_only() {
             json!({
                 "metadata": {"name": name, "namespace": "shop"},
                 "spec": {"nodeName": node, "containers": [{"name": "c", "envFrom": [{"configMapRef": {"name": name}}],
-                         "env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": name, "key": "k"}}}]}]},
+                         "env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": name, "key": "k"}}}]}],
+                         "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": name}}]},
             }),
+        );
+        put(
+            &mut cluster,
+            &kinds::PERSISTENT_VOLUME,
+            json!({"metadata": {"name": name}, "spec": {"claimRef": {"namespace": "shop", "name": name}}}),
         );
     }
     for name in ["mine", "theirs"] {
@@ -168,6 +174,14 @@ fn a_node_touches_its_own_objects_only() {
         ("list networking.k8s.io:ingresses -", true),
         ("patch networking.k8s.io:ingresses/status shop i", false),
         ("watch networking.k8s.io:ingressclasses -", true),
+        ("get persistentvolumeclaims shop mine", true),
+        ("get persistentvolumeclaims shop theirs", false),
+        ("watch persistentvolumeclaims shop mine", false),
+        ("update persistentvolumeclaims/status shop mine", false),
+        ("get persistentvolumes - mine", true),
+        ("get persistentvolumes - theirs", false),
+        ("get persistentvolumes - missing", false),
+        ("list persistentvolumes -", false),
         ("get apps:replicasets shop mine", true),
         ("get apps:replicasets shop theirs", false),
         ("list apps:replicasets shop mine", false),

@@ -68,6 +68,7 @@ impl World {
                 "containers": [{"name": "c", "image": "i", "envFrom": [
                     {"secretRef": {"name": "walk"}}, {"configMapRef": {"name": "walk"}},
                 ], "resources": {"limits": {"cpu": "1"}}}],
+                "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "walk"}}],
             },
         });
         it.create(PODS, refers).await;

@@ -45,6 +45,7 @@ const NODES: &[(&str, &str, Of)] = &[
     ("create update patch", "events.events.k8s.io", Of::All),
     ("get list watch", "configmaps", Of::Own),
     ("get list watch", "secrets", Of::Own),
+    ("get", "persistentvolumeclaims", Of::Own),
     ("create", "serviceaccounts/token", Of::Own),
     ("create get list watch", "certificatesigningrequests.certificates.k8s.io", Of::All),
     ("create", "tokenreviews.authentication.k8s.io", Of::All),
