@@ -9,6 +9,7 @@ mod kept;
 pub mod lifecycle;
 pub mod names;
 pub mod oci;
+pub mod ports;
 pub mod probes;
 pub mod resources;
 pub mod spec;

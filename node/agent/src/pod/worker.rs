@@ -45,7 +45,7 @@ use crate::objects::Objects;
 use crate::pod::kept::Kept;
 use crate::pod::lifecycle::{Action, Event, HookKind, PodState, ProbeKind, Sandbox};
 use crate::pod::volumes::{Owner, Volumes};
-use crate::pod::{hooks, oci, probes, spec};
+use crate::pod::{hooks, oci, ports, probes, spec};
 use crate::services::Services;
 use exits::event_of;
 
@@ -121,6 +121,9 @@ struct Entry {
     name: Box<str>,
     pod: Kept<Pod>,
     on_host_network: bool,
+    /// Ports of the machine that it takes once it is taken on, which is decided when its sandbox is made.
+    ports: Box<[ports::Port]>,
+    is_taken_on: bool,
     /// Something happens to it all the time.
     is_probed: bool,
     state: PodState,
@@ -243,12 +246,15 @@ impl Workers {
                         grace = grace.map(|grace| grace.min(left));
                     }
                     let (namespace, name) = names(&pod);
+                    let state = initial(&pod);
                     let entry = Entry {
                         namespace: namespace.into(),
                         name: name.into(),
                         on_host_network: oci::is_on_host_network(&pod),
+                        ports: ports::of(&pod),
+                        is_taken_on: state.sandbox == Sandbox::Ready,
                         is_probed: spec::is_probed(&pod),
-                        state: initial(&pod),
+                        state,
                         told: pod.status.clone().map(Told::new),
                         pod: Kept::new(lean(pod)),
                         wake: None,

@@ -49,7 +49,7 @@ pub enum SetUpError {
     Token(String),
     /// The type is not offered here.
     #[error(
-        "{0} volumes cannot be mounted on this node; use emptyDir, configMap, secret, projected, downwardAPI or hostPath"
+        "{0} volumes cannot be mounted on this node; use emptyDir, configMap, secret, projected, downwardAPI, hostPath or a persistentVolumeClaim of such a volume"
     )]
     Unsupported(&'static str),
     /// A path of the machine is not what it should be.

@@ -11,6 +11,7 @@
 //! for it by name: the ServiceAccount's token, which every Pod is given.
 
 mod atomic;
+mod claims;
 mod empty_dir;
 mod error;
 mod host_path;
@@ -29,6 +30,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, Volume};
 use tokio::sync::{Notify, Semaphore};
 
+use self::claims::Resolved;
 pub use self::error::{MountError, SetUpError};
 pub use self::host_path::{HostPaths, host_paths};
 use self::mounts::Folder;
@@ -83,6 +85,8 @@ struct Table {
     tokens: BinaryHeap<Reverse<(Timestamp, Arc<str>)>>,
     /// Pods whose metadata changed.
     stale: BTreeSet<Arc<str>>,
+    /// Where the claims of Pods lie that have some.
+    claims: HashMap<String, claims::Known>,
 }
 
 /// A Pod whose volumes are looked after.
@@ -161,8 +165,30 @@ impl Volumes {
             self.fill(uid, pod, owner, &names).await?;
             filled.extend(names);
         }
-        let (volumes, pod, wanted) = (self.clone(), pod.clone(), wanted_names(&wanted));
-        self.blocking(move || volumes.make(&pod, &wanted, folders)).await
+        let wanted = wanted_names(&wanted);
+        let resolved = self.look_up(uid, pod, |volume| wanted.contains(&volume.name)).await?;
+        let volumes = self.clone();
+        self.blocking(move || volumes.make(&resolved, &wanted, folders)).await
+    }
+
+    /// The Pod with folders of this machine in the place of its claims, for who has to know of these before.
+    pub(crate) async fn resolve(&self, uid: &str, pod: &Arc<Pod>) -> Result<Arc<Pod>, MountError> {
+        Ok(self.look_up(uid, pod, |_| true).await?.pod)
+    }
+
+    async fn look_up(
+        &self,
+        uid: &str,
+        pod: &Arc<Pod>,
+        wanted: impl Fn(&Volume) -> bool,
+    ) -> Result<Resolved, MountError> {
+        let mut known = self.table().claims.get(uid).cloned().unwrap_or_default();
+        let before = known.len();
+        let resolved = claims::resolve(&self.inner.client, pod, wanted, &mut known).await;
+        if known.len() > before {
+            self.table().claims.insert(uid.to_owned(), known);
+        }
+        resolved
     }
 
     /// Mounts what is in memory, before the sandbox of a Pod with containers is made: what is mounted later would not reach its
@@ -179,14 +205,15 @@ impl Volumes {
             return Ok(());
         }
         let folders = SetUp::new(self.dir(uid), "", owner, true);
-        let (volumes, pod) = (self.clone(), pod.clone());
-        self.blocking(move || volumes.make(&pod, &names, folders)).await.map(drop)
+        let volumes = self.clone();
+        let resolved = Resolved { pod: pod.clone(), read_only: BTreeSet::new() };
+        self.blocking(move || volumes.make(&resolved, &names, folders)).await.map(drop)
     }
 
     /// What needs no object: folders of this machine.
     fn make(
         &self,
-        pod: &Pod,
+        Resolved { pod, read_only }: &Resolved,
         wanted: &BTreeSet<String>,
         mut folders: SetUp,
     ) -> Result<SetUp, MountError> {
@@ -202,7 +229,7 @@ impl Volumes {
             } else if let Some(source) = &volume.host_path {
                 host_path::set_up(source, &settings.host_paths).map(|path| Folder {
                     path,
-                    read_only: false,
+                    read_only: read_only.contains(&volume.name),
                     frozen: false,
                 })
             } else if is_filled(volume) {
@@ -323,7 +350,11 @@ impl Volumes {
 
     /// The Pod is over: its volumes go.
     pub async fn forget(&self, uid: &str) {
-        self.table().pods.remove(uid);
+        {
+            let mut table = self.table();
+            table.pods.remove(uid);
+            table.claims.remove(uid);
+        }
         self.inner.objects.forget(uid);
         let dir = self.dir(uid);
         self.blocking(move || remove(&dir)).await;

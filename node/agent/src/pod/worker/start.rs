@@ -11,7 +11,7 @@ use coracle_sandbox::{
 use k8s_openapi::api::core::v1::{Container, Pod};
 
 use super::containers::Unpacked;
-use super::{Workers, images, names, said};
+use super::{Entry, Workers, images, names, said};
 use crate::images::Workload;
 use crate::isolation::{self, Group};
 use crate::logs;
@@ -21,6 +21,7 @@ use crate::pod::kept::Kept;
 use crate::pod::lifecycle::Event;
 use crate::pod::names as pod_names;
 use crate::pod::oci;
+use crate::pod::ports;
 use crate::pod::resources::pod_limits;
 use crate::pod::spec;
 use crate::pod::termination;
@@ -91,13 +92,39 @@ impl Workers {
         }
     }
 
+    /// Whether the ports of the machine that a Pod asks for are its own now. Who was here first has them until it is gone.
+    fn take_on(&self, uid: &str) -> bool {
+        let mut table = self.table();
+        let Some(entry) = table.pods.get(uid) else { return true };
+        if !entry.is_taken_on && !entry.ports.is_empty() {
+            let here = |(of, other): (&String, &Entry)| {
+                *of != uid && other.is_taken_on && other.state.outcome().is_none()
+            };
+            let mut others = table.pods.iter().filter(|other| here(*other));
+            if others.any(|(_, other)| ports::conflict(&entry.ports, &other.ports)) {
+                return false;
+            }
+        }
+        if let Some(entry) = table.pods.get_mut(uid) {
+            entry.is_taken_on = true;
+        }
+        true
+    }
+
     pub(super) async fn create_sandbox(&self, uid: &str, pod: &Arc<Pod>) -> Result<IpAddr, Event> {
         let parts = &self.inner.parts;
         let (namespace, name) = names(pod);
         let failed = Event::SandboxFailed;
+        if !self.take_on(uid) {
+            let message = ports::MESSAGE.to_owned();
+            return Err(Event::SandboxRefused { reason: ports::REASON, message });
+        }
         if let Some(problem) = pod_names::problem(pod) {
             return Err(failed(problem));
         }
+        // Who runs it has to be allowed the folders of its claims.
+        let resolved = parts.volumes.resolve(uid, pod).await;
+        let pod = &resolved.map_err(|error| failed(error.to_string()))?;
         let containers = self.needs_containers(uid, pod).await;
         if containers != parts.hosts.has_containers(uid) {
             self.move_out(uid).await;
