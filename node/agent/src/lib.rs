@@ -8,6 +8,7 @@
 mod balancers;
 pub mod cgroup;
 pub mod events;
+mod externals;
 pub mod host;
 pub mod hosts;
 pub mod identity;

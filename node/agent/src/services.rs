@@ -2,22 +2,25 @@
 //!
 //! Changes that arrive while the last ones are being put into force are put into force together.
 
+mod backends;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use coracle_ingress::config::Backend;
-use coracle_ingress::table::{BackendRef, Port};
+use coracle_ingress::table::BackendRef;
 use coracle_network::{Network, Place, Protocol, RouteChange, RouteTable};
 use coracle_sandbox as sandbox;
 use futures::{StreamExt, TryStreamExt};
-use k8s_openapi::api::core::v1::{Pod, Service, ServicePort};
+use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::watcher;
 use kube::{Api, ResourceExt};
 use tokio::sync::{Notify, watch};
 
 use crate::balancers::{self, HealthChecks, Standing};
+use crate::externals::Externals;
 use crate::hosts::Hosts;
 use crate::pod::{env, spec};
 
@@ -44,6 +47,8 @@ struct Inner {
     listed: watch::Sender<bool>,
     /// For those who follow Services beside the network.
     news: watch::Sender<()>,
+    /// Addresses of names outside of the cluster.
+    externals: Externals,
 }
 
 #[derive(Default)]
@@ -139,7 +144,7 @@ impl Services {
         if !state.services_listed || !state.slices_listed {
             return None;
         }
-        let found = state.backend(wanted);
+        let found = self.inner.backend(&state, wanted);
         Some(
             found
                 .unwrap_or_else(|problem| Backend { problem: Some(problem), ..Backend::default() }),
@@ -304,45 +309,6 @@ enum Item {
 }
 
 impl State {
-    fn backend(&self, wanted: &BackendRef) -> Result<Backend, String> {
-        let BackendRef { namespace, service: name, port, protocol } = wanted;
-        let service = self.by_namespace.get(namespace).and_then(|all| all.get(name));
-        let service =
-            service.ok_or_else(|| format!("Service \"{namespace}/{name}\" does not exist"))?;
-        let spec = service.spec.as_ref();
-        if spec.and_then(|spec| spec.type_.as_deref()) == Some("ExternalName") {
-            return Err(format!(
-                "Service \"{namespace}/{name}\" is an ExternalName, which Ingresses cannot lead to"
-            ));
-        }
-        let is_it = |p: &&ServicePort| match port {
-            Port::Number(number) => p.port == i32::from(*number),
-            Port::Name(name) => p.name.as_ref() == Some(name),
-        };
-        let tcp = |p: &&ServicePort| p.protocol.as_deref().is_none_or(|protocol| protocol == "TCP");
-        let ports = spec.into_iter().flat_map(|spec| spec.ports.iter().flatten());
-        let found = ports.filter(tcp).find(is_it).ok_or_else(|| {
-            format!("Service \"{namespace}/{name}\" has no such port as {}", wanted.name())
-        })?;
-        let said = found.app_protocol.as_deref().unwrap_or_default();
-        let protocol = match (protocol, said) {
-            (Some(protocol), _) => *protocol,
-            (None, "kubernetes.io/h2c" | "h2c" | "grpc") => coracle_ingress::config::Protocol::H2c,
-            (None, "https" | "kubernetes.io/wss") => coracle_ingress::config::Protocol::Https,
-            (None, _) => coracle_ingress::config::Protocol::Http1,
-        };
-        let route = self.table.get(namespace, name);
-        let mut ports = route.into_iter().flat_map(|route| &route.ports);
-        let port = ports.find(|p| p.protocol == Protocol::Tcp && i32::from(p.port) == found.port);
-        // The proxy of an Ingress is no client on this node: who may answer those alone does not bound it.
-        let endpoints = port.map(|p| p.external.as_ref().unwrap_or(&p.backends).clone());
-        let endpoints = endpoints.unwrap_or_default();
-        let problem = endpoints
-            .is_empty()
-            .then(|| format!("Service \"{namespace}/{name}\" has no ready endpoints"));
-        Ok(Backend { protocol, endpoints, problem })
-    }
-
     fn put(&mut self, service: Service) {
         let change = self.table.update_service(&service);
         self.pending.extend(change);
