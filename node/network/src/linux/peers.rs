@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use super::pod_network::PodNetworkConfig;
+use super::pod_network::{PodNetworkConfig, set_sysctl};
 use super::rtnl::{self, Rtnl, RtnlError};
 use crate::cidr::Cidr;
 
@@ -93,6 +93,7 @@ async fn lead(
         return Ok(());
     }
     if way.gateway.is_none() {
+        answer_loopback(rtnl, way.link).await;
         return rtnl.add_via(way.link, peer.pods, peer.address).await;
     }
     let link = match *tunnel {
@@ -123,7 +124,17 @@ async fn ensure_tunnel(
     rtnl.set_mtu(link, mtu.saturating_sub(HEADERS).max(576)).await?;
     rtnl.add_address(link, config.pods.base(), 32).await?;
     rtnl.up(link).await?;
+    answer_loopback(rtnl, link).await;
     Ok(link)
+}
+
+/// Lets Pods on the other side of a link answer what calls a NodePort at 127.0.0.1. The table sees to it that nothing else of
+/// loopback is reached from there.
+async fn answer_loopback(rtnl: &Rtnl, link: u32) {
+    let name = rtnl::link_name(rtnl, link).await;
+    if let Err(error) = set_sysctl(&format!("net/ipv4/conf/{name}/route_localnet"), "1") {
+        tracing::warn!(%error, link = name, "NodePorts at 127.0.0.1 do not lead to other machines");
+    }
 }
 
 /// What Pods may send in one piece: less where some of it goes through a tunnel.

@@ -74,7 +74,7 @@ pub(super) fn clean(socket: &NftSocket, stale: &[Stale]) -> Result<(), NftError>
         return Ok(());
     }
     let mut found: Vec<Vec<u8>> = Vec::new();
-    socket.list(GET_CONNECTIONS, |body| {
+    socket.list(GET_CONNECTIONS, &[], |body| {
         let tuple = |kind| attributes(body).find(|(k, _)| *k == kind).map(|(_, value)| value);
         let (Some(orig), Some(reply)) = (tuple(TUPLE_ORIG), tuple(TUPLE_REPLY)) else { return };
         let (Some(began), Some(answers)) = (Tuple::parse(orig), Tuple::parse(reply)) else {

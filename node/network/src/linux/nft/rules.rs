@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use super::conntrack;
 use super::elements::{self, State};
+use super::remembered::{self, Remembered};
 use super::ruleset;
 use super::wire::{Batch, NftError, NftSocket, Verb};
 use crate::cidr::Cidr;
@@ -198,14 +199,26 @@ impl Rules {
 
     fn write_all(&mut self) -> Result<(), NftError> {
         self.dirty = true;
-        let mut batch = Batch::new();
-        ruleset::create(&mut batch, &self.config);
         let mut state = State::default();
         let all: Vec<RouteChange> = self.routes.values().cloned().map(RouteChange::Set).collect();
-        state.update(self.config.scope, &all).write(&mut batch, &self.config);
+        let delta = state.update(self.config.scope, &all);
         let links: Vec<u32> = self.links.iter().copied().collect();
-        elements::put_links(&mut batch, Verb::NewSetElem, &self.config, &links);
-        self.socket.commit(batch)?;
+        let write = |remembered: &[Remembered]| {
+            let mut batch = Batch::new();
+            ruleset::create(&mut batch, &self.config);
+            delta.write(&mut batch, &self.config);
+            elements::put_links(&mut batch, Verb::NewSetElem, &self.config, &links);
+            remembered::write(&mut batch, &self.config.table, remembered);
+            self.socket.commit(batch)
+        };
+        let remembered = remembered::read(&self.socket, &self.config.table);
+        match write(&remembered) {
+            Err(error) if !remembered.is_empty() => {
+                tracing::warn!(table = self.config.table, %error, "callers are not kept with their endpoints");
+                write(&[])?;
+            }
+            other => other?,
+        }
         self.state = state;
         self.dirty = false;
         Ok(())

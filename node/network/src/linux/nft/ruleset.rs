@@ -39,7 +39,7 @@ pub(super) const SAME: &str = "same";
 pub(super) const GUARDED: &str = "guarded";
 pub(super) const BALANCED: &str = "balanced";
 pub(super) const STUCK: &str = "stuck";
-const AFFINITY: &str = "affinity";
+pub(super) const AFFINITY: &str = "affinity";
 /// The most callers that are kept at a time, as kube-proxy has it.
 const CALLERS: u32 = 65_535;
 const DISPATCH: &str = "dispatch";
@@ -244,6 +244,10 @@ pub(super) fn within(field: Field, range: Cidr, test: Test) -> [Expr; 3] {
     ]
 }
 
+fn input_link(name: &str, test: Test) -> [Expr; 2] {
+    [Expr::LoadInputLink, Expr::Compare(SCRATCH, test, link_name(name))]
+}
+
 fn output_link(name: &str, test: Test) -> [Expr; 2] {
     [Expr::LoadOutputLink, Expr::Compare(SCRATCH, test, link_name(name))]
 }
@@ -371,12 +375,12 @@ impl Table<'_> {
         }
     }
 
-    /// `route_localnet` on the veth lets answers to 127.0.0.1 in; nothing else from there may reach loopback
-    /// (CVE-2020-8558). Answers still carry the veth's address at this point.
+    /// `route_localnet` on the links to Pods and to other machines lets answers to 127.0.0.1 in; nothing else from there may
+    /// reach loopback (CVE-2020-8558). Answers still carry the link's address at this point.
     fn guard(&mut self) {
         self.chain("guard", Some(("filter", Hook::Prerouting, RAW)));
         let loopback = Cidr::new(Ipv4Addr::LOCALHOST, 8);
-        let rule = from_pods(&self.config.link).into_iter();
+        let rule = input_link("lo", Test::Differs).into_iter();
         let rule = rule.chain(within(Field::DestinationAddress, loopback, Test::Equal));
         self.rule("guard", rule.chain([Expr::Verdict(Verdict::Drop)]));
         // A container may be root in its namespace and send under any address: only its own comes through. What the kernel

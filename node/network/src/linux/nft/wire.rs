@@ -29,6 +29,8 @@ const SUBSYSTEM: u16 = 10;
 /// `NFNL_SUBSYS_CTNETLINK`, with what is asked of it (`enum cntl_msg_types`).
 pub(super) const GET_CONNECTIONS: u16 = 1 << 8 | 1;
 pub(super) const DELETE_CONNECTION: u16 = 1 << 8 | 2;
+/// `NFT_MSG_GETSETELEM`.
+pub(super) const GET_ELEMENTS: u16 = SUBSYSTEM << 8 | 13;
 const NFPROTO_IPV4: u8 = 2;
 const HEADER: usize = 16;
 /// Longer than what any nested attribute but an element list holds; lists are cut below it.
@@ -251,14 +253,20 @@ impl NftSocket {
     pub(super) fn tables(&self) -> Result<Vec<String>, NftError> {
         let mut tables = Vec::new();
         let kind = SUBSYSTEM << 8 | Verb::GetTable as u16;
-        self.list(kind, |body| tables.extend(table_name(body)))?;
+        self.list(kind, &[], |body| tables.extend(table_name(body)))?;
         Ok(tables)
     }
 
-    /// Asks for all of a kind; `each` is given what follows each message's headers.
-    pub(super) fn list(&self, kind: u16, mut each: impl FnMut(&[u8])) -> Result<(), NftError> {
+    /// Asks for all of a kind, with these attributes; `each` is given what follows each message's headers.
+    pub(super) fn list(
+        &self,
+        kind: u16,
+        attributes: &[u8],
+        mut each: impl FnMut(&[u8]),
+    ) -> Result<(), NftError> {
         let mut request = Vec::new();
         let start = header(&mut request, kind, NLM_F_REQUEST | NLM_F_DUMP, 1, NFPROTO_IPV4, 0);
+        request.extend_from_slice(attributes);
         finish(&mut request, start);
         self.send(&request)?;
         let mut buffer = vec![0; 1 << 16];

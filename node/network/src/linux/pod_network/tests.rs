@@ -295,9 +295,26 @@ fn a_client_stays_with_its_backend() {
         let backends: Vec<&str> = backends.iter().map(String::as_str).collect();
         let mut web = ServiceRoute::clone(&route("web", "10.71.0.5", 80, None, &backends));
         web.affinity = Some(Duration::from_secs(60));
-        network.replace(&[Arc::new(web)]).unwrap();
-        let seen: BTreeSet<String> = (0..30).map(|_| answered("10.71.0.5:80").unwrap()).collect();
-        assert_eq!(seen.len(), 1, "{seen:?}");
+        let web = Arc::new(web);
+        network.replace(&[Arc::clone(&web)]).unwrap();
+        let called =
+            || -> BTreeSet<String> { (0..30).map(|_| answered("10.71.0.5:80").unwrap()).collect() };
+        let (seen, inside) = (called(), network.namespace.run(called).unwrap());
+        assert_eq!((seen.len(), inside.len()), (1, 1), "{seen:?} {inside:?}");
+        // An agent that returns writes the table afresh, and the client still stays.
+        drop(network);
+        let mut network = PodNetwork::ensure(machine.config("affinity", 70)).unwrap();
+        network.replace(&[Arc::clone(&web)]).unwrap();
+        assert_eq!((called(), network.namespace.run(called).unwrap()), (seen.clone(), inside));
+        // Not with one that has gone meanwhile.
+        drop(network);
+        let mut network = PodNetwork::ensure(machine.config("affinity", 70)).unwrap();
+        let mut rest = ServiceRoute::clone(&web);
+        let gone = |backend: &SocketAddr| seen.contains(&backend.to_string());
+        rest.ports[0].backends.retain(|backend| !gone(backend));
+        network.replace(&[Arc::new(rest)]).unwrap();
+        let others = called();
+        assert!(others.len() == 1 && others.is_disjoint(&seen), "{others:?}");
         network.teardown().unwrap();
     });
 }

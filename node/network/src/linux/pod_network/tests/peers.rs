@@ -119,6 +119,28 @@ fn pods_of_all_machines_reach_each_other() {
         let seen: BTreeSet<String> = near.namespace.run(call_port).unwrap();
         assert_eq!(seen, backends.map(str::to_owned).into());
 
+        // So do callers on this machine, at its loopback.
+        let seen: BTreeSet<_> = (0..40).map(|_| answered("127.0.0.1:30080").unwrap()).collect();
+        assert_eq!(seen, backends.map(str::to_owned).into());
+        // Which stays this machine's own for who is on its wire.
+        let secret = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = secret.local_addr().unwrap();
+        serve(secret);
+        let attack = || {
+            set_sysctl("net/ipv4/conf/eth0/route_localnet", "1").unwrap();
+            rtnl::with(async |rtnl: &Rtnl| {
+                rtnl.remove_addresses(expect_link(rtnl, "lo").await?).await?;
+                let eth = expect_link(rtnl, "eth0").await?;
+                rtnl.add_via(eth, "127.0.0.0/8".parse().unwrap(), ip("192.0.2.1")).await
+            })
+            .unwrap();
+            TcpStream::connect_timeout(&address, Duration::from_millis(500))
+                .map(drop)
+                .map_err(|error| error.kind())
+        };
+        let attacked = near.namespace.run(attack).unwrap();
+        assert_eq!(attacked, Err(std::io::ErrorKind::TimedOut));
+
         // What is sent in one piece fits into the tunnel.
         let later = network.attach("later", ip("10.70.1.7"), None).unwrap();
         let mtu = || fs::read_to_string("/proc/sys/net/ipv6/conf/eth0/mtu").unwrap();
