@@ -112,6 +112,37 @@ pub(crate) async fn the_manifest_leads_to_its_services(context: Arc<Context>) ->
     .await
 }
 
+/// A Service that stands for another name leads to whoever has that.
+pub(crate) async fn an_ingress_leads_to_what_a_service_stands_for(
+    context: Arc<Context>,
+) -> Outcome {
+    let cluster = context.up().await?;
+    cluster.push_all(&[("hello-v1", "hello:v1"), ("hello-v2", "hello:v2")]).await?;
+    cluster.deploy_hello("one", "hello:v1", 1).await?;
+    cluster.deploy_hello("two", "hello:v2", 1).await?;
+    let alias = |name: &str| {
+        format!(
+            "\n---\napiVersion: v1\nkind: Service\nmetadata: {{name: alias}}\nspec: {{type: ExternalName, externalName: {name}}}\n"
+        )
+    };
+    cluster.apply(&(all_to("alias") + &alias("one.default.svc.cluster.local"))).await?;
+    let (http, _) = address(&cluster, "alias").await?;
+    let answers = async |status: u16, version: &str| {
+        eventually(SOON, "requests go where the name leads", async || {
+            let told = ask(http, "any.example.com", "/").await?;
+            anyhow::ensure!(told == (status, version.to_owned()), "{told:?}");
+            Ok(())
+        })
+        .await
+    };
+    answers(200, "v1").await?;
+    cluster.apply(&alias("two.default.svc.cluster.local")).await?;
+    answers(200, "v2").await?;
+    // What the machine has for itself alone is nobody's to lead to.
+    cluster.apply(&alias("localhost")).await?;
+    answers(503, "").await
+}
+
 /// A certificate for the host, in files of the cluster's user, and itself.
 fn certificate(
     cluster: &Cluster,

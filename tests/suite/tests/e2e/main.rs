@@ -10,6 +10,7 @@ mod admission;
 mod among;
 mod autoscaling;
 mod bad_input;
+mod claims;
 mod clients;
 mod commands;
 mod container_features;
@@ -146,6 +147,7 @@ suite! {
     ingress {
         both [
             the_manifest_leads_to_its_services,
+            an_ingress_leads_to_what_a_service_stands_for,
             certificates_change_under_load,
             a_rolling_update_behind_an_ingress_drops_nothing,
             ingresses_outlive_the_agent,
@@ -256,6 +258,13 @@ suite! {
             volumes_of_pods_that_went_meanwhile_go,
             a_pod_waits_for_what_it_mounts,
             paths_of_the_machine_where_allowed,
+        ]
+    }
+    claims {
+        both [
+            a_claim_is_a_folder_of_the_machine,
+            local_volumes_are_found_with_the_node,
+            a_port_of_the_machine_is_one_pods,
         ]
     }
     env {

@@ -225,13 +225,13 @@ pub(crate) async fn a_pod_waits_for_what_it_mounts(context: Arc<Context>) -> Out
     let mounts = "    - {name: late, mountPath: /late}\n";
     let volumes = "  - {name: late, configMap: {name: late}}\n";
     cluster.apply(&pod("waiter", &["--read", "/late/a"], mounts, volumes)).await?;
-    let volumes = "  - {name: late, persistentVolumeClaim: {claimName: c}}\n";
-    cluster.apply(&pod("claims", &[], mounts, volumes)).await?;
+    let volumes = "  - {name: late, nfs: {server: s, path: /p}}\n";
+    cluster.apply(&pod("elsewhere", &[], mounts, volumes)).await?;
     for (name, message) in [
         ("waiter", "MountVolume.SetUp failed for volume \"late\" : configmap \"late\" not found"),
         (
-            "claims",
-            "MountVolume.SetUp failed for volume \"late\" : persistentVolumeClaim volumes cannot be mounted",
+            "elsewhere",
+            "MountVolume.SetUp failed for volume \"late\" : nfs volumes cannot be mounted",
         ),
     ] {
         eventually(SOON, "it says what is missing", async || {
