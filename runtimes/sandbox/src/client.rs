@@ -240,6 +240,11 @@ impl Client {
         self.call(Method::PATCH, &path, resources).await
     }
 
+    /// See [`crate::Runtime::update_sandbox`].
+    pub async fn update_sandbox(&self, id: &str, resources: &Resources) -> Result<(), ClientError> {
+        self.call(Method::PATCH, &format!("/v1/sandboxes/{id}/resources"), resources).await
+    }
+
     /// See [`crate::Runtime::run`].
     pub async fn run(
         &self,

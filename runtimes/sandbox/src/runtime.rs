@@ -55,7 +55,7 @@ pub trait Runtime: Send + Sync + 'static {
     /// grace shortens the first.
     async fn stop_container(&self, sandbox: &str, name: &str, stop: Stop) -> Result<(), Problem>;
 
-    /// Changes the limits of a container that runs.
+    /// Changes the limits of a container that runs. Refused, with nothing changed, where it uses more memory already.
     async fn update_container(
         &self,
         _sandbox: &str,
@@ -63,6 +63,11 @@ pub trait Runtime: Send + Sync + 'static {
         _resources: Resources,
     ) -> Result<(), Problem> {
         Err(no_processes("change the limits of a container that runs"))
+    }
+
+    /// Changes the limits of a sandbox as a whole: its spec is one with these from then on.
+    async fn update_sandbox(&self, _id: &str, _resources: Resources) -> Result<(), Problem> {
+        Err(no_processes("change the limits of a sandbox"))
     }
 
     /// Runs a program in a container that runs. Returns once it was started; a refusal names what cannot be executed.

@@ -85,6 +85,7 @@ fn router(host: Host) -> Router {
         .route("/v1/images", post(prepare_image))
         .route("/v1/sandboxes", get(sandboxes))
         .route("/v1/sandboxes/{id}", get(sandbox).put(put_sandbox).delete(delete_sandbox))
+        .route("/v1/sandboxes/{id}/resources", patch(update_sandbox))
         .route("/v1/sandboxes/{id}/containers/{name}", put(start_container))
         .route("/v1/starts", post(start_all))
         .route("/v1/sandboxes/{id}/containers/{name}/stop", post(stop_container))
@@ -239,6 +240,14 @@ async fn update_container(
     Json(resources): Json<Resources>,
 ) -> Response {
     json(host.runtime.update_container(&id, &name, resources)).await
+}
+
+async fn update_sandbox(
+    State(host): State<Host>,
+    UrlPath(id): UrlPath<String>,
+    Json(resources): Json<Resources>,
+) -> Response {
+    json(host.runtime.update_sandbox(&id, resources)).await
 }
 
 async fn run(

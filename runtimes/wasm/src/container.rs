@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use coracle_sandbox::{
     ContainerSpec, ContainerState, ContainerStatus, ContainerUsage, ExitReason, LABEL_NAMESPACE,
-    NoticeKind, Reuse, SandboxSpec, SandboxStatus, Usage,
+    NoticeKind, Problem, Resources, Reuse, SandboxSpec, SandboxStatus, Usage,
 };
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -81,7 +81,9 @@ impl Exit {
 
 /// A Pod.
 pub(crate) struct Sandbox {
+    /// But for limits that were changed since; see [`Sandbox::spec_now`].
     pub(crate) spec: SandboxSpec,
+    resized: Mutex<Option<Resources>>,
     pub(crate) namespace: String,
     pub(crate) group: Arc<Guests>,
     created_at: Timestamp,
@@ -106,13 +108,33 @@ impl Sandbox {
             cpu: Cpu::noted(spec.cpu_limit, spec.cpu_weight, note),
             slots: Arc::default(),
             containers: Mutex::default(),
+            resized: Mutex::default(),
             spec,
         })
     }
 
+    /// The spec, with the limits that it has now.
+    pub(crate) fn spec_now(&self) -> SandboxSpec {
+        let resized = self.resized.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*resized {
+            Some(resources) => self.spec.clone().with_limits(resources),
+            None => self.spec.clone(),
+        }
+    }
+
+    /// Gives all containers together other limits.
+    pub(crate) fn resize(&self, resources: Resources) -> Result<(), Problem> {
+        fits("pod", resources.memory_limit, self.memory.used())?;
+        self.memory.set_limit(resources.memory_limit);
+        self.cpu.resize(resources.cpu_limit, resources.cpu_weight);
+        let mut resized = self.resized.lock().unwrap_or_else(PoisonError::into_inner);
+        *resized = Some(resources);
+        Ok(())
+    }
+
     pub(crate) fn status(&self) -> SandboxStatus {
         SandboxStatus {
-            spec: self.spec.clone(),
+            spec: self.spec_now(),
             created_at: self.created_at,
             containers: self.containers().iter().map(|c| c.status()).collect(),
             socket: None,
@@ -245,6 +267,15 @@ impl Container {
         }
     }
 
+    /// Gives it other limits while it runs.
+    pub(crate) fn resize(&self, resources: &Resources) -> Result<(), Problem> {
+        let name = format!("container {:?}", self.spec.name);
+        fits(&name, resources.memory_limit, self.memory.used())?;
+        self.memory.set_limit(resources.memory_limit);
+        self.cpu.resize(resources.cpu_limit, resources.cpu_weight);
+        Ok(())
+    }
+
     pub(crate) fn set_bound(&self, bound: Vec<SocketAddr>) {
         self.life().bound = bound;
     }
@@ -332,6 +363,14 @@ impl Container {
 
     fn life(&self) -> std::sync::MutexGuard<'_, Life> {
         self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Refuses a memory limit below what is in use: nothing would come of it but the container's end.
+fn fits(what: &str, limit: Option<u64>, used: u64) -> Result<(), Problem> {
+    match limit {
+        Some(limit) if limit < used => Err(Problem::memory_in_use(what, limit, used)),
+        _ => Ok(()),
     }
 }
 

@@ -68,9 +68,10 @@ impl Bucket {
 /// A container's CPU, or a whole Pod's.
 #[derive(Debug)]
 pub(crate) struct Cpu {
-    limit: Option<u64>,
+    /// In millicores; 0: none.
+    limit: AtomicU64,
     limited: Bucket,
-    weight: u64,
+    weight: AtomicU64,
     shared: Bucket,
     used: AtomicU64,
     /// Whether it has hogs, and until when they surely count as such.
@@ -99,9 +100,9 @@ impl Cpu {
         note: Option<Note>,
     ) -> Cpu {
         Cpu {
-            limit: limit.map(u64::from),
+            limit: AtomicU64::new(in_force(limit)),
             limited: Bucket::default(),
-            weight: u64::from(requested).max(LEAST_WEIGHT),
+            weight: AtomicU64::new(u64::from(requested).max(LEAST_WEIGHT)),
             shared: Bucket::default(),
             used: AtomicU64::new(0),
             hog: AtomicBool::new(false),
@@ -109,6 +110,20 @@ impl Cpu {
             parent,
             note,
         }
+    }
+
+    /// Sets another limit and another request. What was overdrawn is still to be paid.
+    pub(crate) fn resize(&self, limit: Option<u32>, requested: u32) {
+        self.limit.store(in_force(limit), Relaxed);
+        self.weight.store(u64::from(requested).max(LEAST_WEIGHT), Relaxed);
+    }
+
+    fn weight(&self) -> u64 {
+        self.weight.load(Relaxed)
+    }
+
+    fn limit(&self) -> Option<u64> {
+        Some(self.limit.load(Relaxed)).filter(|limit| *limit > 0)
     }
 
     /// Forgets that it used some; how much that was until now.
@@ -131,7 +146,7 @@ impl Cpu {
     }
 
     fn limit_debt(&self) -> u64 {
-        let own = if self.limit.is_some() { self.limited.debt() } else { 0 };
+        let own = if self.limit().is_some() { self.limited.debt() } else { 0 };
         own.max(self.parent.as_ref().map_or(0, |pod| pod.limit_debt()))
     }
 
@@ -141,13 +156,18 @@ impl Cpu {
         if let Some(note) = &self.note {
             note.note();
         }
-        if let Some(limit) = self.limit {
+        if let Some(limit) = self.limit() {
             self.limited.charge(nanos, limit, LIMIT_BURST);
         }
         if let Some(pod) = &self.parent {
             pod.charge(nanos);
         }
     }
+}
+
+/// A limit as it is kept: one of nothing is the least that there is.
+fn in_force(limit: Option<u32>) -> u64 {
+    limit.map_or(0, |limit| u64::from(limit).max(1))
 }
 
 /// One instance's run, and how long it has been going on.
@@ -168,7 +188,7 @@ impl Run {
         self.spent = self.spent.saturating_sub(waited / RECOVERY) + ran;
         let mut nap = cpu.limit_debt();
         if self.spent > PATIENCE {
-            if let Some(share) = pressure::share(cpu.weight) {
+            if let Some(share) = pressure::share(cpu.weight()) {
                 nap = nap.max(cpu.shared.charge(ran, share, SHARE_BURST));
             }
             pressure::hog(cpu, nap);

@@ -10,8 +10,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use coracle_sandbox::{
     API_VERSION, ContainerSpec, ContainerStatus, ContainerUsage, EventStream, Events, Image,
-    ImageInfo, ImageKind, Info, Problem, ProblemCode, Routes, RoutesStatus, Runtime, SandboxSpec,
-    SandboxStatus, Stop,
+    ImageInfo, ImageKind, Info, Problem, ProblemCode, Resources, Routes, RoutesStatus, Runtime,
+    SandboxSpec, SandboxStatus, Stop,
 };
 use jiff::Timestamp;
 use tokio::runtime::Handle;
@@ -212,7 +212,7 @@ impl Runtime for Host {
         }
         let _one = self.changing.lock().await;
         if let Ok(existing) = self.find(&spec.id) {
-            if existing.spec == spec {
+            if existing.spec_now() == spec {
                 return Ok(existing.status());
             }
             let message = format!("sandbox {} exists with another spec; delete it first", spec.id);
@@ -336,6 +336,26 @@ impl Runtime for Host {
             self.node.handle.spawn(container.drain());
         }
         Ok(())
+    }
+
+    async fn update_container(
+        &self,
+        sandbox: &str,
+        name: &str,
+        resources: Resources,
+    ) -> Result<(), Problem> {
+        let sandbox = self.find(sandbox)?;
+        let container = sandbox.container(name).filter(|container| !container.is_exited());
+        let container = container.ok_or_else(|| {
+            let message = format!("container {name} of sandbox {} does not run", sandbox.spec.id);
+            Problem::new(ProblemCode::Conflict, message)
+        })?;
+        container.resize(&resources)
+    }
+
+    async fn update_sandbox(&self, id: &str, resources: Resources) -> Result<(), Problem> {
+        let _one = self.changing.lock().await;
+        self.find(id)?.resize(resources)
     }
 
     async fn put_routes(&self, routes: Routes) -> Result<RoutesStatus, Problem> {

@@ -29,7 +29,7 @@ const MEMORY_OF_NEED: u64 = 16;
 /// What a container, or a whole Pod, may use and uses.
 #[derive(Debug)]
 pub(crate) struct Account {
-    limit: u64,
+    limit: AtomicU64,
     used: AtomicU64,
     /// What the admitted instances are expected to need.
     reserved: AtomicU64,
@@ -58,7 +58,7 @@ impl Account {
     /// An account with this limit, charged to `parent` as well.
     pub(crate) fn new(limit: Option<u64>, parent: Option<Arc<Account>>) -> Arc<Account> {
         Arc::new(Account {
-            limit: limit.unwrap_or(u64::MAX),
+            limit: AtomicU64::new(limit.unwrap_or(u64::MAX)),
             used: AtomicU64::new(0),
             reserved: AtomicU64::new(0),
             need: AtomicU64::new(0),
@@ -74,6 +74,17 @@ impl Account {
         self.used.load(Relaxed)
     }
 
+    /// Bytes that may be used; the largest number where nothing limits it.
+    pub(crate) fn limit(&self) -> u64 {
+        self.limit.load(Relaxed)
+    }
+
+    /// Sets another limit. What is in use stays so, even if it is more; those who wait for room look again.
+    pub(crate) fn set_limit(&self, limit: Option<u64>) {
+        self.limit.store(limit.unwrap_or(u64::MAX), SeqCst);
+        self.freed.notify_waiters();
+    }
+
     /// Charges what the host holds on its behalf, if that fits.
     pub(crate) fn lend(self: &Arc<Self>, bytes: u64) -> Option<Lent> {
         // Not an instance's: nothing is learned of it.
@@ -82,14 +93,15 @@ impl Account {
     }
 
     fn is_limited(&self) -> bool {
-        self.limit != u64::MAX || self.parent.as_ref().is_some_and(|pod| pod.is_limited())
+        self.limit() != u64::MAX || self.parent.as_ref().is_some_and(|pod| pod.is_limited())
     }
 
     fn charge(&self, bytes: u64, own: u64) -> Result<(), OutOfMemory> {
         let used = self.used.fetch_add(bytes, Relaxed);
-        if used.saturating_add(bytes) > self.limit {
+        let limit = self.limit();
+        if used.saturating_add(bytes) > limit {
             self.used.fetch_sub(bytes, Relaxed);
-            return Err(OutOfMemory::Limit { used, wanted: bytes, limit: self.limit, own });
+            return Err(OutOfMemory::Limit { used, wanted: bytes, limit, own });
         }
         if let Some(parent) = &self.parent
             && let Err(error) = parent.charge(bytes, own)
@@ -132,7 +144,7 @@ impl Account {
     fn reserve(&self, need: u64) -> bool {
         let fits = |reserved: u64| {
             let taken = reserved.max(self.used.load(SeqCst));
-            let fits = reserved == 0 || taken.saturating_add(need) <= self.limit;
+            let fits = reserved == 0 || taken.saturating_add(need) <= self.limit();
             // Never 0 while somebody is admitted.
             fits.then(|| reserved.saturating_add(need.max(1)))
         };
@@ -253,7 +265,7 @@ impl Hold {
         let bytes = if self.bytes == 0 { bytes + INSTANCE } else { bytes };
         let all = self.bytes.saturating_add(bytes);
         if self.account.is_limited() {
-            self.account.learn_at_least(all.min(self.account.limit));
+            self.account.learn_at_least(all.min(self.account.limit()));
         } else if !node::may_grow(bytes, self.account.used()) {
             return Err(OutOfMemory::Node { wanted: bytes });
         }
@@ -337,9 +349,12 @@ pub(crate) fn verdict(
     }
     if outgrew_slot {
         container.image.outgrew_small();
-        let message = "out of memory: it has no memory limit and outgrew the usual slot of a \
-                       component without one; its next attempt gets a larger one";
-        return Some(Verdict::OutOfMemory(message.to_owned()));
+        let why = match container.spec.memory_limit {
+            None => "it has no memory limit and outgrew the usual slot of a component without one",
+            Some(_) => "its limit was raised while it ran, over what its slot has",
+        };
+        let message = format!("out of memory: {why}; its next attempt gets a larger one");
+        return Some(Verdict::OutOfMemory(message));
     }
     None
 }

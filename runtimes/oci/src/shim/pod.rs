@@ -42,7 +42,9 @@ pub(crate) struct Shim {
 
 /// A Pod as it was asked for.
 pub(super) struct Pod {
+    /// But for limits that were changed since; see [`Pod::spec_now`].
     pub(super) spec: SandboxSpec,
+    resized: Mutex<Option<Resources>>,
     pub(super) oci: OciSandbox,
     created_at: Timestamp,
     group: Group,
@@ -50,6 +52,16 @@ pub(super) struct Pod {
     pause: Option<Pid>,
     files: Vec<(PathBuf, PathBuf)>,
     entered: Entered,
+}
+
+impl Pod {
+    /// The spec, with the limits that it has now.
+    fn spec_now(&self) -> SandboxSpec {
+        match &*lock(&self.resized) {
+            Some(resources) => self.spec.clone().with_limits(resources),
+            None => self.spec.clone(),
+        }
+    }
 }
 
 impl Shim {
@@ -129,7 +141,7 @@ impl Shim {
 
     pub(super) fn status(&self, pod: &Pod) -> SandboxStatus {
         SandboxStatus {
-            spec: pod.spec.clone(),
+            spec: pod.spec_now(),
             created_at: pod.created_at,
             containers: self.all().iter().map(|container| container.status()).collect(),
             socket: None,
@@ -140,7 +152,7 @@ impl Shim {
     pub(super) fn make(&self, spec: SandboxSpec) -> Result<Arc<Pod>, Problem> {
         let invalid = |message: String| Problem::new(ProblemCode::InvalidSpec, message);
         if let Some(pod) = lock(&self.pod).clone() {
-            if pod.spec == spec {
+            if pod.spec_now() == spec {
                 return Ok(pod);
             }
             let message =
@@ -214,7 +226,8 @@ impl Shim {
         match made {
             Ok((files, pause, entered)) => {
                 let created_at = Timestamp::now();
-                Ok(Arc::new(Pod { spec, oci, created_at, group, pause, files, entered }))
+                let resized = Mutex::default();
+                Ok(Arc::new(Pod { spec, resized, oci, created_at, group, pause, files, entered }))
             }
             Err(problem) => {
                 group.destroy(Duration::from_millis(500));
@@ -223,6 +236,22 @@ impl Shim {
                 Err(problem)
             }
         }
+    }
+
+    /// Gives the Pod as a whole other limits.
+    pub(super) fn resize(&self, id: &str, resources: Resources) -> Result<(), Problem> {
+        let pod = self.pod(id)?;
+        let used = pod.group.usage().memory_bytes;
+        if let Some(limit) = resources.memory_limit.filter(|limit| *limit < used) {
+            return Err(Problem::memory_in_use("pod", limit, used));
+        }
+        let (pids_limit, hugepages) = (pod.oci.pids_limit, pod.oci.hugepages.clone());
+        let resources = Resources { pids_limit, hugepages, ..resources };
+        let limited = pod.group.limit(&resources);
+        limited
+            .map_err(|e| Problem::new(ProblemCode::InvalidSpec, format!("sandbox {id}: {e}")))?;
+        *lock(&pod.resized) = Some(resources);
+        Ok(())
     }
 
     /// Ends what runs, and removes everything.

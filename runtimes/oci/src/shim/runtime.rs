@@ -80,9 +80,21 @@ impl Runtime for Shim {
         resources: Resources,
     ) -> Result<(), Problem> {
         let container = self.running(sandbox, name)?;
+        let used = container.usage().usage.memory_bytes;
+        if let Some(limit) = resources.memory_limit.filter(|limit| *limit < used) {
+            return Err(Problem::memory_in_use(&format!("container {name:?}"), limit, used));
+        }
+        let oci = &container.oci;
+        let (pids_limit, hugepages) = (oci.pids_limit, oci.hugepages.clone());
+        let resources = Resources { pids_limit, hugepages, ..resources };
         container.group.limit(&resources).map_err(|error| {
             Problem::new(ProblemCode::InvalidSpec, format!("container {name}: {error}"))
         })
+    }
+
+    async fn update_sandbox(&self, id: &str, resources: Resources) -> Result<(), Problem> {
+        let _one = self.changing.lock().await;
+        self.resize(id, resources)
     }
 
     async fn exec(&self, sandbox: &str, name: &str, spec: ExecSpec) -> Result<Session, Problem> {

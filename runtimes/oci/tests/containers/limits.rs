@@ -58,5 +58,47 @@ async fn processes_are_counted_and_bounded() {
         .await;
     assert!(limit.output.contains("67108864"), "{}", limit.output);
     assert!(!limit.output.contains("raised"), "{}", limit.output);
+    let least = Resources { memory_limit: Some(4096), ..less };
+    let refused = host.client.update_container(&host.pod.id, "busy", &least).await.unwrap_err();
+    let said = refused.problem().map(|p| p.message.clone()).unwrap_or_default();
+    assert!(
+        said.starts_with(
+            "attempting to set container \"busy\" memory limit (4096) below current usage ("
+        ),
+        "{said}"
+    );
+    host.end().await;
+}
+
+#[tokio::test]
+async fn a_pods_limits_change_while_it_runs() {
+    let host = host!(|pod: &mut coracle_sandbox::SandboxSpec| pod.memory_limit = Some(32 << 20));
+    host.launch(&host.shell("idle", "sleep 1000")).await;
+    let id = host.pod.id.as_str();
+    let other = Resources {
+        memory_limit: Some(64 << 20),
+        cpu_weight: 500,
+        cpu_limit: Some(750),
+        ..Resources::default()
+    };
+    host.client.update_sandbox(id, &other).await.unwrap();
+    let told = host.client.sandbox(id).await.unwrap().spec;
+    assert_eq!(
+        (told.memory_limit, told.cpu_weight, told.cpu_limit),
+        (Some(64 << 20), 500, Some(750))
+    );
+    // Asked for again, that is what there is.
+    host.client.put_sandbox(&told).await.unwrap();
+    let group = told.oci.as_ref().unwrap().cgroup.strip_prefix("/").unwrap().to_owned();
+    let read = |file: &str, unified: &str| {
+        let top = std::path::Path::new("/sys/fs/cgroup");
+        let (controller, name) = file.split_once('/').unwrap();
+        let one = std::fs::read_to_string(top.join(controller).join(&group).join(name));
+        let two = std::fs::read_to_string(top.join(&group).join(unified));
+        one.or(two).unwrap().trim().to_owned()
+    };
+    assert_eq!(read("memory/memory.limit_in_bytes", "memory.max"), "67108864");
+    let quota = read("cpu/cpu.cfs_quota_us", "cpu.max");
+    assert!(quota == "75000" || quota == "75000 100000", "{quota}");
     host.end().await;
 }

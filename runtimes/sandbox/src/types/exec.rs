@@ -52,7 +52,8 @@ pub struct RunResult {
     pub output: String,
 }
 
-/// `PATCH …/containers/{name}/resources`: other limits for a container that runs. What is not given has no limit.
+/// `PATCH …/containers/{name}/resources`: other limits for a container that runs; `PATCH /v1/sandboxes/{id}/resources`: for a
+/// whole sandbox. What is not given has no limit, but for processes and huge pages, whose limits stay.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Resources {

@@ -76,6 +76,13 @@ impl Problem {
     pub fn new(code: ProblemCode, message: impl Into<String>) -> Problem {
         Problem { code, message: message.into(), class: None, exit_code: None }
     }
+
+    /// A memory limit that is less than what is in use: `what` is `pod`, or a container with its name.
+    pub fn memory_in_use(what: &str, limit: u64, used: u64) -> Problem {
+        let message =
+            format!("attempting to set {what} memory limit ({limit}) below current usage ({used})");
+        Problem::new(ProblemCode::Conflict, message)
+    }
 }
 
 impl fmt::Display for Problem {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::OciSandbox;
+use super::{OciSandbox, Resources};
 
 /// Label of a sandbox that gives the namespace in which short Service names are looked up.
 pub const LABEL_NAMESPACE: &str = "namespace";
@@ -57,6 +57,14 @@ pub struct SandboxSpec {
     /// What containers need. A runtime of containers requires it.
     #[serde(default)]
     pub oci: Option<OciSandbox>,
+}
+
+impl SandboxSpec {
+    /// The same with other limits.
+    pub fn with_limits(self, resources: &Resources) -> SandboxSpec {
+        let Resources { memory_limit, cpu_weight, cpu_limit, .. } = *resources;
+        SandboxSpec { memory_limit, cpu_weight, cpu_limit, ..self }
+    }
 }
 
 /// Names of an address (`core/v1 HostAlias`).

@@ -200,7 +200,7 @@ impl Pressure {
             stays
         });
         self.any.store(!hogs.is_empty(), Relaxed);
-        (hogs.len(), hogs.iter().map(|cpu| cpu.weight).sum())
+        (hogs.len(), hogs.iter().map(|cpu| cpu.weight()).sum())
     }
 
     async fn watch(&self) {

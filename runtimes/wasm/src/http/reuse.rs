@@ -51,9 +51,9 @@ impl Warm {
     }
 
     /// Whether it holds more than it should: next to its first request, or of its container's limit.
-    fn outgrew(&self, limit: Option<u64>) -> bool {
+    fn outgrew(&self, limit: u64) -> bool {
         let held = self.store.data().memory.held();
-        held > self.held_first * 2 + GROWTH || limit.is_some_and(|limit| held > limit / 2)
+        held > self.held_first * 2 + GROWTH || held > limit / 2
     }
 }
 
@@ -121,7 +121,7 @@ pub(super) fn keep(container: &Arc<Container>, mut warm: Box<Warm>) {
     let Some(reuse) = container.reuse else { return };
     if warm.served >= reuse.max_requests
         || *container.phase.borrow() >= Phase::Closing
-        || warm.outgrew(container.spec.memory_limit)
+        || warm.outgrew(container.memory.limit())
     {
         return;
     }

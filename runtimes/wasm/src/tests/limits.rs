@@ -412,3 +412,55 @@ async fn a_disk_that_stalls_harms_no_neighbour() {
     host.client.stop_container("id-flood", "app", Stop { grace_seconds: 0 }).await.unwrap();
     host.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_change_while_it_runs() {
+    let host = TestHost::start().await;
+    let address = host
+        .serve_with("probe", example("probe-http"), |app| {
+            app.memory_limit = Some(64 * MIB);
+            app.cpu_limit = Some(100);
+            app.cpu_weight = 2000;
+        })
+        .await;
+    let grow = async |mib: u64| {
+        Connection::open(address).await.get(&format!("/grow?mib={mib}")).await.map(|a| a.0)
+    };
+    let more =
+        Resources { memory_limit: Some(160 * MIB), cpu_weight: 2000, ..Resources::default() };
+    host.client.update_container("id-probe", "app", &more).await.unwrap();
+    assert_eq!(grow(80).await.unwrap(), 200);
+    // Without a limit it has all that nobody else wants.
+    let spinning = tokio::spawn(async move { Connection::open(address).await.get("/busy").await });
+    let used = async || host.client.usage().await.unwrap()[0].usage.cpu_nanoseconds / 1_000_000;
+    let before = used().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let spent = used().await - before;
+    assert!(spent > 300, "{spent} ms used");
+    let less = Resources { cpu_limit: Some(50), ..more.clone() };
+    host.client.update_container("id-probe", "app", &less).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let before = used().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let spent = used().await - before;
+    assert!(spent < 200, "{spent} ms used");
+
+    // The whole Pod's limit holds too, and what is told of it follows.
+    let whole = Resources { memory_limit: Some(40 * MIB), cpu_weight: 7, ..Resources::default() };
+    host.client.update_sandbox("id-probe", &whole).await.unwrap();
+    let status = host.client.sandbox("id-probe").await.unwrap();
+    assert_eq!((status.spec.memory_limit, status.spec.cpu_weight), (Some(40 * MIB), 7));
+    host.client.put_sandbox(&status.spec).await.unwrap();
+    let refused = host
+        .client
+        .update_sandbox("id-probe", &Resources { memory_limit: Some(1), ..whole })
+        .await
+        .unwrap_err();
+    let said = refused.problem().map(|p| p.message.clone()).unwrap_or_default();
+    assert!(said.contains("pod memory limit (1) below current usage"), "{said}");
+    // It waits for the one that spins, in vain, or does not fit beside it.
+    let refused = grow(80).await.unwrap();
+    assert!([500, 503].contains(&refused), "{refused}");
+    drop(spinning);
+    host.end().await;
+}
