@@ -88,6 +88,45 @@ pub fn limit(spec: &PodSpec, name: &str) -> Quantity {
     limit + spec.overhead.as_ref().and_then(|o| o.get(name)).map_or(Quantity::ZERO, parse)
 }
 
+/// A Pod's spec as it counts: while it is resized, containers count with the most of what they ask for, were given and have.
+/// What is asked for in vain does not count.
+pub fn counted(pod: &Value) -> Value {
+    let mut spec = pod.at(&["spec"]).cloned().unwrap_or_default();
+    let conditions = pod.list(&["status", "conditions"]);
+    let kind = |c: &Value| c.text(&["type"]).to_owned();
+    let resizing = conditions
+        .iter()
+        .filter(|c| matches!(&*kind(c), "PodResizePending" | "PodResizeInProgress"));
+    let mut resizing = resizing.peekable();
+    if resizing.peek().is_none() {
+        return spec;
+    }
+    let infeasible = resizing.any(|c| c.text(&["reason"]) == "Infeasible");
+    for (list, statuses) in
+        [("containers", "containerStatuses"), ("initContainers", "initContainerStatuses")]
+    {
+        let containers = spec.get_mut(list).and_then(Value::as_array_mut);
+        for container in containers.into_iter().flatten() {
+            let name = container.text(&["name"]).to_owned();
+            let mut told = pod.list(&["status", statuses]).iter();
+            let Some(told) = told.find(|told| told.text(&["name"]) == name) else { continue };
+            for resource in ["cpu", "memory"] {
+                let has = [
+                    told.at(&["allocatedResources", resource]),
+                    told.at(&["resources", "requests", resource]),
+                ];
+                let asked = container.at(&["resources", "requests", resource]);
+                let all = has.into_iter().chain([asked.filter(|_| !infeasible)]).flatten();
+                let Some(most) = all.max_by_key(|value| Quantity::of(value)).cloned() else {
+                    continue;
+                };
+                container["resources"]["requests"][resource] = most;
+            }
+        }
+    }
+    spec
+}
+
 /// One amount of its containers' resources, as it is of the whole Pod.
 fn whole(
     spec: &PodSpec,
@@ -212,6 +251,23 @@ mod tests {
             let asked = requests(&typed);
             assert_eq!((asked.cpu_milli, asked.memory), (cpu, memory), "{spec}");
         }
+    }
+
+    #[test]
+    fn a_pod_that_is_resized_counts_with_the_most() {
+        let check = |reason: &str, expected: &str| {
+            let pod = json!({
+                "spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "3", "memory": "1Gi"}}}]},
+                "status": {
+                    "conditions": [{"type": "PodResizePending", "reason": reason}],
+                    "containerStatuses": [{"name": "c", "allocatedResources": {"cpu": "1", "memory": "2Gi"}}],
+                },
+            });
+            let requests = counted(&pod)["containers"][0]["resources"]["requests"].clone();
+            assert_eq!(requests, json!({"cpu": expected, "memory": "2Gi"}), "{reason}");
+        };
+        check("Deferred", "3");
+        check("Infeasible", "1");
     }
 
     #[test]

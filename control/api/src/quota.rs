@@ -76,7 +76,7 @@ fn pod_usage(pod: &Value) -> Amounts {
         return used;
     }
     used.insert("pods".into(), ONE);
-    let spec = pod.at(&["spec"]).cloned().unwrap_or_default();
+    let spec = pod::counted(pod);
     let all = || {
         let lists = ["containers", "initContainers"].map(|list| spec.list(&[list]));
         std::iter::once(&spec).chain(lists.into_iter().flatten())

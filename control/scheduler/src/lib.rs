@@ -114,6 +114,8 @@ struct Tracked {
     tried: Timestamp,
     /// On a node, and being deleted or about to be.
     going: bool,
+    /// What it asks for is not all that counts.
+    resizing: bool,
     /// The node on which room is being made for it.
     nominated: Option<usize>,
     /// Why it was not schedulable when last told, and which node it was to have.
@@ -390,12 +392,15 @@ impl Scheduler {
     fn observe_pod(&mut self, pod: &Arc<Object>) {
         let uid = pod.meta.uid.as_str();
         if let Some(tracked) = self.pods.get_mut(uid) {
+            // Ended Pods give their room back; what runs is checked for that, and for what it has while it is resized.
+            let runs = matches!(tracked.state, State::Assumed(_) | State::Bound(_));
+            let (ended, resizing) = if runs { pod::has_ended(pod) } else { (false, false) };
             let same = tracked.object.meta.generation == pod.meta.generation
+                && !(resizing || tracked.resizing)
                 && tracked.object.meta.labels == pod.meta.labels;
             let still = match (tracked.state, pod.node_name.as_deref()) {
                 (State::Assumed(at) | State::Bound(at), Some(node)) => {
-                    // Ended Pods give their room back; what runs is checked for that alone.
-                    *self.nodes.get(at).name == *node && !pod::has_ended(pod)
+                    *self.nodes.get(at).name == *node && !ended
                 }
                 (State::Bound(_), None) | (_, Some(_)) => false,
                 (_, None) => !pod.is_deleting(),
@@ -432,6 +437,7 @@ impl Scheduler {
         }
         let nominated = view.nominated_node().filter(|_| waits);
         let nominated = nominated.map(|node| self.nodes.slot(node));
+        let resizing = view.is_resizing();
         let shape = self.shapes.intern(view.into_shape(pod, needs));
         let mut stirs = false;
         let state = match &pod.node_name {
@@ -454,6 +460,7 @@ impl Scheduler {
             attempts: 0,
             tried: Timestamp::MIN,
             going: false,
+            resizing,
             nominated,
             told: None,
         };

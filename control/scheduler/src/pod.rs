@@ -4,13 +4,17 @@ use std::collections::BTreeMap;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 
-use coracle_api::Object;
 use coracle_api::placement::{Affinity, Toleration};
+use coracle_api::{Object, Quantity};
 use serde::Deserialize;
 
 use crate::claims::Needs;
 use crate::relations::{Constraint, Labels, Relations};
 use crate::resources::{Amounts, Resources};
+
+/// Conditions of a Pod that waits to be resized, and of one that is being resized.
+const PENDING: &str = "PodResizePending";
+const IN_PROGRESS: &str = "PodResizeInProgress";
 
 /// The part of a Pod that matters here, as it is written.
 #[derive(Debug, Default, Deserialize)]
@@ -25,6 +29,26 @@ pub(crate) struct PodView {
 struct Status {
     phase: Option<Box<str>>,
     nominated_node_name: Option<Box<str>>,
+    conditions: Vec<Condition>,
+    container_statuses: Vec<ContainerStatus>,
+    init_container_statuses: Vec<ContainerStatus>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Condition {
+    #[serde(rename = "type")]
+    kind: Box<str>,
+    reason: Option<Box<str>>,
+}
+
+/// What a container was given, and has.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ContainerStatus {
+    name: Box<str>,
+    allocated_resources: Amounts,
+    resources: Requests,
 }
 
 #[derive(Debug, Default, PartialEq, Eq, Hash, Deserialize)]
@@ -51,6 +75,7 @@ struct Gate {}
 #[derive(Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Container {
+    name: Box<str>,
     image: Option<String>,
     resources: Requests,
     ports: Vec<Port>,
@@ -133,8 +158,16 @@ impl PodView {
             .is_none_or(|name| name.is_empty() || name == crate::NAME)
     }
 
-    pub(crate) fn into_shape(self, pod: &Object, needs: Needs) -> Shape {
+    /// Whether it asks for other resources than it has.
+    pub(crate) fn is_resizing(&self) -> bool {
+        self.status.conditions.iter().any(Condition::is_of_a_resize)
+    }
+
+    pub(crate) fn into_shape(mut self, pod: &Object, needs: Needs) -> Shape {
         let owner: Option<Box<str>> = pod.controller().map(|owner| owner.uid.as_str().into());
+        if self.is_resizing() {
+            self.count_what_it_has();
+        }
         let spec = self.spec;
         let containers = || spec.containers.iter().chain(&spec.init_containers);
         let requests = spec.requests(|container| Resources::of(&container.resources.requests));
@@ -170,14 +203,64 @@ impl PodView {
     }
 }
 
-/// Whether a Pod ran to its end; reads nothing else.
-pub(crate) fn has_ended(pod: &Object) -> bool {
+impl PodView {
+    /// While a Pod is resized, the most that it may have counts: what it asks for, what it was given, and what it has. What it
+    /// asks for in vain does not count.
+    fn count_what_it_has(&mut self) {
+        let Status { conditions, container_statuses, init_container_statuses, .. } = &self.status;
+        let infeasible = conditions
+            .iter()
+            .any(|c| &*c.kind == PENDING && c.reason.as_deref() == Some("Infeasible"));
+        let all = [
+            (&mut self.spec.containers, container_statuses),
+            (&mut self.spec.init_containers, init_container_statuses),
+        ];
+        for (containers, statuses) in all {
+            for container in containers {
+                let Some(told) = statuses.iter().find(|told| told.name == container.name) else {
+                    continue;
+                };
+                let requests = &mut container.resources.requests;
+                for name in ["cpu", "memory"] {
+                    let has =
+                        [told.allocated_resources.get(name), told.resources.requests.get(name)];
+                    let asked = requests.get(name).filter(|_| !infeasible);
+                    let all = has.into_iter().flatten().chain(asked);
+                    let most = all.max_by_key(|value| Quantity::of(value)).cloned();
+                    match most {
+                        Some(most) => requests.insert(name.into(), most),
+                        None => requests.remove(name),
+                    };
+                }
+            }
+        }
+    }
+}
+
+impl Condition {
+    fn is_of_a_resize(&self) -> bool {
+        matches!(&*self.kind, PENDING | IN_PROGRESS)
+    }
+}
+
+/// Whether a Pod ran to its end, and whether it is being resized; reads nothing else.
+pub(crate) fn has_ended(pod: &Object) -> (bool, bool) {
     #[derive(Default, Deserialize)]
     #[serde(default)]
-    struct Phase {
-        status: Status,
+    struct Brief {
+        status: BriefStatus,
     }
-    serde_json::from_slice::<Phase>(pod.json()).is_ok_and(|pod| ended(pod.status.phase.as_deref()))
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct BriefStatus {
+        phase: Option<Box<str>>,
+        conditions: Vec<Condition>,
+    }
+    let Ok(Brief { status }) = serde_json::from_slice::<Brief>(pod.json()) else {
+        return (false, false);
+    };
+    let resizing = status.conditions.iter().any(Condition::is_of_a_resize);
+    (ended(status.phase.as_deref()), resizing)
 }
 
 fn ended(phase: Option<&str>) -> bool {

@@ -409,3 +409,39 @@ fn many() {
     let (least, most) = (counts.values().min(), counts.values().max());
     assert!(most <= Some(&14) && least >= Some(&7), "{least:?} to {most:?} a node");
 }
+
+/// A Pod that asks for less than it still has keeps its room until that is given back; one that asks for what it cannot have does
+/// not take it.
+#[test]
+fn a_pod_that_is_resized_takes_what_it_has() {
+    let resizing = |asks: &str, has: &str, condition: Value| {
+        let mut value = pod("q", asking(json!({"cpu": asks}))).value();
+        value["metadata"]["generation"] = json!(2);
+        value["spec"]["nodeName"] = json!("a");
+        value["status"] = json!({"conditions": condition,
+            "containerStatuses": [{"name": "c", "allocatedResources": {"cpu": has}}]});
+        object(&kinds::POD, value)
+    };
+    let progress = json!([{"type": "PodResizeInProgress"}]);
+    let mut scheduler = Scheduler::new();
+    add(&mut scheduler, &node("a", json!({})));
+    let before = bound(&pod("q", asking(json!({"cpu": "3"}))), "a");
+    add(&mut scheduler, &before);
+    let shrinking = resizing("1", "3", progress);
+    update(&mut scheduler, &before, Some(&shrinking));
+    add(&mut scheduler, &pod("p", asking(json!({"cpu": "2"}))));
+    let full = "p: 0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.";
+    assert_eq!(decide(&mut scheduler, now()), [full]);
+    let shrunk = resizing("1", "1", json!([]));
+    update(&mut scheduler, &shrinking, Some(&shrunk));
+    let later = now() + SignedDuration::from_secs(60);
+    assert_eq!(decide(&mut scheduler, later), ["p → a"]);
+
+    let infeasible = json!([{"type": "PodResizePending", "reason": "Infeasible"}]);
+    check(
+        &[node("a", json!({}))],
+        &[resizing("900", "1", infeasible)],
+        &pod("p", asking(json!({"cpu": "3"}))),
+        "p → a",
+    );
+}

@@ -268,13 +268,16 @@ fn set_condition(tree: &mut Value, [kind, status, reason, message]: [&str; 4]) {
         .filter(|i| conditions[*i]["status"] == status)
         .map(|i| conditions[i]["lastTransitionTime"].clone())
         .filter(|since| !since.is_null());
-    let condition = json!({
+    let mut condition = json!({
         "type": kind,
         "status": status,
         "reason": reason,
         "message": message,
         "lastTransitionTime": since.unwrap_or_else(|| now().into()),
     });
+    if tree["metadata"]["generation"].is_i64() {
+        condition["observedGeneration"] = tree["metadata"]["generation"].clone();
+    }
     match known {
         Some(i) => conditions[i] = condition,
         None => conditions.push(condition),

@@ -91,6 +91,8 @@ pub enum Subresource {
     PortForward,
     /// `/ephemeralcontainers` of a Pod.
     EphemeralContainers,
+    /// `/resize` of a Pod.
+    Resize,
     /// `/finalize` of a Namespace.
     Finalize,
     /// `/approval` of a CertificateSigningRequest.
@@ -308,6 +310,16 @@ pub use storage_class::DEFAULT_ANNOTATIONS as DEFAULT_STORAGE_CLASS_ANNOTATIONS;
 /// Checks a change (`new`, `old`) through `/ephemeralcontainers` of a Pod, after `validate(new)`.
 pub fn validate_ephemeral_update(new: &Value, old: &Value) -> Vec<FieldError> {
     pod::ephemeral_update(new, old)
+}
+
+/// A Pod as it was, but for what a write through `/resize` may change.
+pub fn resized(old: &Value, asked: &Value) -> Value {
+    pod::resized(old, asked)
+}
+
+/// Checks a change (`new`, `old`) through `/resize` of a Pod, after `validate(new)`.
+pub fn validate_resize_update(new: &Value, old: &Value) -> Vec<FieldError> {
+    pod::resize_update(new, old)
 }
 
 /// Autoscalers in their older version, `autoscaling/v1`.

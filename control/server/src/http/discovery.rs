@@ -123,6 +123,7 @@ fn of_kind(kind: &'static Kind) -> Served {
             Subresource::EphemeralContainers => {
                 ("ephemeralcontainers", own, vec!["get", "patch", "update"])
             }
+            Subresource::Resize => ("resize", own, vec!["get", "patch", "update"]),
             Subresource::Exec => ("exec", ("", "v1", "PodExecOptions"), vec!["create", "get"]),
             Subresource::Attach => {
                 ("attach", ("", "v1", "PodAttachOptions"), vec!["create", "get"])

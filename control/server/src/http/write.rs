@@ -156,6 +156,7 @@ pub(crate) fn part_of(kind: &Kind, subresource: &str) -> Option<Part> {
         "ephemeralcontainers" if kind.has(Subresource::EphemeralContainers) => {
             Some(Part::EphemeralContainers)
         }
+        "resize" if kind.has(Subresource::Resize) => Some(Part::Resize),
         "finalize" if kind.has(Subresource::Finalize) => Some(Part::Finalize),
         "approval" if kind.has(Subresource::Approval) => Some(Part::Approval),
         _ => None,

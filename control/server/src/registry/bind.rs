@@ -79,12 +79,15 @@ fn bound(mut pod: Value, node: &str) -> Value {
     if let Some(metadata) = pod["metadata"].as_object_mut() {
         metadata.remove("resourceVersion");
     }
-    let condition = json!({
+    let mut condition = json!({
         "type": "PodScheduled",
         "status": "True",
         "lastProbeTime": null,
         "lastTransitionTime": meta::now(),
     });
+    if pod["metadata"]["generation"].is_i64() {
+        condition["observedGeneration"] = pod["metadata"]["generation"].clone();
+    }
     let mut conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
     conditions.retain(|c| c["type"] != "PodScheduled");
     conditions.push(condition);

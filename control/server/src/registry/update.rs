@@ -21,6 +21,8 @@ pub(crate) enum Part {
     Status,
     /// `spec.ephemeralContainers` of a Pod.
     EphemeralContainers,
+    /// What containers of a Pod ask for and may use of CPU and memory.
+    Resize,
     /// `spec.finalizers` of a Namespace.
     Finalize,
     /// The conditions of a CertificateSigningRequest.
@@ -36,6 +38,7 @@ impl Part {
             Self::Main => "",
             Self::Status => "status",
             Self::EphemeralContainers => "ephemeralcontainers",
+            Self::Resize => "resize",
             Self::Finalize => "finalize",
             Self::Approval => "approval",
             Self::Scale => "scale",
@@ -178,6 +181,7 @@ impl Registry {
                 Value::Object(whole)
             }
             Part::EphemeralContainers => only_of_spec(before, &asked, "ephemeralContainers"),
+            Part::Resize => kinds::resized(before, &Value::Object(asked)),
             Part::Finalize => only_of_spec(before, &asked, "finalizers"),
             Part::Approval => only_conditions(before, &asked),
         };
@@ -200,9 +204,9 @@ impl Registry {
                 (kind.prepare)(Prepare::Update { new: &mut *new, old: before })
             }
             Part::Status => (kind.prepare)(Prepare::Status { new: &mut *new, old: before }),
-            Part::EphemeralContainers | Part::Finalize | Part::Approval => {}
+            Part::EphemeralContainers | Part::Resize | Part::Finalize | Part::Approval => {}
         }
-        if matches!(part, Part::Main | Part::Scale | Part::EphemeralContainers)
+        if matches!(part, Part::Main | Part::Scale | Part::EphemeralContainers | Part::Resize)
             && kind.generation == Generation::Spec
             && (specified(new, before)
                 || (kind.custom && new.get("status") != before.get("status")))
@@ -213,6 +217,9 @@ impl Registry {
             Part::Finalize => {}
             Part::EphemeralContainers => {
                 validate::changed(kind, custom, new, before, kinds::validate_ephemeral_update)?;
+            }
+            Part::Resize => {
+                validate::changed(kind, custom, new, before, kinds::validate_resize_update)?;
             }
             Part::Approval => {
                 validate::changed(kind, custom, new, before, kinds::validate_approval_update)?;

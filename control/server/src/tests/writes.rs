@@ -335,7 +335,9 @@ async fn a_binding_binds_once() {
     assert_eq!((answer.code, &answer.body["status"]), (201, &json!("Success")));
     let bound = it.get(&format!("{PODS}/p")).await.body;
     assert_eq!(bound["spec"]["nodeName"], "n");
-    assert_eq!(bound["status"]["conditions"][0]["type"], "PodScheduled");
+    let condition = &bound["status"]["conditions"][0];
+    assert_eq!(condition["type"], "PodScheduled");
+    assert_eq!(condition["observedGeneration"], 1);
     let again = it.post(&format!("{PODS}/p/binding"), binding("m")).await;
     assert_eq!(again.code, 409);
     assert!(again.message().contains("already assigned to node \"n\""), "{}", again.message());

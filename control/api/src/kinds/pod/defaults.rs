@@ -15,6 +15,10 @@ use crate::quantity::Quantity;
 pub(in crate::kinds) fn pod(pod: &mut Value) {
     let Some(spec) = pod.as_object_mut().and_then(|pod| object_or_new(pod, "spec")) else { return };
     pod_spec(spec);
+    // As upstream, which took any number once.
+    if spec.int(&["terminationGracePeriodSeconds"]).is_some_and(|seconds| seconds < 0) {
+        spec.insert("terminationGracePeriodSeconds".into(), 1.into());
+    }
     for list in ["containers", "initContainers"] {
         for container in objects(spec, list) {
             requests_from_limits(container);

@@ -22,6 +22,7 @@ pub static KIND: Kind = Kind {
     subresources: &[
         Subresource::Status,
         Subresource::EphemeralContainers,
+        Subresource::Resize,
         Subresource::Log,
         Subresource::Exec,
         Subresource::Attach,
@@ -52,7 +53,7 @@ pub static KIND: Kind = Kind {
     ..Kind::BASE
 };
 
-pub(super) use validate::ephemeral_update;
+pub(super) use validate::{ephemeral_update, resize_update, resized};
 
 static FIELDS: &[SelectableField] = &[
     SelectableField { path: "spec.nodeName", read: |o| o.node_name.as_deref().unwrap_or("").into() },

@@ -103,6 +103,7 @@ impl SubResource<'static> {
             Subresource::EphemeralContainers => {
                 ("ephemeralcontainers", Some(parent), &["get", "put", "patch"])
             }
+            Subresource::Resize => ("resize", Some(parent), &["get", "put", "patch"]),
             Subresource::Exec => ("exec", None, &["get", "post"]),
             Subresource::Attach => ("attach", None, &["get", "post"]),
             Subresource::PortForward => ("portforward", None, &["get", "post"]),

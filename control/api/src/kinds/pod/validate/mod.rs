@@ -3,7 +3,9 @@
 mod container;
 mod ephemeral;
 mod probe;
+mod resize;
 mod scheduling;
+mod sysctl;
 mod update;
 mod volume;
 
@@ -20,6 +22,7 @@ use crate::quantity::Quantity;
 use crate::status::FieldError;
 
 pub(in crate::kinds) use ephemeral::{on_create as pod_create, update as ephemeral_update};
+pub(in crate::kinds) use resize::{only as resized, update as resize_update};
 pub(in crate::kinds) use scheduling::node_selector;
 pub(in crate::kinds) use update::pod as pod_update;
 pub(in crate::kinds) use volume::source as volume_source;
@@ -74,11 +77,13 @@ fn pod_spec(spec: &Value, at: &Path<'_>, errors: &mut Errors) {
         os: spec.text(&["os", "name"]),
         own_users,
     };
+    let starts_again = spec.text(&["restartPolicy"]) != "Never";
     for list in ["containers", "initContainers"] {
         let at = at.child(list);
         for (i, item) in spec.list(&[list]).iter().enumerate() {
             let at = at.index(i);
             container::container(item, list == "initContainers", &context, &at, errors);
+            resize::policies(item, starts_again, &at, errors);
             let name = item.text(&["name"]);
             if !name.is_empty() && !seen.insert(name) {
                 errors.push(FieldError::duplicate(at.child("name"), name));
@@ -144,6 +149,7 @@ fn pod_spec(spec: &Value, at: &Path<'_>, errors: &mut Errors) {
         }
     }
     security_ids(spec, at, errors);
+    sysctl::sysctls(spec, at, errors);
     if own_users {
         // The names of the last two are upstream's.
         for (field, name) in

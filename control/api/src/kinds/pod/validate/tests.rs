@@ -402,3 +402,152 @@ fn updates() {
         &["spec.containers: Forbidden: pod updates may not add or remove containers"],
     );
 }
+
+#[test]
+fn resizes() {
+    let requests = |list: &str, cpu: &str, memory: &str| json!({list: {"cpu": cpu, "memory": memory}});
+    let of = |name: &str, resources: Value| json!({"name": name, "image": "a:1", "resources": resources});
+    let both = |cpu: &str, memory: &str| {
+        json!({"requests": {"cpu": cpu, "memory": memory}, "limits": {"cpu": cpu, "memory": memory}})
+    };
+    let pod = |containers: Value, init: Value| {
+        let mut pod = json!({"spec": {"containers": containers}});
+        if init != json!([]) {
+            pod["spec"]["initContainers"] = init;
+        }
+        (KIND.default)(&mut pod);
+        pod
+    };
+    let check = |old: &Value, asked: &Value, expected: &[&str]| {
+        let new = super::resized(old, asked);
+        let errors: Vec<_> = super::resize_update(&new, old).iter().map(ToString::to_string).collect();
+        assert_eq!(errors, expected, "{asked}");
+        new
+    };
+    let plain = |resources: Value| pod(json!([of("c", resources)]), json!([]));
+    let burstable = plain(requests("requests", "100m", "1Gi"));
+    // All but resources stays as it was, whatever is asked for.
+    let mut asked = plain(requests("requests", "200m", "2Gi"));
+    asked["spec"]["containers"][0]["image"] = json!("b:1");
+    asked["spec"]["nodeName"] = json!("n");
+    asked["metadata"] = json!({"labels": {"a": "b"}});
+    assert_eq!(check(&burstable, &asked, &[]), plain(requests("requests", "200m", "2Gi")));
+    // Limits may be added, and shrink.
+    let limited = plain(json!({"requests": {"cpu": "100m", "memory": "1Gi"}, "limits": {"memory": "2Gi"}}));
+    check(&burstable, &limited, &[]);
+    let less = plain(json!({"requests": {"cpu": "100m", "memory": "1Gi"}, "limits": {"memory": "1Gi"}}));
+    check(&limited, &less, &[]);
+    check(
+        &limited,
+        &burstable,
+        &["spec.containers[0].resources.limits: Forbidden: resource limits cannot be removed"],
+    );
+    check(
+        &burstable,
+        &plain(json!({"requests": {"cpu": "100m"}})),
+        &["spec.containers[0].resources.requests: Forbidden: resource requests cannot be removed"],
+    );
+    let kept = "Pod QOS Class may not change as a result of resizing";
+    check(
+        &plain(json!({})),
+        &plain(json!({"requests": {"cpu": "1"}})),
+        &[&format!("spec: Invalid value: \"BestEffort\": {kept}")],
+    );
+    check(
+        &burstable,
+        &plain(both("1", "1Gi")),
+        &[&format!("spec: Invalid value: \"Burstable\": {kept}")],
+    );
+    let storage = |amount: &str| plain(json!({"requests": {"cpu": "1", "ephemeral-storage": amount}}));
+    let only = "spec: Forbidden: only cpu and memory resources are mutable";
+    check(&storage("1"), &storage("3"), &[only]);
+    let mut strict = burstable.clone();
+    strict["spec"]["containers"][0]["resizePolicy"] = json!([{"resourceName": "cpu", "restartPolicy": "RestartContainer"}]);
+    check(&burstable, &strict, &[only]);
+
+    let (a, b) = (of("a", both("1", "1Gi")), of("b", both("1", "1Gi")));
+    let two = pod(json!([a, b]), json!([]));
+    let moved = |at: &str| format!("spec.containers[{at}].name: Forbidden: containers may not be renamed or reordered on resize");
+    check(&two, &pod(json!([b, a]), json!([])), &[&moved("0"), &moved("1")]);
+    check(
+        &two,
+        &pod(json!([a]), json!([])),
+        &["spec.containers: Forbidden: containers may not be added or removed on resize"],
+    );
+
+    let init = |cpu: &str, always: bool| {
+        let mut init = of("i", requests("requests", cpu, "1Gi"));
+        if always {
+            init["restartPolicy"] = json!("Always");
+        }
+        pod(json!([of("c", requests("requests", "1", "1Gi"))]), json!([init]))
+    };
+    check(&init("1", true), &init("2", true), &[]);
+    check(
+        &init("1", false),
+        &init("2", false),
+        &["spec: Forbidden: resources for non-sidecar init containers are immutable"],
+    );
+    let mut windows = burstable.clone();
+    windows["spec"]["os"] = json!({"name": "windows"});
+    check(&windows, &windows, &[": Forbidden: windows pods cannot be resized"]);
+    let mut old = burstable.clone();
+    old["status"] = json!({"containerStatuses": [{"name": "c", "state": {"running": {}}}]});
+    check(&old, &old, &["spec: Forbidden: Pod running on node without support for resize"]);
+}
+
+#[test]
+fn names_of_sysctls() {
+    let at = "spec.securityContext.sysctls";
+    let context = |names: &[&str]| {
+        let list = names.iter().map(|name| json!({"name": name, "value": "1"}));
+        json!({"sysctls": list.collect::<Vec<_>>()})
+    };
+    let syntax = r"must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
+    let invalid = |i: usize, name: &str| format!("{at}[{i}].name: Invalid value: \"{name}\": {syntax}");
+    check_pod(
+        json!({"securityContext": context(&["foo-", "kernel.shmmax", "safe-and-unsafe", "bar..", "net/ipv4/a_b", "", "kernel.shmmax"])}),
+        &[
+            &invalid(0, "foo-"),
+            &invalid(3, "bar.."),
+            &format!("{at}[5].name: Required value"),
+            &format!("{at}[6].name: Duplicate value: \"kernel.shmmax\""),
+        ],
+    );
+    let hosts = |field: &str, name: &str| {
+        format!("{at}[0].name: Invalid value: \"{name}\": may not be specified when '{field}' is true")
+    };
+    for (field, name) in [("hostNetwork", "net.ipv4.ip_local_port_range"), ("hostIPC", "kernel/sem")] {
+        check_pod(
+            json!({field: true, "securityContext": context(&[name, "vm.swappiness"])}),
+            &[&hosts(field, name)],
+        );
+    }
+}
+
+#[test]
+fn a_grace_period_below_zero_is_one_second() {
+    let mut pod = json!({"spec": {"containers": [], "terminationGracePeriodSeconds": -1}});
+    (KIND.default)(&mut pod);
+    assert_eq!(pod["spec"]["terminationGracePeriodSeconds"], 1);
+}
+
+#[test]
+fn policies_of_resizing() {
+    let at = "spec.containers[0].resizePolicy";
+    let policy = |name: &str, wants: &str| json!({"resourceName": name, "restartPolicy": wants});
+    let good = [policy("cpu", "NotRequired"), policy("memory", "RestartContainer")];
+    check_container(json!({"resizePolicy": good}), &[]);
+    check_container(
+        json!({"resizePolicy": [policy("cpu", "NotRequired"), policy("cpu", "Often"), policy("disk", "")]}),
+        &[
+            &format!("{at}[1]: Duplicate value: \"cpu\""),
+            &format!("{at}: Unsupported value: \"Often\": supported values: \"NotRequired\", \"RestartContainer\""),
+            &format!("{at}: Unsupported value: \"disk\": supported values: \"cpu\", \"memory\""),
+            &format!("{at}: Required value"),
+        ],
+    );
+    let container = json!({"name": "c", "image": "i", "resizePolicy": good});
+    let never = format!("{at}: Invalid value: \"RestartContainer\": must be 'NotRequired' when `restartPolicy` is 'Never'");
+    check_spec(json!({"containers": [container], "restartPolicy": "Never"}), &[&never]);
+}

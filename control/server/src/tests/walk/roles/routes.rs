@@ -73,7 +73,7 @@ const VERBS: [(&str, &str); 8] = [
 /// What subresources take; of some it is what the object is.
 fn body_of(part: &str) -> Option<Value> {
     Some(match part {
-        "status" | "finalize" | "ephemeralcontainers" | "approval" => return None,
+        "status" | "finalize" | "ephemeralcontainers" | "resize" | "approval" => return None,
         "scale" => {
             json!({"metadata": {"name": "walk", "namespace": "default"}, "spec": {"replicas": 3}})
         }
