@@ -9,6 +9,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, Query, Request, State};
 use axum::http::StatusCode;
+use axum::http::header::UPGRADE;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -59,6 +60,7 @@ async fn container_logs(
     State(workers): State<Workers>,
     Path((namespace, pod, container)): Path<(String, String, String)>,
     Query(options): Query<LogOptions>,
+    request: Request,
 ) -> Response {
     let source = workers.log(&namespace, &pod, &container, options.previous);
     let Some(source) = source else {
@@ -71,10 +73,16 @@ async fn container_logs(
             format!("container \"{container}\" in pod \"{pod}\" is waiting to start: {why}");
         return (StatusCode::BAD_REQUEST, message).into_response();
     }
-    let (out, lines) = mpsc::channel(16);
-    let is_running = move || workers.is_running(&namespace, &pod, &container, source.attempt);
-    tokio::spawn(logs::read(source.path, options, out, is_running));
-    let lines = futures::stream::unfold(lines, |mut lines| async {
+    let begin = move || {
+        let (out, lines) = mpsc::channel(16);
+        let is_running = move || workers.is_running(&namespace, &pod, &container, source.attempt);
+        tokio::spawn(logs::read(source.path, options, out, is_running));
+        lines
+    };
+    if request.headers().contains_key(UPGRADE) {
+        return streaming::log_over_websocket(request, begin);
+    }
+    let lines = futures::stream::unfold(begin(), |mut lines| async {
         lines.recv().await.map(|line| (Ok::<_, std::convert::Infallible>(line), lines))
     });
     Response::new(Body::from_stream(lines.boxed()))

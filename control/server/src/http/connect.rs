@@ -1,4 +1,4 @@
-//! `pods/exec`, `attach` and `portforward`: connections that switch to another protocol, and end at a node's agent.
+//! `pods/exec`, `attach`, `portforward` and a `log` over WebSocket: connections that switch to another protocol, and end at a node's agent.
 //!
 //! The agent is asked for the same upgrade as this server; once it has agreed, bytes are passed on both ways as they come
 //! (upstream's `UpgradeAwareHandler`). Which protocol that is, and what is said in it, is theirs.
@@ -61,12 +61,17 @@ pub(crate) async fn connect(
         let why = format!("pod {} does not have a host assigned", info.name);
         return Err(ApiError::bad_request(why).into());
     };
+    pass_on(app, node, &path, parts).await
+}
+
+/// Asks a node's agent for the upgrade that the client asks for; from then on their bytes are passed on.
+pub(super) async fn pass_on(app: &App, node: &str, path: &str, parts: &Parts) -> Answer {
     let upgrade = parts.extensions.get::<OnUpgrade>().cloned();
     let (Some(upgrade), true) = (upgrade, is_upgrade(&parts.headers)) else {
         return Err(ApiError::bad_request("Upgrade request required").into());
     };
     let headers = passed_on(&parts.headers);
-    let request = logs::request(&app.registry.cache, node, parts.method.clone(), &path, headers)?;
+    let request = logs::request(&app.registry.cache, node, parts.method.clone(), path, headers)?;
     let mut response = logs::send(&app.kubelets, node, request).await?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return refused(response).await;
@@ -107,6 +112,13 @@ pub(super) fn is_upgrade(headers: &HeaderMap) -> bool {
     let lines = headers.get_all(CONNECTION).into_iter().filter_map(|line| line.to_str().ok());
     let mut tokens = lines.flat_map(|line| line.split(',')).map(str::trim);
     tokens.any(|token| token.eq_ignore_ascii_case("upgrade")) && headers.contains_key(UPGRADE)
+}
+
+/// Whether the protocol that it asks for is WebSocket.
+pub(super) fn is_websocket(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(UPGRADE).into_iter().filter_map(|line| line.to_str().ok());
+    let mut tokens = lines.flat_map(|line| line.split(',')).map(str::trim);
+    is_upgrade(headers) && tokens.any(|token| token.eq_ignore_ascii_case("websocket"))
 }
 
 /// What admission is shown of it.

@@ -9,6 +9,7 @@ use axum::response::Response;
 use coracle_api::tunnel::DIAL;
 use coracle_api::{ApiError, Object, kinds};
 use http::header::{CONNECTION, UPGRADE};
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
 use hyper::body::Incoming;
 use hyper::upgrade::Upgraded;
@@ -19,8 +20,8 @@ use serde_json::Value;
 
 use super::answer::{Answer, body_response, text};
 use super::request::{Query, RequestInfo};
+use super::{App, connect};
 use crate::cache::Cache;
-use crate::registry::Registry;
 use crate::tunnels::{Address, Connector, Tunnels};
 
 /// How much of an agent's error is passed on.
@@ -111,8 +112,9 @@ impl Kubelets {
     }
 }
 
-/// GET of a Pod's log.
-pub(crate) async fn get(registry: &Registry, kubelets: &Kubelets, info: &RequestInfo) -> Answer {
+/// GET of a Pod's log, by plain HTTP or over WebSocket.
+pub(crate) async fn get(app: &App, info: &RequestInfo, parts: &Parts) -> Answer {
+    let registry = &app.registry;
     registry.catch_up().await?;
     let missing = || ApiError::not_found(&kinds::POD, &info.name);
     let pod = registry.cache.get(&kinds::POD, &info.namespace, &info.name).ok_or_else(missing)?;
@@ -127,8 +129,11 @@ pub(crate) async fn get(registry: &Registry, kubelets: &Kubelets, info: &Request
         info.name,
         passed_on(&info.query)
     );
+    if connect::is_websocket(&parts.headers) {
+        return connect::pass_on(app, node, &path, parts).await;
+    }
     let request = request(&registry.cache, node, Method::GET, &path, HeaderMap::new())?;
-    let response = send(kubelets, node, request).await?;
+    let response = send(&app.kubelets, node, request).await?;
     let status = response.status();
     if status.is_success() {
         return Ok(body_response(200, "text/plain", Body::new(response.into_body())));

@@ -48,7 +48,7 @@ pub(crate) async fn serve(
             write::scale(&app.registry, info, kind, parts, body).await
         }
         (Subresource::Binding, "create") => bind(app, info, parts, body).await,
-        (Subresource::Log, "get") => logs::get(&app.registry, &app.kubelets, info).await,
+        (Subresource::Log, "get") => logs::get(app, info, parts).await,
         (Subresource::Token, "create") => token(app, info, parts, body).await,
         (Subresource::Eviction, "create") => eviction::evict(app, info, parts, body).await,
         (Subresource::Exec | Subresource::Attach | Subresource::PortForward, "get" | "create") => {

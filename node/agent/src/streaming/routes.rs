@@ -218,7 +218,7 @@ fn form(protocol: &str) -> Form {
 }
 
 /// Gives the answer that was agreed on, and the connection to `then` once the client has it.
-fn switch<F>(
+pub(super) fn switch<F>(
     mut request: Request,
     answer: Response,
     then: impl FnOnce(Upgraded) -> F + Send + 'static,

@@ -206,7 +206,7 @@ fn piece(form: Form, channel: u32, data: &[u8]) -> Message {
     Message::Binary(message.freeze())
 }
 
-fn closing(code: CloseCode) -> Message {
+pub(super) fn closing(code: CloseCode) -> Message {
     Message::Close(Some(CloseFrame { code, reason: "".into() }))
 }
 
