@@ -186,6 +186,7 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
         hosts.clone(),
         settings,
     );
+    machine.storage = volumes.disk();
     let workers = Workers::start(Parts {
         client: client.clone(),
         hosts: hosts.clone(),

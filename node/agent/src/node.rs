@@ -6,8 +6,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{
-    DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus,
-    NodeSystemInfo, Taint,
+    DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures, NodeSpec,
+    NodeStatus, NodeSystemInfo, Taint,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Time};
@@ -50,6 +50,8 @@ pub struct Machine {
     pub cpus: u32,
     /// Memory, in bytes.
     pub memory: u64,
+    /// Size of the disk that Pods write to, in bytes; 0 until it is known.
+    pub storage: u64,
 }
 
 impl Machine {
@@ -67,6 +69,7 @@ impl Machine {
             containers: false,
             cpus,
             memory,
+            storage: 0,
         }
     }
 
@@ -119,20 +122,25 @@ impl Machine {
                 ..NodeSpec::default()
             }),
             status: Some(NodeStatus {
-                capacity: Some(self.resources(self.memory)),
+                capacity: Some(self.resources(self.memory, self.storage)),
                 ..NodeStatus::default()
             }),
         }
     }
 
-    fn resources(&self, memory: u64) -> BTreeMap<String, Quantity> {
-        [
+    fn resources(&self, memory: u64, storage: u64) -> BTreeMap<String, Quantity> {
+        let mut all: BTreeMap<String, Quantity> = [
             ("cpu", self.cpus.to_string()),
             ("memory", format!("{}Ki", memory >> 10)),
             ("pods", self.max_pods.to_string()),
         ]
         .map(|(name, amount)| (name.to_owned(), Quantity(amount)))
-        .into()
+        .into();
+        if storage > 0 {
+            let amount = format!("{}Ki", storage >> 10);
+            all.insert("ephemeral-storage".to_owned(), Quantity(amount));
+        }
+        all
     }
 
     fn status(&self, now: Timestamp, images: &Images) -> NodeStatus {
@@ -154,8 +162,11 @@ impl Machine {
         };
         let version = concat!("v1.36.0+coracle-", env!("CARGO_PKG_VERSION")).to_owned();
         NodeStatus {
-            capacity: Some(self.resources(self.memory)),
-            allocatable: Some(self.resources(allocatable(self.memory))),
+            capacity: Some(self.resources(self.memory, self.storage)),
+            allocatable: Some(
+                self.resources(allocatable(self.memory), allocatable_storage(self.storage)),
+            ),
+            features: Some(NodeFeatures { supplemental_groups_policy: Some(self.containers) }),
             addresses: Some(vec![address("InternalIP", &self.ip), address("Hostname", &self.name)]),
             conditions: Some(vec![
                 condition(
@@ -216,6 +227,11 @@ impl Machine {
 /// What Pods may have of so much memory, in bytes: all but 1/20, at most 512 MiB, for the node itself.
 pub fn allocatable(memory: u64) -> u64 {
     memory - (memory / 20).min(512 << 20)
+}
+
+/// What Pods may ask for of a disk of that size, in bytes: all but a tenth, where upstream's kubelet begins to evict.
+pub fn allocatable_storage(disk: u64) -> u64 {
+    disk - disk / 10
 }
 
 fn os_name(release: &str) -> String {

@@ -16,7 +16,9 @@ use std::time::Duration;
 
 use coracle_network::Mode;
 use coracle_network::linux::Make;
-use coracle_sandbox::{Client, ClientError, ProblemCode, SandboxSpec, SandboxStatus, UserMapping};
+use coracle_sandbox::{
+    Client, ClientError, ProblemCode, Resources, SandboxSpec, SandboxStatus, UserMapping,
+};
 use nix::sched::CloneFlags;
 use tokio_util::sync::CancellationToken;
 
@@ -172,6 +174,36 @@ impl Hosts {
     pub fn is_mixed(&self, uid: &str) -> bool {
         let host = self.host(uid);
         host.shim.is_some() && host.client.socket().exists()
+    }
+
+    /// Gives a Pod as a whole other limits, wherever it runs.
+    ///
+    /// # Errors
+    /// What its host or its shim says to that.
+    pub async fn resize(&self, uid: &str, resources: &Resources) -> Result<(), ClientError> {
+        let host = self.host(uid);
+        if !host.is_shared() {
+            let mut state = host.state.lock().await;
+            if let Some(tenant) = state.tenants.get_mut(uid) {
+                tenant.memory = resources.memory_limit;
+                tenant.cpu = resources.cpu_weight;
+            }
+            self.limit(&host, &mut state);
+        }
+        let shim = self.shim(uid);
+        if let Some(shim) = &shim {
+            shim.update_sandbox(uid, resources).await?;
+        }
+        if shim.is_some() && !self.is_mixed(uid) {
+            return Ok(());
+        }
+        match host.client.update_sandbox(uid, resources).await {
+            // Of a Pod with containers it need not know anything yet.
+            Err(ClientError::Problem(p)) if shim.is_some() && p.code == ProblemCode::NotFound => {
+                Ok(())
+            }
+            done => done,
+        }
     }
 
     /// Everything that runs containers now: Wasm hosts that are there, and shims.

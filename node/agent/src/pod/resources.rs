@@ -23,6 +23,17 @@ pub struct PodLimits {
     pub memory_limit: Option<u64>,
 }
 
+impl PodLimits {
+    /// The larger of each; no limit is the largest.
+    pub fn at_least(self, other: PodLimits) -> PodLimits {
+        PodLimits {
+            cpu_request: self.cpu_request.max(other.cpu_request),
+            cpu_limit: self.cpu_limit.zip(other.cpu_limit).map(|(a, b)| a.max(b)),
+            memory_limit: self.memory_limit.zip(other.memory_limit).map(|(a, b)| a.max(b)),
+        }
+    }
+}
+
 /// Works them out.
 pub fn pod_limits(pod: &Pod) -> PodLimits {
     let Some(spec) = &pod.spec else { return PodLimits::default() };

@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use crate::pod::lifecycle::{
     Container, Ending, Phase, PodState, Process, Role, Sandbox, Termination,
 };
+use crate::pod::resize::{self, Resize};
 use crate::pod::spec;
 
 /// Bytes of termination messages in one Pod's status.
@@ -18,9 +19,12 @@ const MESSAGES: usize = 12 << 10;
 /// Conditions that the node decides on.
 const OURS: [&str; 4] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"];
 
+/// Those of them that come and go.
+pub const GOING: [&str; 2] = [resize::PENDING, resize::IN_PROGRESS];
+
 /// Whether the node decides on that condition.
 pub fn is_ours(condition: &str) -> bool {
-    OURS.contains(&condition)
+    OURS.contains(&condition) || GOING.contains(&condition)
 }
 
 /// What the API is to be told of a Pod. `before` is what it was told last: conditions keep their transition time
@@ -28,6 +32,7 @@ pub fn is_ours(condition: &str) -> bool {
 pub fn status(
     pod: &Pod,
     state: &PodState,
+    resize: Option<&Resize>,
     before: Option<&PodStatus>,
     host_ip: &str,
     now: Timestamp,
@@ -37,7 +42,15 @@ pub fn status(
     let waits = waiting_reason(state);
     let all = spec::containers(pod).filter_map(|(init, spec)| {
         let known = state.containers.iter().find(|k| *k.rule.name == *spec.name)?;
-        Some((init, container(pod, spec, known, waits, room)))
+        let mut told = container(pod, spec, known, waits, room);
+        if told.state.as_ref().is_some_and(|state| state.running.is_some())
+            && let Some(has) = resize.and_then(|resize| resize.in_force(&spec.name))
+            && let Some(resources) = &mut told.resources
+        {
+            resources.requests.clone_from(&has.requests);
+            resources.limits.clone_from(&has.limits);
+        }
+        Some((init, told))
     });
     let (init, main): (Vec<_>, Vec<_>) = all.partition(|(init, _)| *init);
     let added: Vec<_> = spec::ephemeral(pod)
@@ -64,9 +77,14 @@ pub fn status(
         Some(Ending::Evicted { message }) => (Some("Evicted"), Some(message.clone())),
         _ => (None, None),
     };
+    let mut conditions = conditions(pod, state, phase, before, now);
+    if let Some(resize) = resize {
+        let before = before.and_then(|b| b.conditions.as_deref()).unwrap_or_default();
+        conditions.extend(resize.conditions(before, seconds(now).0));
+    }
     PodStatus {
         phase: Some(phase.to_owned()),
-        conditions: Some(conditions(pod, state, phase, before, now)),
+        conditions: Some(conditions),
         container_statuses: Some(main.into_iter().map(|(_, s)| s).collect()),
         init_container_statuses: (!init.is_empty())
             .then(|| init.into_iter().map(|(_, s)| s).collect()),
@@ -185,7 +203,13 @@ fn conditions(
             }
         })
         .collect();
-    all.extend(known().filter(|c| !is_ours(&c.type_)).cloned());
+    all.extend(known().filter(|c| !is_ours(&c.type_)).cloned().map(|mut other| {
+        // That it was scheduled stays so, whatever changes.
+        if other.type_ == "PodScheduled" && other.status == "True" {
+            other.observed_generation = pod.metadata.generation;
+        }
+        other
+    }));
     all
 }
 

@@ -11,6 +11,7 @@ mod images;
 mod logs;
 mod recovery;
 mod report;
+mod resizing;
 mod resolve;
 mod seen;
 mod start;
@@ -24,6 +25,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use coracle_api::pod::Requests;
 use coracle_network::Network;
 use coracle_sandbox::{
     ClientError, CompiledImage, ContainerSpec, Notice, NoticeKind, ProblemCode, Stop,
@@ -33,6 +35,7 @@ use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use tokio::sync::{Notify, Semaphore};
 
 use self::recovery::Recovery;
+use self::resizing::asks;
 use self::resolve::Fetching;
 use self::successor::{Leave, Makers};
 use crate::events::Recorder;
@@ -44,6 +47,7 @@ use crate::namespaces::Namespaces;
 use crate::objects::Objects;
 use crate::pod::kept::Kept;
 use crate::pod::lifecycle::{Action, Event, HookKind, PodState, ProbeKind, Sandbox};
+use crate::pod::resize::{self, Resize};
 use crate::pod::volumes::{Owner, Volumes};
 use crate::pod::{hooks, oci, ports, probes, spec};
 use crate::services::Services;
@@ -114,12 +118,18 @@ struct Inner {
 struct Table {
     pods: HashMap<String, Entry>,
     timers: BinaryHeap<Reverse<(Timestamp, String)>>,
+    /// Somebody looks after those who wait for room to be resized.
+    waits_for_room: bool,
 }
 
 struct Entry {
     namespace: Box<str>,
     name: Box<str>,
+    /// As the API has it, but for resources that it was not given (yet): see `resize`.
     pod: Kept<Pod>,
+    /// What it has of the node's room.
+    asks: Requests,
+    resize: Option<Box<Resize>>,
     on_host_network: bool,
     /// Ports of the machine that it takes once it is taken on, which is decided when its sandbox is made.
     ports: Box<[ports::Port]>,
@@ -213,7 +223,7 @@ impl Workers {
     }
 
     /// The Pod as the API has it now; one not known yet starts from `initial`.
-    pub fn apply(&self, pod: Pod, initial: impl FnOnce(&Pod) -> PodState) {
+    pub fn apply(&self, mut pod: Pod, initial: impl FnOnce(&Pod) -> PodState) {
         let Some(uid) = pod.metadata.uid.clone() else { return };
         let mut grace = pod
             .metadata
@@ -221,6 +231,7 @@ impl Workers {
             .is_some()
             .then(|| pod.metadata.deletion_grace_period_seconds.unwrap_or(30));
         let (mut changed, mut joined) = (Vec::new(), Vec::new());
+        let resized;
         {
             let mut table = self.table();
             match table.pods.get_mut(&uid) {
@@ -236,6 +247,7 @@ impl Workers {
                         joined = spec::rules(&pod);
                         joined.retain(|rule| entry.state.container(&rule.name).is_none());
                     }
+                    resized = entry.asks_for(&mut pod);
                     entry.pod = Kept::new(lean(pod));
                     self.inner.parts.volumes.pod_changed(&uid, &entry.pod);
                 }
@@ -245,8 +257,10 @@ impl Workers {
                         let left = end.0.duration_since(Timestamp::now()).as_secs().max(1);
                         grace = grace.map(|grace| grace.min(left));
                     }
-                    let (namespace, name) = names(&pod);
                     let state = initial(&pod);
+                    let resize = resize::recall(&mut pod).map(Box::new);
+                    resized = resize.is_some();
+                    let (namespace, name) = names(&pod);
                     let entry = Entry {
                         namespace: namespace.into(),
                         name: name.into(),
@@ -255,6 +269,8 @@ impl Workers {
                         is_taken_on: state.sandbox == Sandbox::Ready,
                         is_probed: spec::is_probed(&pod),
                         state,
+                        asks: asks(&pod),
+                        resize,
                         told: pod.status.clone().map(Told::new),
                         pod: Kept::new(lean(pod)),
                         wake: None,
@@ -279,6 +295,9 @@ impl Workers {
                     table.pods.insert(uid.clone(), entry);
                 }
             }
+        }
+        if resized {
+            self.resize(&uid);
         }
         for rule in joined {
             self.post(&uid, Event::Joined(rule));
@@ -463,6 +482,7 @@ impl Workers {
                     Ok(ip) => Event::SandboxReady(ip),
                     Err(event) => event,
                 };
+                self.made_anew(uid, &pod);
                 self.post(uid, event);
             }
             Action::Pull { container } => {
@@ -474,9 +494,10 @@ impl Workers {
                 self.post(uid, event);
             }
             Action::Start { container, attempt } => {
-                let event = match Box::pin(self.start_container(uid, &pod, &container, attempt))
-                    .await
-                {
+                let started = self.start_container(uid, &pod, &container, attempt);
+                let (name, started) = (container.clone(), Box::pin(started).await);
+                let runs = started.is_ok();
+                let event = match started {
                     Ok(status) => {
                         let started = format!("Container started: {container}");
                         parts.recorder.pod(&pod, Some(&container), false, "Started", started);
@@ -486,6 +507,9 @@ impl Workers {
                 };
                 if let Some(event) = event {
                     self.take(uid, event);
+                }
+                if runs {
+                    self.runs_with(uid, &name, &pod);
                 }
             }
             Action::Stop { container, grace_seconds } => {
@@ -543,7 +567,13 @@ impl Workers {
         if let Some(exec) = &probe.exec {
             return self.exec_probe(uid, name, exec, probe.timeout_seconds.unwrap_or(1)).await;
         }
-        probes::run(ip, &container, probe, |port| self.inner.parts.network.listen_port(port)).await
+        let port = |port| self.inner.parts.network.listen_port(port);
+        let warning = probes::run(ip, &container, probe, port).await?;
+        if let Some(warning) = warning {
+            let message = format!("{} probe warning: {warning}", kind.word());
+            self.inner.parts.recorder.pod(pod, Some(name), true, "ProbeWarning", message);
+        }
+        Ok(())
     }
 
     async fn hook(&self, uid: &str, pod: &Pod, name: &str, kind: HookKind) -> Result<(), String> {

@@ -626,3 +626,18 @@ pub(crate) async fn a_runtime_that_is_insisted_on_is_the_one(context: Arc<Contex
     expect(message, &["0/1 nodes are available", "didn't match Pod's node affinity/selector"])?;
     events(&cluster, "as-oci", &["FailedScheduling"]).await
 }
+
+/// Whoever fills the disk through the container's own files goes, as whoever fills it through a volume.
+pub(crate) async fn what_it_writes_counts_as_its_storage(context: Arc<Context>) -> Outcome {
+    let Some(cluster) = boxes(&context).await? else { return Ok(()) };
+    for (name, mib) in [("frugal", 4), ("lavish", 10)] {
+        let fill = format!("dd if=/dev/zero of=/filled bs=1M count={mib}; sleep 600");
+        let mut spec = once(&fill, json!({}));
+        spec["containers"][0]["resources"] = json!({"limits": {"ephemeral-storage": "6Mi"}});
+        apply(&cluster, name, spec).await?;
+    }
+    let status = becomes(&cluster, "lavish", "it is evicted", |s| s["phase"] == "Failed").await?;
+    let message = "Container app exceeded its local ephemeral storage limit \"6Mi\". ";
+    anyhow::ensure!(status["reason"] == "Evicted" && status["message"] == message, "{status:#}");
+    becomes(&cluster, "frugal", "the other stays", |s| s["phase"] == "Running").await.map(drop)
+}

@@ -48,6 +48,7 @@ mod probes;
 mod proxying;
 mod quick_start;
 mod reading;
+mod resize;
 mod rollout;
 mod scheduling;
 mod services;
@@ -227,6 +228,7 @@ suite! {
             a_missing_image_is_waited_for,
             a_failing_liveness_probe_restarts,
             files_and_environment,
+            a_node_offers_disk_and_only_its_own_runtimes,
         ]
         // About components, about those who share a host, and about the scheduler, which sees no images.
         wasm [
@@ -270,6 +272,9 @@ suite! {
     env {
         both [every_source, services_are_told_of, what_is_missing_is_waited_for]
     }
+    resize {
+        both [limits_change_while_it_runs, a_policy_may_want_a_restart]
+    }
     limits {
         both [memory_is_a_containers_own_trouble, a_flood_stays_in_its_log]
         // What one instance of a component does to others of the same container.
@@ -290,7 +295,7 @@ suite! {
         both [of_every_kind, decide_on_starts_and_restarts, readiness_has_gates]
     }
     logs {
-        both [tail_since_and_follow, previous_and_selectors]
+        both [tail_since_and_follow, previous_and_selectors, over_websocket]
     }
     among {
         // About the API and controllers.
@@ -438,6 +443,7 @@ suite! {
             a_missing_program_is_a_start_error,
             a_container_that_is_found_late_changes_the_sandbox,
             a_runtime_that_is_insisted_on_is_the_one,
+            what_it_writes_counts_as_its_storage,
         ]
     }
     container_users {

@@ -235,3 +235,62 @@ pub(crate) async fn what_cannot_be_scheduled_says_why(context: Arc<Context>) -> 
     cluster.kubectl(&["taint", "node", &node, "closed-"]).await?;
     cluster.rolled_out("late").await
 }
+
+/// Pods ask for disk as for anything else, and a class whose runtime a node has not is never replaced by another.
+pub(crate) async fn a_node_offers_disk_and_only_its_own_runtimes(context: Arc<Context>) -> Outcome {
+    let cluster = context.up().await?;
+    cluster.push_all(&[("hello-command", "hello-command:v1")]).await?;
+    let node = &cluster.get(&["nodes"]).await?["items"][0]["status"];
+    let kib = |of: &str| -> u64 {
+        let amount = node[of]["ephemeral-storage"].as_str().unwrap_or_default();
+        amount.strip_suffix("Ki").and_then(|kib| kib.parse().ok()).unwrap_or_default()
+    };
+    let (all, offered) = (kib("capacity"), kib("allocatable"));
+    anyhow::ensure!(offered > 0 && offered < all, "{node:#}");
+    let asks = |name: &str, kib: u64| {
+        let resources = format!("    resources: {{requests: {{ephemeral-storage: {kib}Ki}}}}\n");
+        command_pod(name, "Never", &["--lines", "1"]) + &resources
+    };
+    cluster.apply(&[asks("little", 1024), asks("too-much", offered + 1)].join("---")).await?;
+    pod_is(&cluster, "little", "it ran", |status| status["phase"] == "Succeeded").await?;
+    pod_is(&cluster, "too-much", "there is no such disk", |status| {
+        let said = status["conditions"][0]["message"].as_str().unwrap_or_default();
+        said.contains("Insufficient ephemeral-storage")
+    })
+    .await?;
+
+    let class = "apiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata: {name: locked}\nhandler: vault\n";
+    cluster.apply(class).await?;
+    let pod = command_pod("locked", "Never", &["--lines", "1"]);
+    cluster.apply(&pod.replacen("spec:\n", "spec:\n  runtimeClassName: locked\n", 1)).await?;
+    eventually(SOON, "it is said that there is no such runtime", async || {
+        let events = cluster.kubectl(&["events", "--for=pod/locked"]).await?;
+        expect(&events, &["FailedCreatePodSandBox", "no runtime for \"vault\" is configured"])
+    })
+    .await?;
+    let status = status(&cluster, "locked").await?;
+    anyhow::ensure!(status["phase"] == "Pending", "{status:#}");
+
+    // Put there by name, past the scheduler.
+    let node = cluster.kubectl(&["get", "nodes", "-o", "name"]).await?;
+    let node = node.trim().trim_start_matches("node/");
+    let put = |name: &str, more: &str| {
+        let pod = command_pod(name, "Never", &["--lines", "1"]);
+        pod.replacen("spec:\n", &format!("spec:\n  nodeName: {node}\n{more}"), 1)
+    };
+    let greedy = put("greedy", "") + "    resources: {requests: {cpu: 1M}}\n";
+    cluster.apply(&[greedy, put("foreign", "  os: {name: windows}\n")].join("---")).await?;
+    let told =
+        "Pod was rejected: Node didn't have enough resource: cpu, requested: 1000000000, used: ";
+    let foreign = "Pod was rejected: Failed to admit pod as the OS field doesn't match node OS";
+    for (pod, reason, message) in
+        [("greedy", "OutOfcpu", told), ("foreign", "PodOSNotSupported", foreign)]
+    {
+        pod_is(&cluster, pod, "it is refused", |status| {
+            let said = status["message"].as_str().unwrap_or_default();
+            status["phase"] == "Failed" && status["reason"] == reason && said.starts_with(message)
+        })
+        .await?;
+    }
+    Ok(())
+}

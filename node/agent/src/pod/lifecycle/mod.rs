@@ -267,16 +267,16 @@ impl PodState {
                 }
             }
             Event::ImageChanged { container } => {
-                let grace = self.grace;
-                let over = self.is_over();
-                let Some(c) = self.container(&container) else { return };
-                c.retry();
-                if !over && c.phase.since().is_some() {
-                    c.again = true;
+                if let Some(c) = self.container(&container) {
+                    c.retry();
                     let why =
                         format!("Container {container} definition changed, will be restarted");
-                    c.begin_stop(grace, why, now, actions);
+                    self.start_again(&container, why, now, actions);
                 }
+            }
+            Event::Resized { container } => {
+                let why = format!("Container {container} resize requires restart");
+                self.start_again(&container, why, now, actions);
             }
             Event::SandboxReady(ip) => {
                 self.ip = Some(ip);
@@ -364,6 +364,22 @@ impl PodState {
             Event::Hooked { container, attempt, kind, result } => {
                 self.hooked(&container, attempt, kind, result, now, actions);
             }
+        }
+    }
+
+    /// Has a container that runs end and start again, whatever its policy.
+    fn start_again(
+        &mut self,
+        container: &str,
+        why: String,
+        now: Timestamp,
+        actions: &mut Vec<Action>,
+    ) {
+        let (grace, over) = (self.grace, self.is_over());
+        let Some(c) = self.container(container) else { return };
+        if !over && c.phase.since().is_some() {
+            c.again = true;
+            c.begin_stop(grace, why, now, actions);
         }
     }
 

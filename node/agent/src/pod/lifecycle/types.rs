@@ -287,6 +287,11 @@ pub enum Event {
         /// Which container.
         container: String,
     },
+    /// The container has to start again to have what it was given.
+    Resized {
+        /// Which container.
+        container: String,
+    },
     /// The sandbox exists.
     SandboxReady(IpAddr),
     /// The sandbox could not be made.

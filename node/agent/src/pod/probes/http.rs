@@ -6,9 +6,11 @@ use std::pin::pin;
 use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Request, Response, Uri};
-use http_body_util::Empty;
-use hyper::body::Incoming;
+use futures::StreamExt as _;
+use http::header::LOCATION;
+use http::response::Parts;
+use http::{HeaderName, HeaderValue, Request, Uri};
+use http_body_util::{BodyExt as _, Empty};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::{Container, HTTPGetAction};
 use rustls_pki_types::ServerName;
@@ -21,6 +23,8 @@ use crate::tls::{self, Presented};
 
 /// Redirects that are followed.
 const REDIRECTS: usize = 10;
+/// As much of what comes with one that is not followed is told (upstream's `maxRespBodyLength`).
+const MOST_SAID: usize = 10 << 10;
 
 /// What is asked for.
 pub struct Target {
@@ -118,25 +122,36 @@ impl Target {
     }
 }
 
-/// The status of the answer. A redirect to another host is an answer too. `port` is as for [`super::run`].
-pub async fn get(target: &Target, port: impl Fn(u16) -> u16) -> Result<u16, String> {
+/// What came of it in the end.
+pub struct Reply {
+    /// The status of the answer.
+    pub status: u16,
+    /// What was said with a redirect, the beginning of it; other answers are not read.
+    pub said: String,
+}
+
+/// The answer. A redirect to another host is an answer too. `port` is as for [`super::run`].
+pub async fn get(target: &Target, port: impl Fn(u16) -> u16) -> Result<Reply, String> {
     let said = |target: &Target, error: String| format!("Get {:?}: {error}", target.url());
     let mut next: Option<Target> = None;
     for _ in 0..=REDIRECTS {
         let target = next.as_ref().unwrap_or(target);
-        let answer = ask(target, &port).await.map_err(|e| said(target, e))?;
-        let status = answer.status();
-        let location = answer.headers().get(http::header::LOCATION).and_then(|l| l.to_str().ok());
-        let follow = matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308);
-        match location.filter(|_| follow).and_then(|location| target.redirected(location)) {
+        let (head, body) = ask(target, &port).await.map_err(|e| said(target, e))?;
+        let location = head.headers.get(LOCATION).and_then(|location| location.to_str().ok());
+        let location = location.filter(|_| is_redirect(&head));
+        match location.and_then(|location| target.redirected(location)) {
             Some(redirected) => next = Some(redirected),
-            None => return Ok(status.as_u16()),
+            None => return Ok(Reply { status: head.status.as_u16(), said: body }),
         }
     }
     Err(said(target, format!("stopped after {REDIRECTS} redirects")))
 }
 
-async fn ask(target: &Target, port: impl Fn(u16) -> u16) -> Result<Response<Incoming>, String> {
+fn is_redirect(head: &Parts) -> bool {
+    matches!(head.status.as_u16(), 301 | 302 | 303 | 307 | 308)
+}
+
+async fn ask(target: &Target, port: impl Fn(u16) -> u16) -> Result<(Parts, String), String> {
     let host = target.host.trim_start_matches('[').trim_end_matches(']');
     let ip = address(Some(host), target.pod).await?;
     // Only the Pod's own ports are moved.
@@ -151,16 +166,30 @@ async fn ask(target: &Target, port: impl Fn(u16) -> u16) -> Result<Response<Inco
     exchange(stream, request).await
 }
 
+/// The answer's head, and what a redirect says.
 async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     request: Request<Empty<Bytes>>,
-) -> Result<Response<Incoming>, String> {
+) -> Result<(Parts, String), String> {
     let io = TokioIo::new(stream);
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(io).await.map_err(|e| e.to_string())?;
-    let mut answer = pin!(sender.send_request(request));
-    // The connection is driven here, and closed by being dropped: only the answer's head is wanted. One that ends may
-    // have brought the answer just before.
+    let answer = async move {
+        let (head, body) = sender.send_request(request).await?.into_parts();
+        let mut said = Vec::new();
+        if is_redirect(&head) {
+            let mut pieces = body.into_data_stream();
+            while said.len() < MOST_SAID
+                && let Some(Ok(piece)) = pieces.next().await
+            {
+                said.extend_from_slice(&piece[..piece.len().min(MOST_SAID - said.len())]);
+            }
+        }
+        Ok::<_, hyper::Error>((head, String::from_utf8_lossy(&said).into_owned()))
+    };
+    let mut answer = pin!(answer);
+    // The connection is driven here, and closed by being dropped: only this much is wanted. One that ends may have brought
+    // the answer just before.
     let answer = tokio::select! {
         biased;
         answer = &mut answer => answer,

@@ -17,26 +17,30 @@ use crate::pod::spec;
 /// Whom this node's probes and hooks come from.
 const USER_AGENT: &str = "kube-probe/1.36";
 
-/// Asks; `Err` says why the probe failed. `port` maps a Pod's port to the one that this node really serves it on.
+/// Asks; `Err` says why the probe failed, and `Ok` what people should know although it did not. `port` maps a Pod's port to
+/// the one that this node really serves it on.
 pub async fn run(
     ip: IpAddr,
     container: &Container,
     probe: &Probe,
     port: impl Fn(u16) -> u16,
-) -> Result<(), String> {
+) -> Result<Option<String>, String> {
     let limit = probe.timeout_seconds.unwrap_or(1).max(1).unsigned_abs();
     let limit = Duration::from_secs(limit.into());
     if let Some(get) = &probe.http_get {
         let target = http::Target::new(ip, container, get)?;
         let asked = http::get(&target, &port);
-        let status = tokio::time::timeout(limit, asked).await.unwrap_or_else(|_| {
+        let reply = tokio::time::timeout(limit, asked).await.unwrap_or_else(|_| {
             Err(format!(
                 "Get {:?}: context deadline exceeded (Client.Timeout exceeded while awaiting headers)",
                 target.url()
             ))
         })?;
-        return match status {
-            200..400 => Ok(()),
+        return match reply.status {
+            200..300 => Ok(None),
+            300..400 => {
+                Ok(Some(format!("Probe terminated redirects, Response body: {}", reply.said)))
+            }
             code => Err(format!("HTTP probe failed with statuscode: {code}")),
         };
     }
@@ -45,14 +49,15 @@ pub async fn run(
         let ip = address(tcp.host.as_deref(), ip).await?;
         let asked = connect(SocketAddr::new(ip, port(number)));
         return match tokio::time::timeout(limit, asked).await {
-            Ok(connected) => connected.map(drop),
+            Ok(connected) => connected.map(|_| None),
             Err(_) => Err(format!("dial tcp {ip}:{number}: i/o timeout")),
         };
     }
     if let Some(rpc) = &probe.grpc {
         let number = u16::try_from(rpc.port).map_err(|_| format!("invalid port {}", rpc.port))?;
         let address = SocketAddr::new(ip, port(number));
-        return grpc::check(address, rpc.service.as_deref().unwrap_or_default(), limit).await;
+        let service = rpc.service.as_deref().unwrap_or_default();
+        return grpc::check(address, service, limit).await.map(|()| None);
     }
     Err("missing probe handler: use httpGet, tcpSocket or grpc".to_owned())
 }

@@ -33,7 +33,7 @@ fn handle(request: &Request<Incoming>) -> Answer {
         "/ok" => answer(200, &[], b""),
         "/moved" => answer(302, &[("location", "/ok")], b""),
         "/moved-relative" => answer(302, &[("location", "ok")], b""),
-        "/elsewhere" => answer(302, &[("location", "http://192.0.2.7/")], b""),
+        "/elsewhere" => answer(302, &[("location", "http://192.0.2.7/")], b"over there"),
         "/broken-behind" => answer(302, &[("location", "/500")], b""),
         "/loop" => answer(302, &[("location", "/loop")], b""),
         "/seen"
@@ -112,6 +112,11 @@ async fn serve(tls: bool) -> (SocketAddr, Arc<AtomicUsize>) {
 
 /// Asks 127.0.0.1 as a Pod, whose port 80 is really `at`.
 async fn ask(probe: Value, at: u16) -> Result<(), String> {
+    warned(probe, at).await.map(drop)
+}
+
+/// The same, with what people are told.
+async fn warned(probe: Value, at: u16) -> Result<Option<String>, String> {
     let container: Container = serde_json::from_value(
         json!({"name": "c", "ports": [{"name": "web", "containerPort": 80}]}),
     )
@@ -148,6 +153,16 @@ async fn http_is_asked_as_the_kubelet_asks() {
     ] {
         let said = get.to_string();
         assert_eq!(ask(json!({"httpGet": get}), address.port()).await, expected, "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_redirect_to_elsewhere_is_told() {
+    let (address, _) = serve(false).await;
+    let told = "Probe terminated redirects, Response body: over there".to_owned();
+    for (path, expected) in [("/elsewhere", Some(told)), ("/moved", None), ("/ok", None)] {
+        let get = json!({"httpGet": {"path": path, "port": 80}});
+        assert_eq!(warned(get, address.port()).await, Ok(expected), "{path}");
     }
 }
 

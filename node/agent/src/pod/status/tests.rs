@@ -25,7 +25,7 @@ fn after(pod: &Pod, events: Vec<Event>) -> PodState {
 }
 
 fn told(pod: &Pod, state: &PodState) -> Value {
-    json!(status(pod, state, pod.status.as_ref(), "192.0.2.1", at(9)))
+    json!(status(pod, state, None, pod.status.as_ref(), "192.0.2.1", at(9)))
 }
 
 fn ready() -> Event {
@@ -71,7 +71,7 @@ fn a_status_is_the_same_when_it_is_read_again() {
     for event in [vec![Event::Tick, ready()], up("a"), vec![exited]].concat() {
         state.step(event, odd(1));
     }
-    let told = status(&pod, &state, None, "192.0.2.1", odd(9));
+    let told = status(&pod, &state, None, None, "192.0.2.1", odd(9));
     let text = serde_json::to_string(&told).unwrap();
     assert!(text.contains("finishedAt"), "{text}");
     assert_eq!(serde_json::from_str::<PodStatus>(&text).unwrap(), told);
@@ -211,7 +211,11 @@ fn conditions_say_what_is_not_met() {
         "containers with unready status: [a b]"
     );
     assert_eq!(condition(&first, "PodReadyToStartContainers")["status"], "True");
-    assert_eq!(condition(&first, "PodScheduled")["status"], "True");
+    let scheduled = condition(&first, "PodScheduled");
+    assert_eq!(
+        (&scheduled["status"], &scheduled["observedGeneration"]),
+        (&json!("True"), &json!(4))
+    );
     let waiting = &first["initContainerStatuses"][0]["state"]["waiting"]["reason"];
     assert_eq!(waiting, "PodInitializing");
 

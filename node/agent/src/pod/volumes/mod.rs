@@ -40,6 +40,7 @@ use self::payload::Inputs;
 pub use self::update::Hooks;
 use crate::events::Recorder;
 use crate::hosts::Hosts;
+use crate::node::allocatable_storage;
 use crate::objects::{Objects, References};
 use crate::pod::env::NodeFacts;
 use crate::pod::kept::Kept;
@@ -135,9 +136,14 @@ impl Volumes {
     }
 
     /// Bytes of the disk on which volumes lie.
-    pub fn storage(&self) -> u64 {
+    pub fn disk(&self) -> u64 {
         let found = nix::sys::statvfs::statvfs(&self.inner.settings.data);
         found.map_or(0, |s| s.blocks() * s.fragment_size())
+    }
+
+    /// What of it Pods may ask for together.
+    pub fn storage(&self) -> u64 {
+        allocatable_storage(self.disk())
     }
 
     /// Makes the volumes that the container mounts. `uses_files` is false for a component that imports no files.

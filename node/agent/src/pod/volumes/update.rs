@@ -173,9 +173,15 @@ impl Volumes {
             let folder = Folder::open(&folders.logs).and_then(|all| all.folder(&inner));
             folder.map_or(0, |folder| folder.usage(enough))
         };
+        // What containers write into their own file systems: their folders lie in one of the Pod's alone.
+        let written_by = |container: &str, enough| {
+            let roots = folders.of_containers().then(|| Folder::open(&folders.roots(container)));
+            roots.and_then(Result::ok).map_or(0, |folder| folder.usage(enough))
+        };
         for (container, limit) in limits() {
             let most = bytes(limit);
-            if logs_of(&container.name, most) > most {
+            let name = &container.name;
+            if logs_of(name, most) + written_by(name, most) > most {
                 return Some(format!(
                     "Container {} exceeded its local ephemeral storage limit \"{limit}\". ",
                     container.name
@@ -183,7 +189,7 @@ impl Volumes {
             }
         }
         let total: Quantity = limits().map(|(_, limit)| limit).sum();
-        used += logs_of("", bytes(total));
+        used += logs_of("", bytes(total)) + written_by("", bytes(total));
         (used > bytes(total)).then(|| {
             format!(
                 "Pod ephemeral local storage usage exceeds the total limit of containers {total}. "

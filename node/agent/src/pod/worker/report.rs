@@ -76,7 +76,14 @@ impl Workers {
         let told = entry.told.as_ref().map(|told| told.status.open());
         let told = told.as_deref();
         let host_ip = &self.inner.parts.host_ip;
-        let status = status::status(&pod, &entry.state, told, host_ip, Timestamp::now());
+        let status = status::status(
+            &pod,
+            &entry.state,
+            entry.resize.as_deref(),
+            told,
+            host_ip,
+            Timestamp::now(),
+        );
         let silent = entry.state.ending == Some(Ending::Vanished) || entry.state.settled.is_some();
         if silent || told == Some(&status) {
             entry.reporting = false;
@@ -104,7 +111,7 @@ impl Workers {
             patch["metadata"]["annotations"] = json!({IMPORTS: imports});
         }
         let patch = match has_others_conditions(pod) {
-            true => Patch::Strategic(patch),
+            true => Patch::Strategic(without_gone(patch)),
             false => Patch::Merge(patch),
         };
         api.patch_status(name, &PatchParams::default(), &patch).await
@@ -148,6 +155,18 @@ fn imports_of<'a>(images: impl Iterator<Item = &'a Arc<CompiledImage>>) -> Strin
     let names = images.flat_map(|image| &image.info.imports);
     let names: BTreeSet<&str> = names.map(|name| name.split('@').next().unwrap_or(name)).collect();
     names.into_iter().collect::<Vec<_>>().join(",")
+}
+
+/// Conditions that a strategic patch does not name stay: those that have gone are named.
+fn without_gone(mut patch: serde_json::Value) -> serde_json::Value {
+    if let Some(conditions) = patch["status"]["conditions"].as_array_mut() {
+        for gone in status::GOING {
+            if !conditions.iter().any(|c| c["type"] == gone) {
+                conditions.push(json!({"$patch": "delete", "type": gone}));
+            }
+        }
+    }
+    patch
 }
 
 /// A merge patch keeps what it does not name: fields that may go away are named.

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt, Shared, select_all};
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::node::v1::RuntimeClass;
+use kube::Api;
 
 use super::{Workers, images};
 use crate::images::{Kind, PullError, Pulled, Workload};
@@ -20,6 +22,9 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// An image on its way; what became of it is there for all that ask.
 pub(super) type Fetching = Shared<BoxFuture<'static, Result<Pulled, Arc<PullError>>>>;
 
+/// What RuntimeClasses may name here, and what the cluster's own are called.
+const HANDLERS: [&str; 4] = ["oci", "wasm", "wasm-namespace", "wasm-pod"];
+
 /// What a Pod's class insists on.
 fn insists(pod: &Pod) -> Option<Kind> {
     match pod.spec.as_ref()?.runtime_class_name.as_deref()? {
@@ -30,6 +35,23 @@ fn insists(pod: &Pod) -> Option<Kind> {
 }
 
 impl Workers {
+    /// Why the Pod must not be made here: its class promises a runtime that this node has not, and perhaps more isolation
+    /// than any of its own gives.
+    pub(super) async fn lacks_runtime(&self, pod: &Pod) -> Option<String> {
+        let class = pod.spec.as_ref()?.runtime_class_name.as_deref()?;
+        if HANDLERS.contains(&class) {
+            return None;
+        }
+        let classes: Api<RuntimeClass> = Api::all(self.inner.parts.client.clone());
+        let why = match classes.get_opt(class).await {
+            Ok(Some(found)) if HANDLERS.contains(&found.handler.as_str()) => return None,
+            Ok(Some(found)) => format!("no runtime for {:?} is configured", found.handler),
+            Ok(None) => format!("runtimeclasses.node.k8s.io {class:?} not found"),
+            Err(error) => format!("RuntimeClass {class:?}: {error}"),
+        };
+        Some(format!("Failed to create pod sandbox: failed to get sandbox runtime: {why}"))
+    }
+
     /// Whether the Pod is to be made for containers.
     pub(super) async fn needs_containers(&self, uid: &str, pod: &Arc<Pod>) -> bool {
         let parts = &self.inner.parts;

@@ -122,6 +122,12 @@ impl Workers {
         if let Some(problem) = pod_names::problem(pod) {
             return Err(failed(problem));
         }
+        if let Some(refused) = self.refuses(uid, pod) {
+            return Err(refused);
+        }
+        if let Some(problem) = self.lacks_runtime(pod).await {
+            return Err(failed(problem));
+        }
         // Who runs it has to be allowed the folders of its claims.
         let resolved = parts.volumes.resolve(uid, pod).await;
         let pod = &resolved.map_err(|error| failed(error.to_string()))?;
