@@ -6,11 +6,11 @@ use coracle_api::pod::Requests;
 use k8s_openapi::api::core::v1::Pod;
 
 /// The reason and what people are told, as the kubelet has them. `asked` is what the Pod asks for, `others` what all
-/// other Pods here do; `room` is what the node offers, in millicores and bytes.
+/// other Pods here do, which costs a look at each; `room` is what the node offers, in millicores and bytes.
 pub(super) fn refusal(
     pod: &Pod,
     asked: Requests,
-    others: Requests,
+    others: impl FnOnce() -> Requests,
     room: (u64, u64),
 ) -> Option<(&'static str, String)> {
     let os = pod.spec.as_ref().and_then(|spec| spec.os.as_ref());
@@ -18,19 +18,17 @@ pub(super) fn refusal(
         let why = "Failed to admit pod as the OS field doesn't match node OS";
         return Some(("PodOSNotSupported", why.to_owned()));
     }
-    let all = [
-        ("OutOfcpu", "cpu", asked.cpu_milli, others.cpu_milli, room.0),
-        ("OutOfmemory", "memory", asked.memory, others.memory, room.1),
-    ];
-    let too_much = all
-        .into_iter()
-        .find(|(.., asked, _, room)| u64::try_from(*asked).is_ok_and(|asked| asked > *room));
-    too_much.map(|(reason, name, asked, used, room)| {
-        let why = format!(
-            "Node didn't have enough resource: {name}, requested: {asked}, used: {used}, capacity: {room}"
-        );
-        (reason, why)
-    })
+    let of_cpu: fn(&Requests) -> i64 = |of| of.cpu_milli;
+    let all = [("cpu", of_cpu, room.0), ("memory", |of| of.memory, room.1)];
+    let exceeds = |asked: i64, room: u64| u64::try_from(asked).is_ok_and(|asked| asked > room);
+    let (name, amount, room) = all.into_iter().find(|(_, of, room)| exceeds(of(&asked), *room))?;
+    let (reason, used) =
+        (if name == "cpu" { "OutOfcpu" } else { "OutOfmemory" }, amount(&others()));
+    let asked = amount(&asked);
+    let why = format!(
+        "Node didn't have enough resource: {name}, requested: {asked}, used: {used}, capacity: {room}"
+    );
+    Some((reason, why))
 }
 
 #[cfg(test)]
@@ -49,7 +47,7 @@ mod tests {
             let pod: Pod = serde_json::from_value(pod).expect("a Pod");
             let asked = Requests { cpu_milli: cpu, memory, ..Requests::default() };
             let others = Requests { cpu_milli: 1500, memory: 1 << 20, ..Requests::default() };
-            let refused = refusal(&pod, asked, others, (2000, 2 << 20));
+            let refused = refusal(&pod, asked, || others, (2000, 2 << 20));
             let refused = refused.as_ref().map(|(reason, why)| (*reason, why.as_str()));
             assert_eq!(refused, expected);
         };

@@ -87,7 +87,7 @@ impl Table {
 impl Workers {
     /// Why the node does not take the Pod, if it does not.
     pub(super) fn refuses(&self, uid: &str, pod: &Pod) -> Option<Event> {
-        let others = self.table().others_ask(uid);
+        let others = || self.table().others_ask(uid);
         let (reason, message) = refusal(pod, asks(pod), others, self.inner.parts.allocatable)?;
         Some(Event::SandboxRefused { reason, message })
     }
