@@ -78,16 +78,15 @@ impl View {
     /// How `allocatable` is to change for extended resources that somebody added to `capacity` by hand, or took away: a kubelet
     /// would see to that.
     pub(crate) fn advertised(&self) -> Option<Value> {
-        let is_extended =
-            |name: &&Box<str>| name.contains('/') && !name.starts_with("kubernetes.io/");
+        let is_extended = |name: &str| name.contains('/') && !name.starts_with("kubernetes.io/");
         let Status { capacity, allocatable, .. } = &self.status;
         let mut change = Map::new();
-        for name in capacity.keys().filter(is_extended) {
+        for name in capacity.keys().filter(|name| is_extended(name)) {
             if !allocatable.contains_key(name) {
                 change.insert(name.to_string(), capacity[name].clone());
             }
         }
-        for name in allocatable.keys().filter(is_extended) {
+        for name in allocatable.keys().filter(|name| is_extended(name)) {
             if !capacity.contains_key(name) {
                 change.insert(name.to_string(), Value::Null);
             }

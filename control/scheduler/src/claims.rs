@@ -386,11 +386,11 @@ impl Claims {
     pub(crate) fn release(&mut self, uid: &str) -> Vec<Arc<str>> {
         let free = self.reserved.extract_if(|_, of| **of == *uid);
         let free: Vec<Box<str>> = free.map(|(volume, _)| volume).collect();
-        let of = |volume: &Box<str>| {
+        let of = |volume: &str| {
             let class = self.volumes.get(volume).map(|v| v.class.clone());
             self.concerned(volume, &[class])
         };
-        free.iter().flat_map(of).collect()
+        free.iter().flat_map(|volume| of(volume)).collect()
     }
 
     /// What a waiting Pod needs, as things are.

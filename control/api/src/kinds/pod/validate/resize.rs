@@ -83,7 +83,7 @@ pub(in crate::kinds) fn update(new: &Value, old: &Value) -> Errors {
     };
     if was != class(new) {
         errors.push(FieldError::invalid(
-            &at,
+            at,
             was,
             "Pod QOS Class may not change as a result of resizing",
         ));
@@ -91,7 +91,7 @@ pub(in crate::kinds) fn update(new: &Value, old: &Value) -> Errors {
     let mut running = old.list(&["status", "containerStatuses"]).iter();
     if running.find(|c| c.has(&["state", "running"])).is_some_and(|c| !c.has(&["resources"])) {
         let why = "Pod running on node without support for resize";
-        errors.push(FieldError::forbidden(&at, why));
+        errors.push(FieldError::forbidden(at, why));
     }
     let others = reordered(new, old, &at);
     if !others.is_empty() {
@@ -115,7 +115,7 @@ pub(in crate::kinds) fn update(new: &Value, old: &Value) -> Errors {
                 (_, true) => ONLY_SIDECARS,
                 (_, false) => {
                     if is != was {
-                        errors.push(FieldError::forbidden(&at, NOT_INIT));
+                        errors.push(FieldError::forbidden(at, NOT_INIT));
                     }
                     continue;
                 }
@@ -124,7 +124,7 @@ pub(in crate::kinds) fn update(new: &Value, old: &Value) -> Errors {
             let path = path.index(i);
             removed(is, was, &path.child("resources"), &mut errors);
             if fixed(is) != fixed(was) || is.get("resizePolicy") != was.get("resizePolicy") {
-                errors.push(FieldError::forbidden(&at, why));
+                errors.push(FieldError::forbidden(at, why));
             }
         }
     }
@@ -139,7 +139,7 @@ fn reordered(new: &Value, old: &Value, at: &Path<'_>) -> Errors {
         let at = at.child(list);
         if is.len() != was.len() {
             let why = format!("{list} may not be added or removed on resize");
-            errors.push(FieldError::forbidden(&at, why));
+            errors.push(FieldError::forbidden(at, why));
             continue;
         }
         for (i, _) in is.iter().zip(was).enumerate().filter(|(_, (a, b))| name(a) != name(b)) {
@@ -180,9 +180,9 @@ pub(super) fn policies(container: &Value, starts_again: bool, at: &Path<'_>, err
     let list = at.child("resizePolicy");
     let one_of = |value: &str, allowed: &[&str], errors: &mut Errors| {
         if value.is_empty() {
-            errors.push(FieldError::required(&list, ""));
+            errors.push(FieldError::required(list, ""));
         } else if !allowed.contains(&value) {
-            errors.push(FieldError::not_supported(&list, value, allowed));
+            errors.push(FieldError::not_supported(list, value, allowed));
         }
     };
     for (i, policy) in container.list(&["resizePolicy"]).iter().enumerate() {
@@ -194,7 +194,7 @@ pub(super) fn policies(container: &Value, starts_again: bool, at: &Path<'_>, err
         one_of(wants, &["NotRequired", "RestartContainer"], errors);
         if !starts_again && wants != "NotRequired" {
             let detail = "must be 'NotRequired' when `restartPolicy` is 'Never'";
-            errors.push(FieldError::invalid(&list, wants, detail));
+            errors.push(FieldError::invalid(list, wants, detail));
         }
     }
 }

@@ -28,14 +28,14 @@ pub(super) fn sysctls(spec: &Value, at: &Path<'_>, errors: &mut Errors) {
         }
         if !is_valid(name) {
             let detail = format!("must have at most {LONGEST} characters and match regex {SYNTAX}");
-            errors.push(FieldError::invalid(&at, name, detail));
+            errors.push(FieldError::invalid(at, name, detail));
         } else if !seen.insert(name) {
-            errors.push(FieldError::duplicate(&at, name));
+            errors.push(FieldError::duplicate(at, name));
         }
         // A Pod that is in the host's namespace would change it for all.
         if let Some(whose) = namespace(name).filter(|field| spec.flag(&[field])) {
             let detail = format!("may not be specified when '{whose}' is true");
-            errors.push(FieldError::invalid(&at, name, detail));
+            errors.push(FieldError::invalid(at, name, detail));
         }
     }
 }
