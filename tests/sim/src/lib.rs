@@ -105,7 +105,7 @@ impl World {
             self.restart();
         }
         self.settle()?;
-        checks::settled(&self.store, &self.user)
+        checks::settled(&self.store, &self.user, self.options.calm)
             .map_err(|why| format!("not as declared in the end: {why}\n{}", self.store.describe()))
     }
 
