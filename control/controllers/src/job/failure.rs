@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use coracle_api::Object;
+use coracle_api::{Object, kinds};
 use jiff::SignedDuration;
 use serde::Deserialize;
 
@@ -150,6 +150,11 @@ impl Run<'_> {
     /// The last failed Pod of each index that is to be tried again, by index: where the next one reads how often.
     pub(super) fn hold(&mut self) {
         if self.job.is_deleting() || self.old.is("SuccessCriteriaMet") {
+            return;
+        }
+        // Nothing is made in a namespace that goes, and it goes once its Pods are gone.
+        let namespace = self.cluster.get(&kinds::NAMESPACE, "", &self.job.meta.namespace);
+        if namespace.is_some_and(|namespace| namespace.is_deleting()) {
             return;
         }
         let running: HashSet<_> = self.active().filter_map(|at| self.pods[at].index).collect();

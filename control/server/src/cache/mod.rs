@@ -8,6 +8,7 @@
 mod decode;
 mod event;
 mod hub;
+mod initial;
 mod source;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -30,6 +31,8 @@ pub(crate) use decode::{Decoder, Unreadable};
 pub(crate) use event::{Event, Wire};
 use hub::Hub;
 pub(crate) use hub::Scope;
+pub(crate) use initial::Initial;
+use initial::Lists;
 pub(crate) use source::{Source, SourceError};
 
 /// Objects read from the store at a time while loading…
@@ -58,6 +61,8 @@ struct Shared {
     metrics: broadcast::Sender<Arc<BTreeSet<String>>>,
     revision: watch::Sender<u64>,
     failure: Mutex<Option<String>>,
+    /// What watches begin with.
+    lists: Lists,
 }
 
 /// Kind, namespace and name.
@@ -107,6 +112,7 @@ impl Cache {
                 metrics: broadcast::Sender::new(METRICS_BUFFER),
                 revision: watch::Sender::new(revision),
                 failure: Mutex::new(None),
+                lists: Lists::default(),
             }),
         })
     }
@@ -230,6 +236,11 @@ impl Cache {
     /// One object.
     pub(crate) fn get(&self, kind: &Kind, namespace: &str, name: &str) -> Option<Arc<Object>> {
         self.read().get(kind, namespace, name).cloned()
+    }
+
+    /// What a watch of a kind, in a namespace or everywhere, begins with.
+    pub(crate) fn begin(&self, kind: &Kind, namespace: &str, objects: Vec<Arc<Object>>) -> Initial {
+        self.shared.lists.begin(kind.resource, namespace, objects)
     }
 
     /// The newest revision that has been published.

@@ -6,7 +6,6 @@
 //! An object that comes to match is `ADDED`, one that ceases to match is `DELETED`, whatever happened to it. Changes come
 //! from a [`Source`], which cannot lose any; a revision that is forgotten ends the stream with a `410`.
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +25,7 @@ use super::answer::{Answer, body_response};
 use super::read::{self, Selection};
 use super::render::Render;
 use super::request::RequestInfo;
-use crate::cache::{Event, Source, SourceError};
+use crate::cache::{Event, Initial, Source, SourceError};
 use crate::registry::Registry;
 
 /// A watch without `timeoutSeconds` ends after this to twice this, as upstream.
@@ -42,7 +41,7 @@ struct Watch {
     registry: Registry,
     selection: Selection,
     render: Render,
-    initial: VecDeque<Arc<Object>>,
+    initial: Initial,
     /// The bookmark that ends the initial state, at this revision.
     initial_end: Option<u64>,
     source: Source,
@@ -138,7 +137,8 @@ pub(crate) async fn watch(
     let source =
         Source::new(registry.cache.clone(), registry.store.clone(), kind, selection.scope(), after);
     let now = Instant::now();
-    let initial = selection.narrow(registry.show_all(kind, initial).await?).into();
+    let initial = selection.narrow(registry.show_all(kind, initial).await?);
+    let initial = registry.cache.begin(kind, &selection.namespace, initial);
     let watch = Watch {
         registry: registry.clone(),
         selection,
@@ -196,11 +196,11 @@ impl Watch {
     /// Sends of the initial state what fits; false once it is all sent.
     fn initial(&mut self, out: &mut Chunk) -> bool {
         while out.len() < CHUNK
-            && let Some(object) = self.initial.pop_front()
+            && let Some(object) = self.initial.next()
         {
             self.event("ADDED", &object, out);
         }
-        if self.initial.is_empty()
+        if self.initial.is_over()
             && let Some(revision) = self.initial_end.take()
         {
             self.bookmark(revision, true, out);

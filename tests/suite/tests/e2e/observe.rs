@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use coracle_test_cluster::{eventually, http};
 
-use crate::context::{Context, Outcome, SOON, expect};
+use crate::context::{ClusterExt as _, Context, Outcome, SOON, expect};
 use crate::front::served;
 
 pub(crate) async fn usage_is_seen_by_kubectl_top(context: Arc<Context>) -> Outcome {
@@ -77,14 +77,19 @@ pub(crate) async fn metrics_of_every_part(context: Arc<Context>) -> Outcome {
             "prober_probe_total{probe_type=\"Readiness\",result=\"successful\"}",
         ],
     )?;
+    let stored = async |kind: &str| {
+        let all = cluster.get(&[kind, "-A"]).await?;
+        anyhow::Ok(all["items"].as_array().map_or(0, Vec::len))
+    };
+    let (pods, deployments) = (stored("pods").await?, stored("deployments").await?);
     let server = raw("/metrics").await?;
     expect(
         &server,
         &[
             "apiserver_request_total{verb=\"POST\",group=\"\",version=\"v1\",resource=\"pods\",code=\"201\"} 1\n",
             "apiserver_longrunning_requests{verb=\"WATCH\",group=\"\",version=\"v1\",resource=\"pods\"}",
-            "apiserver_storage_objects{resource=\"pods\"} 1\n",
-            "apiserver_storage_objects{resource=\"deployments.apps\"} 0\n",
+            &format!("apiserver_storage_objects{{resource=\"pods\"}} {pods}\n"),
+            &format!("apiserver_storage_objects{{resource=\"deployments.apps\"}} {deployments}\n"),
             "coracle_store_commits_total ",
         ],
     )?;
