@@ -10,6 +10,7 @@ use http::{HeaderValue, StatusCode};
 use hyper::body::Body as _;
 use serde_json::{Value, json};
 
+use super::accept::meta_version;
 use super::render::protobuf_of;
 
 /// An error on its way to the client.
@@ -44,6 +45,32 @@ pub(crate) fn json_response(code: u16, value: &Value) -> Response {
     let mut body = serde_json::to_vec(value).unwrap_or_default();
     body.push(b'\n');
     bytes_response(code, "application/json", body.into())
+}
+
+/// A `Table` (`meta.k8s.io`) of what is no object of a kind, from columns' names, types and formats, and each item's cells.
+pub(super) fn table(
+    v1: bool,
+    columns: &[(&str, &str, &str)],
+    items: &[Value],
+    cells: impl Fn(&Value) -> Value,
+) -> Value {
+    let columns = columns.iter().map(|(name, kind, format)| {
+        json!({"name": name, "type": kind, "format": format, "description": "", "priority": 0})
+    });
+    let rows = items.iter().map(|item| {
+        json!({"cells": cells(item), "object": {
+            "kind": "PartialObjectMetadata",
+            "apiVersion": meta_version(v1),
+            "metadata": item["metadata"],
+        }})
+    });
+    json!({
+        "kind": "Table",
+        "apiVersion": meta_version(v1),
+        "metadata": {},
+        "columnDefinitions": columns.collect::<Vec<_>>(),
+        "rows": rows.collect::<Vec<_>>(),
+    })
 }
 
 /// An answer that was written as JSON, in protobuf: what is no object of a kind ([`json_response`]), of a kind known there.

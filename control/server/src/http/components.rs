@@ -6,8 +6,8 @@ use http::HeaderMap;
 use serde_json::{Value, json};
 
 use super::App;
-use super::accept::{self, Form, Offer, meta_version};
-use super::answer::{Answer, json_response, warn};
+use super::accept::{self, Form, Offer};
+use super::answer::{self, Answer, json_response, warn};
 use super::method_not_allowed;
 use super::request::{RequestInfo, not_found_here};
 
@@ -75,24 +75,12 @@ fn statuses(app: &App) -> Vec<Value> {
 }
 
 fn table(items: &[Value], v1: bool) -> Value {
-    let column = |name: &str, format: &str| json!({"name": name, "type": "string", "format": format, "description": "", "priority": 0});
-    let rows = items.iter().map(|item| {
+    let columns = [("Name", "name"), ("Status", ""), ("Message", ""), ("Error", "")];
+    let columns = columns.map(|(name, format)| (name, "string", format));
+    answer::table(v1, &columns, items, |item| {
         let condition = &item["conditions"][0];
         let text = |field: &str| condition[field].as_str().unwrap_or_default().to_owned();
         let status = if condition["status"] == "True" { "Healthy" } else { "Unhealthy" };
-        json!({"cells": [item["metadata"]["name"], status, text("message"), text("error")], "object": {
-            "kind": "PartialObjectMetadata",
-            "apiVersion": meta_version(v1),
-            "metadata": item["metadata"],
-        }})
-    });
-    json!({
-        "kind": "Table",
-        "apiVersion": meta_version(v1),
-        "metadata": {},
-        "columnDefinitions": [
-            column("Name", "name"), column("Status", ""), column("Message", ""), column("Error", ""),
-        ],
-        "rows": rows.collect::<Vec<_>>(),
+        json!([item["metadata"]["name"], status, text("message"), text("error")])
     })
 }

@@ -14,8 +14,8 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::App;
-use super::accept::{self, Form, Offer, meta_version};
-use super::answer::{Answer, Failure, json_response};
+use super::accept::{self, Form, Offer};
+use super::answer::{self, Answer, Failure, json_response};
 use super::method_not_allowed;
 use super::read::Selection;
 use super::request::{RequestInfo, not_found_here};
@@ -145,8 +145,13 @@ fn usage(used: Used) -> Value {
 
 /// As metrics-server prints them.
 fn table(items: &[Value], v1: bool) -> Value {
-    let column = |name: &str, kind: &str, format: &str| json!({"name": name, "type": kind, "format": format, "description": "", "priority": 0});
-    let rows = items.iter().map(|item| {
+    let columns = [
+        ("Name", "string", "name"),
+        ("cpu", "string", "quantity"),
+        ("memory", "string", "quantity"),
+        ("Window", "string", "duration"),
+    ];
+    answer::table(v1, &columns, items, |item| {
         let of = |name: &str| {
             let containers = item["containers"].as_array().into_iter().flatten();
             let all = containers.chain(item.get("usage").map(|_| item));
@@ -154,24 +159,7 @@ fn table(items: &[Value], v1: bool) -> Value {
                 all.filter_map(|part| coracle_api::Quantity::of(&part["usage"][name])).sum();
             sum.to_string()
         };
-        let cells = json!([item["metadata"]["name"], of("cpu"), of("memory"), item["window"]]);
-        json!({"cells": cells, "object": {
-            "kind": "PartialObjectMetadata",
-            "apiVersion": meta_version(v1),
-            "metadata": item["metadata"],
-        }})
-    });
-    json!({
-        "kind": "Table",
-        "apiVersion": meta_version(v1),
-        "metadata": {},
-        "columnDefinitions": [
-            column("Name", "string", "name"),
-            column("cpu", "string", "quantity"),
-            column("memory", "string", "quantity"),
-            column("Window", "string", "duration"),
-        ],
-        "rows": rows.collect::<Vec<_>>(),
+        json!([item["metadata"]["name"], of("cpu"), of("memory"), item["window"]])
     })
 }
 
