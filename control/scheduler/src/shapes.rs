@@ -26,6 +26,8 @@ pub(crate) struct Shapes {
     free: Vec<usize>,
     by_hash: HashMap<u64, Vec<usize>>,
     hasher: RandomState,
+    /// How many there have been so far.
+    ever: u64,
     placing: usize,
     counts: Counts,
     /// How many Pods of each priority are on nodes.
@@ -36,6 +38,8 @@ pub(crate) struct Shapes {
 struct Entry {
     shape: Arc<Shape>,
     hash: u64,
+    /// Where it begins to look for a node: elsewhere than others, and without chance, so that a simulation can be repeated.
+    start: u64,
     pods: usize,
     /// Its Pods by slot of their node: all, and those that are not being deleted.
     placed: HashMap<usize, (i64, i64)>,
@@ -94,9 +98,11 @@ impl Shapes {
         let bonds = coupled::bonds(&shape).into_iter().map(|what| self.counts.acquire(what).0);
         let bonds: Vec<_> = bonds.collect();
         counted.extend(&bonds);
+        self.ever += 1;
         let entry = Entry {
             shape: Arc::new(shape),
             hash,
+            start: self.ever.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 16,
             pods: 1,
             placed: HashMap::new(),
             counted,
@@ -293,7 +299,7 @@ impl Shapes {
             Way::Free(_) => !coupled,
             Way::Coupled(_) => coupled,
         };
-        let mut start = self.entry(id).hash as usize % nodes.len().max(1);
+        let mut start = self.entry(id).start as usize % nodes.len().max(1);
         if let Way::Coupled(coupled) = &self.entry(id).way {
             start = coupled.start();
         }
@@ -307,7 +313,7 @@ impl Shapes {
             self.entry(id).way = if coupled {
                 Way::Coupled(Box::new(self.couple(&shape, nodes, start)))
             } else {
-                Way::Free(Candidates::new(self.entry(id).hash, nodes))
+                Way::Free(Candidates::new(self.entry(id).start, nodes))
             };
         }
         let Self { slots, counts, .. } = self;

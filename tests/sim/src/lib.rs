@@ -9,7 +9,7 @@
 //! once everything is left alone, the declared state ([`checks::settled`]).
 //!
 //! One seed is one run, always the same: a failure names the seed, and `CORACLE_SIM_SEED=n cargo test -p coracle-sim`
-//! runs it alone.
+//! runs it alone. `CORACLE_SIM_SEEDS=n` runs other numbers of them.
 
 pub mod checks;
 pub mod nodes;
@@ -43,7 +43,7 @@ pub struct Options {
 }
 
 /// What a run did.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Report {
     /// Writes by controllers and scheduler.
     pub writes: u64,

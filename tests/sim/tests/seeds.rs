@@ -2,6 +2,13 @@
 
 use coracle_sim::{Options, Report, run};
 
+/// Seeds from that one on: so many, or as many as `CORACLE_SIM_SEEDS` says.
+fn seeds(from: u64, many: u64) -> std::ops::Range<u64> {
+    let told = std::env::var("CORACLE_SIM_SEEDS").ok();
+    let many = told.map_or(many, |told| told.parse().expect("CORACLE_SIM_SEEDS is a number"));
+    from..from + many
+}
+
 /// Runs seeds in a few threads; panics with all that failed.
 fn check(name: &str, options: impl IntoIterator<Item = Options>) -> Report {
     let mut options: Vec<_> = options.into_iter().collect();
@@ -21,7 +28,7 @@ fn check(name: &str, options: impl IntoIterator<Item = Options>) -> Report {
                     total.conflicts += report.conflicts;
                     total.crashes += report.crashes;
                 }
-                Err(why) => failures.push(why),
+                Err(why) => failures.push((options.seed, why)),
             }
         }
         (total, failures)
@@ -38,8 +45,9 @@ fn check(name: &str, options: impl IntoIterator<Item = Options>) -> Report {
             failures.extend(failed);
         }
     });
-    if let Some(first) = failures.first() {
-        panic!("{name}: {} of {} runs failed, one of them: {first}", failures.len(), options.len());
+    if let Some((_, first)) = failures.first() {
+        let failed: Vec<_> = failures.iter().map(|(seed, _)| seed).collect();
+        panic!("{name}: of {} runs failed those of {failed:?}, the first: {first}", options.len());
     }
     total
 }
@@ -47,15 +55,25 @@ fn check(name: &str, options: impl IntoIterator<Item = Options>) -> Report {
 #[test]
 fn rollouts_keep_their_limits() {
     let calm = |seed| Options { seed, calm: true, crash_after: None, actions: 12 };
-    let total = check("calm", (0..150).map(calm));
+    let total = check("calm", seeds(0, 150).map(calm));
     assert!(std::env::var("CORACLE_SIM_SEED").is_ok() || total.conflicts > 0 && total.crashes > 0);
 }
 
 #[test]
 fn everything_converges() {
     let wild = |seed| Options { seed, calm: false, crash_after: None, actions: 25 };
-    let total = check("wild", (1000..1150).map(wild));
+    let total = check("wild", seeds(1000, 150).map(wild));
     assert!(std::env::var("CORACLE_SIM_SEED").is_ok() || total.conflicts > 0 && total.crashes > 0);
+}
+
+/// Otherwise the seed of a failure would say nothing.
+#[test]
+fn a_seed_is_one_run() {
+    for seed in 2000..2006 {
+        let options = Options { seed, calm: seed % 2 == 0, crash_after: None, actions: 25 };
+        let reports: Vec<_> = (0..2).map(|_| run(options)).collect();
+        assert_eq!(reports[0], reports[1], "{options:?}");
+    }
 }
 
 /// One run, ended at each of its first writes in turn.
