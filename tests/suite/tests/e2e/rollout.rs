@@ -8,9 +8,13 @@ use coracle_test_cluster::{Cluster, eventually, http};
 
 use crate::context::{ClusterExt as _, Context, Outcome, SOON, expect, hello};
 
+/// A Pod that goes may still be sent requests for a moment after all the new ones are there.
 async fn version(cluster: &Cluster, wanted: &str) -> Outcome {
     let address = cluster.service("default", "web").await?;
-    expect(&http::get(address, "/version").await?.body, &[wanted])
+    eventually(SOON, "the version that was rolled out answers", async || {
+        expect(&http::get(address, "/version").await?.body, &[wanted])
+    })
+    .await
 }
 
 pub(crate) async fn history_undo_restart_and_pause(context: Arc<Context>) -> Outcome {
