@@ -24,6 +24,8 @@ const AT_ONCE: usize = 32;
 /// Pods waiting that each have one.
 const BURST: u32 = 200;
 const A_SECOND: u32 = 500;
+/// How long each waits at least: most tell of something whose next step is about to be written, which goes first.
+const LATE: Duration = Duration::from_millis(25);
 /// Different messages for one reason before they are combined…
 const SIMILAR: usize = 10;
 /// …when they come within this time.
@@ -32,13 +34,13 @@ const WITHIN: SignedDuration = SignedDuration::from_mins(10);
 /// Hands events to [`run`]; never waits.
 #[derive(Clone)]
 pub(crate) struct Recorder {
-    events: mpsc::Sender<(String, EventRecord)>,
+    events: mpsc::Sender<(Instant, String, EventRecord)>,
 }
 
 impl Recorder {
     /// Records an event of `source`. With very many waiting already it is dropped, since events are for people.
     pub(crate) fn record(&self, source: &str, event: EventRecord) {
-        if self.events.try_send((source.to_owned(), event)).is_err() {
+        if self.events.try_send((Instant::now() + LATE, source.to_owned(), event)).is_err() {
             tracing::debug!(source, "too many events; one is dropped");
         }
     }
@@ -46,16 +48,16 @@ impl Recorder {
 
 /// A recorder, and the task that writes what it is given.
 pub(crate) fn new(registry: Registry) -> (Recorder, impl Future<Output = ()>) {
-    let (events, mut waiting) = mpsc::channel::<(String, EventRecord)>(WAITING);
+    let (events, mut waiting) = mpsc::channel::<(Instant, String, EventRecord)>(WAITING);
     let task = async move {
         let writer = Writer { registry, memory: Mutex::default() };
         let mut pace = Pace { next: Instant::now() };
         let stream = stream::poll_fn(move |cx| waiting.poll_recv(cx));
         stream
-            .map(|event| (pace.next_turn(), event))
-            .then(|(turn, event)| async move {
+            .map(|(due, source, event)| (pace.next_turn().max(due), source, event))
+            .then(|(turn, source, event)| async move {
                 tokio::time::sleep_until(turn).await;
-                event
+                (source, event)
             })
             .for_each_concurrent(AT_ONCE, |(source, event)| {
                 let writer = &writer;

@@ -21,6 +21,8 @@ use crate::pod::spec;
 const QUEUE: usize = 4096;
 /// Events that are remembered for counting.
 const REMEMBERED: usize = 4096;
+/// How long each waits at least: most tell of something whose outcome is about to be written, which goes first.
+const LATE: Duration = Duration::from_millis(25);
 /// How long the same event is the same.
 const WINDOW: Duration = Duration::from_secs(600);
 
@@ -37,9 +39,15 @@ struct Entry {
     reason: &'static str,
     message: String,
     at: Timestamp,
+    due: tokio::time::Instant,
 }
 
 impl Recorder {
+    fn record(&self, about: ObjectReference, warning: bool, reason: &'static str, message: String) {
+        let (at, due) = (Timestamp::now(), tokio::time::Instant::now() + LATE);
+        let _ = self.queue.try_send(Entry { about, warning, reason, message, at, due });
+    }
+
     /// Records as `kubelet` on `node`, through `client`, until the recorder is dropped.
     pub fn start(client: kube::Client, node: String) -> Self {
         let (queue, entries) = mpsc::channel(QUEUE);
@@ -71,12 +79,9 @@ impl Recorder {
             resource_version: pod.metadata.resource_version.clone(),
             field_path: container.map(|c| field_path(pod, c)),
         };
-        let _ =
-            self.queue.try_send(Entry { about, warning, reason, message, at: Timestamp::now() });
+        self.record(about, warning, reason, message);
     }
-}
 
-impl Recorder {
     /// Records that an Ingress (its namespace, name and UID) does not get something.
     pub fn ingress(
         &self,
@@ -92,8 +97,7 @@ impl Recorder {
             uid: Some(uid),
             ..ObjectReference::default()
         };
-        let at = Timestamp::now();
-        let _ = self.queue.try_send(Entry { about, warning: true, reason, message, at });
+        self.record(about, true, reason, message);
     }
 
     /// Records something about the node itself.
@@ -106,8 +110,7 @@ impl Recorder {
             uid: Some(name.to_owned()),
             ..ObjectReference::default()
         };
-        let _ =
-            self.queue.try_send(Entry { about, warning, reason, message, at: Timestamp::now() });
+        self.record(about, warning, reason, message);
     }
 }
 
@@ -133,6 +136,7 @@ async fn write(
     // What was written lately: name of the event and its count.
     let mut known: HashMap<Sameness, (String, i32, Instant)> = HashMap::new();
     while let Some(entry) = entries.recv().await {
+        tokio::time::sleep_until(entry.due).await;
         // An error means that nobody can hold it any more.
         let _ = held.wait_for(|held| !held).await;
         let namespace = entry.about.namespace.clone().unwrap_or_else(|| "default".to_owned());

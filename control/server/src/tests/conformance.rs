@@ -480,3 +480,35 @@ async fn discovery_tells_how_things_are_stored() {
     let status = all.iter().find(|entry| entry["name"] == "pods/status").expect("the resource");
     assert_eq!(status.get("storageVersionHash"), None);
 }
+
+/// Numbers come back as they were sent: of those with as many digits as there may be, a quick reading makes others in one of eight.
+#[tokio::test]
+async fn numbers_with_many_digits_stay_what_they_are() {
+    let number = json!({"type": "number"});
+    let mut with_default = number.clone();
+    with_default["default"] = json!(95115.08690325615);
+    let schema = json!({"type": "object", "properties": {"a": number, "b": with_default}});
+    let it = Fixture::defining(noxus(schema)).await;
+    for (media, name, body) in [
+        (
+            "application/json",
+            "x",
+            r#"{"kind": "Noxu", "apiVersion": "mygroup.example.com/v1", "metadata": {"name": "x"}, "a": 97892.98067282855}"#,
+        ),
+        (
+            "application/yaml",
+            "y",
+            "kind: Noxu\napiVersion: mygroup.example.com/v1\nmetadata: {name: y}\na: 97892.98067282855\n",
+        ),
+    ] {
+        let made = it.call("POST", NOXUS, media, body).await;
+        assert_eq!(made.code, 201, "{}", made.body);
+        let request = Request::get(format!("{NOXUS}/{name}")).body(Body::empty());
+        let answer = it.send(request.expect("a request")).await;
+        let bytes = axum::body::to_bytes(answer.into_body(), usize::MAX).await.expect("a body");
+        let text = String::from_utf8_lossy(&bytes);
+        for number in ["\"a\":97892.98067282855,", "\"b\":95115.08690325615"] {
+            assert!(text.contains(number), "{number} is not in {text}");
+        }
+    }
+}
