@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::common::{AGE, NAME, integer, object_age, prepare_with_labels, text};
+use super::common::{AGE, NAME, integer, object_age, prepare_status, text};
 use super::*;
 use crate::json::{Json, default_number, object_or_new};
 use crate::names;
@@ -23,7 +23,7 @@ pub static KIND: Kind = Kind {
             default_number(spec, "matchingPrecedence", 1000);
         }
     },
-    prepare: prepare_with_labels,
+    prepare: prepare_status,
     validate,
     columns: &[
         NAME,

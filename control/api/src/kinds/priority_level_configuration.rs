@@ -1,6 +1,6 @@
 //! PriorityLevelConfiguration.
 
-use super::common::{AGE, NAME, object_age, prepare_with_labels, text};
+use super::common::{AGE, NAME, object_age, prepare_status, text};
 use super::*;
 use crate::json::{Json, default_number, object, object_or_new, set_default};
 use crate::path::Path;
@@ -16,7 +16,7 @@ pub static KIND: Kind = Kind {
     subresources: &[Subresource::Status],
     generation: Generation::Spec,
     default,
-    prepare: prepare_with_labels,
+    prepare: prepare_status,
     validate,
     columns: &[
         NAME,

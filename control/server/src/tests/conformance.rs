@@ -104,6 +104,33 @@ async fn statuses_come_with_annotations() {
     }
 }
 
+/// Upstream's status strategies of these three (`ResetObjectMetaForStatus` and its like) let nothing but the status through.
+#[tokio::test]
+async fn some_statuses_come_alone() {
+    let it = Fixture::defining(noxus(json!({"type": "object"}))).await;
+    for path in [
+        "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/noxus.mygroup.example.com",
+        "/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas/catch-all",
+        "/apis/flowcontrol.apiserver.k8s.io/v1/prioritylevelconfigurations/catch-all",
+    ] {
+        let before = it.get(path).await.body;
+        let condition = json!({"type": "Told", "status": "True", "reason": "Told", "message": "",
+            "lastTransitionTime": "2030-01-01T00:00:00Z"});
+        let patch = json!({
+            "metadata": {"annotations": {"told": "yes"}, "labels": {"told": "yes"}, "finalizers": ["example.com/told"]},
+            "spec": {"group": "told", "matchingPrecedence": 1, "type": "Exempt"},
+            "status": {"conditions": [condition]},
+        });
+        let answer = it.merge(&format!("{path}/status"), patch).await;
+        assert_eq!(answer.code, 200, "{path}: {}", answer.body);
+        for field in ["labels", "annotations", "finalizers"] {
+            assert_eq!(answer.body["metadata"][field], before["metadata"][field], "{path}");
+        }
+        assert_eq!(answer.body["spec"], before["spec"], "{path}");
+        assert_eq!(answer.body["status"]["conditions"][0]["type"], "Told", "{path}");
+    }
+}
+
 /// `Certificates API [Privileged:ClusterAdmin] should support CSR API operations`.
 #[tokio::test]
 async fn decisions_and_certificates_come_with_annotations() {
@@ -497,8 +524,8 @@ async fn numbers_with_many_digits_stay_what_they_are() {
         ),
         (
             "application/yaml",
-            "y",
-            "kind: Noxu\napiVersion: mygroup.example.com/v1\nmetadata: {name: y}\na: 97892.98067282855\n",
+            "z",
+            "kind: Noxu\napiVersion: mygroup.example.com/v1\nmetadata: {name: z}\na: 97892.98067282855\n",
         ),
     ] {
         let made = it.call("POST", NOXUS, media, body).await;

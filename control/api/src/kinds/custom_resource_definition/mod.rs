@@ -3,7 +3,7 @@
 mod schema;
 mod validate;
 
-use super::common::{CREATED_AT, NAME, name_and_creation};
+use super::common::{CREATED_AT, NAME, name_and_creation, only_status};
 use super::*;
 use crate::json::{Json, default_text, object_or_new, set_default};
 
@@ -63,7 +63,7 @@ fn prepare(prepare: Prepare<'_>) {
                 new["status"]["storedVersions"] = stored.into();
             }
         }
-        Prepare::Status { .. } => {}
+        Prepare::Status { new, old } => only_status(new, old),
     }
 }
 
