@@ -14,8 +14,9 @@ use serde_json::Value;
 use crate::context::{ClusterExt as _, Context, Outcome, SOON, expect};
 use crate::fleet::{NODES, a_pod_a_node, address_of, ask_within};
 
-/// How long one call may take where packets are lost: several are sent again.
-const LOSSY: Duration = Duration::from_secs(30);
+/// How long one call may take where packets are lost: a fifth of all ways there and back. The seventh attempt to connect is made
+/// after 63 s, and needed once in some ten thousand calls.
+const LOSSY: Duration = Duration::from_secs(100);
 /// How long one call may take where nothing stands in its way.
 const CALL: Duration = Duration::from_secs(3);
 /// A pause between calls: the machines share few cores.
