@@ -34,8 +34,10 @@ const SHORTEST: Duration = Duration::from_secs(1800);
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 /// How often a bookmark says how far a quiet watch is.
 const BOOKMARK: Duration = Duration::from_secs(60);
-/// Bytes that are joined into one write when many changes are ready.
+/// Bytes that are joined into one write when many changes are ready; at first less, twice as much each time: one write waits for
+/// each of those who read nothing, and they may be thousands.
 const CHUNK: usize = 64 << 10;
+const FIRST_CHUNK: usize = 4 << 10;
 
 struct Watch {
     registry: Registry,
@@ -50,6 +52,8 @@ struct Watch {
     ends: Instant,
     shutdown: watch::Receiver<bool>,
     columns_sent: bool,
+    /// Bytes from which on the next write is full.
+    most: usize,
     done: bool,
 }
 
@@ -151,6 +155,7 @@ pub(crate) async fn watch(
         ends: now + timeout,
         shutdown,
         columns_sent: false,
+        most: FIRST_CHUNK,
         done: false,
     };
     let body = Body::from_stream(stream::unfold(watch, |mut watch| async move {
@@ -190,12 +195,13 @@ impl Watch {
                 }
             }
         }
+        self.most = (2 * self.most).min(CHUNK);
         out.done()
     }
 
     /// Sends of the initial state what fits; false once it is all sent.
     fn initial(&mut self, out: &mut Chunk) -> bool {
-        while out.len() < CHUNK
+        while out.len() < self.most
             && let Some(object) = self.initial.next()
         {
             self.event("ADDED", &object, out);
@@ -215,7 +221,7 @@ impl Watch {
                 Ok(event) => self.change(&event, out),
                 Err(error) => return self.end(&error, out),
             }
-            next = if out.len() < CHUNK { self.source.try_next() } else { None };
+            next = if out.len() < self.most { self.source.try_next() } else { None };
         }
     }
 

@@ -211,6 +211,8 @@ fn attack(address: SocketAddr, kind: &Kind) -> JoinSet<()> {
 /// Asks over one connection for as long as it is answered.
 async fn ask(address: SocketAddr, path: &str) -> anyhow::Result<()> {
     let mut stream = TcpStream::connect(address).await?;
+    // One that is closed as usual keeps its port for a minute; with thousands in each round none would be left.
+    stream.set_zero_linger()?;
     let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\n\r\n");
     let mut buffer = [0; 4096];
     loop {

@@ -55,6 +55,15 @@ pub(super) async fn make(client: &Client) -> anyhow::Result<()> {
             seen == &deployment["metadata"]["generation"] && now["status"]["replicas"] == 2;
         ensure(settled, || format!("{}", now["status"]))
     })
+    .await?;
+    // They are written after what they tell of.
+    eventually(SOON, "there are Events of the Deployment and of its ReplicaSet", async || {
+        let events = get(client, &self::path("events")).await?;
+        let items = events["items"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let told = |reason: &str| items.iter().filter(|event| event["reason"] == reason).count();
+        let all = told("ScalingReplicaSet") >= 1 && told("SuccessfulCreate") >= 2;
+        ensure(all, || format!("{} Events", items.len()))
+    })
     .await
 }
 
