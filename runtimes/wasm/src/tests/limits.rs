@@ -276,6 +276,9 @@ async fn files_are_counted_and_given_back() {
     host.end().await;
 }
 
+/// Connections that a container may have, and some whose end the server has not heard of when the next come.
+const MOST_SEEN: usize = 1024 + 64;
+
 /// A server that takes connections and says nothing.
 struct Mute {
     address: SocketAddrV4,
@@ -336,7 +339,7 @@ async fn connections_are_counted_and_given_back() {
     for (server, most) in [("asked", &asked.most), ("dialed", &dialed.most)] {
         let most = most.load(SeqCst);
         assert!(
-            (16..=1024).contains(&most),
+            (16..=MOST_SEEN).contains(&most),
             "{most} connections were open: {server}: {}",
             host.log("caller")
         );
@@ -352,7 +355,7 @@ async fn connections_are_counted_and_given_back() {
             assert!(Instant::now() < end, "{} are open still", server.open.load(SeqCst));
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        assert!(server.most.load(SeqCst) <= 1024, "{} were open", server.most.load(SeqCst));
+        assert!(server.most.load(SeqCst) <= MOST_SEEN, "{} were open", server.most.load(SeqCst));
     }
     assert!(answered(neighbour).await * 4 > alone);
     host.end().await;
