@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use coracle_api::plan::Key;
 use coracle_api::{LabelSelector, Object, kinds};
 use serde_json::Value;
 
@@ -134,11 +135,11 @@ fn has_ended(pod: &Object) -> bool {
     matches!(tree(pod)["status"]["phase"].as_str(), Some("Succeeded" | "Failed"))
 }
 
-/// Checks that the declared state is reached.
+/// Checks that the declared state is reached; `hasted` are the keys that at times did not wait to see what they had written.
 ///
 /// # Errors
 /// What is not as declared.
-pub fn settled(store: &Store, user: &User, calm: bool) -> Result<(), String> {
+pub fn settled(store: &Store, user: &User, hasted: &BTreeSet<Key>) -> Result<(), String> {
     for deployment in store.cluster.list(&kinds::DEPLOYMENT) {
         check_deployment(store, deployment).map_err(|why| format!("{deployment:?}: {why}"))?;
     }
@@ -146,13 +147,13 @@ pub fn settled(store: &Store, user: &User, calm: bool) -> Result<(), String> {
         check_set(store, set).map_err(|why| format!("{set:?}: {why}"))?;
     }
     for set in store.cluster.list(&kinds::DAEMON_SET) {
-        check_daemon_set(store, set, calm).map_err(|why| format!("{set:?}: {why}"))?;
+        check_daemon_set(store, set, hasted).map_err(|why| format!("{set:?}: {why}"))?;
     }
     for set in store.cluster.list(&kinds::STATEFUL_SET) {
-        check_stateful_set(store, set, calm).map_err(|why| format!("{set:?}: {why}"))?;
+        check_stateful_set(store, set, hasted).map_err(|why| format!("{set:?}: {why}"))?;
     }
     for job in store.cluster.list(&kinds::JOB) {
-        check_job(store, job, calm).map_err(|why| format!("{job:?}: {why}"))?;
+        check_job(store, job, hasted).map_err(|why| format!("{job:?}: {why}"))?;
     }
     for cron_job in store.cluster.list(&kinds::CRON_JOB) {
         check_cron_job(store, cron_job).map_err(|why| format!("{cron_job:?}: {why}"))?;
@@ -209,7 +210,7 @@ fn check_owners(store: &Store, user: &User) -> Result<(), String> {
 }
 
 /// A Pod of the template on every node, and nothing else; and its status says so.
-fn check_daemon_set(store: &Store, set: &Object, calm: bool) -> Result<(), String> {
+fn check_daemon_set(store: &Store, set: &Object, hasted: &BTreeSet<Key>) -> Result<(), String> {
     let value = tree(set);
     let pods: Vec<_> = store.cluster.owned_of_kind(&set.meta.uid, &kinds::POD).collect();
     let on: BTreeSet<&str> = pods.iter().filter_map(|pod| pod.node_name.as_deref()).collect();
@@ -231,11 +232,11 @@ fn check_daemon_set(store: &Store, set: &Object, calm: bool) -> Result<(), Strin
             "updatedNumberScheduled",
         ],
     )?;
-    check_history(store, set, calm)
+    check_history(store, set, hasted)
 }
 
 /// The Pods that are numbered so, of the template; and its status says so.
-fn check_stateful_set(store: &Store, set: &Object, calm: bool) -> Result<(), String> {
+fn check_stateful_set(store: &Store, set: &Object, hasted: &BTreeSet<Key>) -> Result<(), String> {
     let value = tree(set);
     let wanted = value["spec"]["replicas"].as_i64().unwrap_or(1);
     let pods: Vec<_> = store.cluster.owned_of_kind(&set.meta.uid, &kinds::POD).collect();
@@ -253,7 +254,7 @@ fn check_stateful_set(store: &Store, set: &Object, calm: bool) -> Result<(), Str
     if value["status"]["currentRevision"] != value["status"]["updateRevision"] {
         return Err(format!("its update never ended: {}", value["status"]));
     }
-    check_history(store, set, calm)
+    check_history(store, set, hasted)
 }
 
 fn check_images(set: &Value, pods: &[&Arc<Object>]) -> Result<(), String> {
@@ -273,14 +274,18 @@ fn check_counts(set: &Value, wanted: i64, fields: &[&str]) -> Result<(), String>
     }
 }
 
-/// Revisions are numbered, and not more than may stay. Each number is one revision's alone, unless (where not all was `calm`) a
-/// second one was made by who did not wait to see the first.
-fn check_history(store: &Store, set: &Object, calm: bool) -> Result<(), String> {
+fn key_of(object: &Object) -> Key {
+    Key::new(&*object.meta.namespace, &*object.meta.name)
+}
+
+/// Revisions are numbered, and not more than may stay. Each number is one revision's alone, unless a second one was
+/// made by who did not wait to see the first.
+fn check_history(store: &Store, set: &Object, hasted: &BTreeSet<Key>) -> Result<(), String> {
     let history = store.cluster.owned_of_kind(&set.meta.uid, &kinds::CONTROLLER_REVISION);
     let numbers: Vec<_> = history.map(|revision| tree(revision)["revision"].as_i64()).collect();
     let once: BTreeSet<_> = numbers.iter().collect();
     let limit = tree(set)["spec"]["revisionHistoryLimit"].as_u64().unwrap_or(10) + 1;
-    let shared = calm && once.len() != numbers.len();
+    let shared = !hasted.contains(&key_of(set)) && once.len() != numbers.len();
     if shared || numbers.is_empty() || numbers.len() as u64 > limit {
         return Err(format!("revisions {numbers:?}, {limit} may stay"));
     }
@@ -288,8 +293,8 @@ fn check_history(store: &Store, set: &Object, calm: bool) -> Result<(), String> 
 }
 
 /// A Job comes to its end, and every Pod of it was counted once. Who does not wait to see the Pods it made makes too many, and more
-/// may then succeed than were wanted: unless all was `calm`, they only have to be counted.
-fn check_job(store: &Store, job: &Object, calm: bool) -> Result<(), String> {
+/// may then succeed than were wanted: they only have to be counted.
+fn check_job(store: &Store, job: &Object, hasted: &BTreeSet<Key>) -> Result<(), String> {
     let value = tree(job);
     let status = &value["status"];
     let is = |kind: &str| {
@@ -325,7 +330,8 @@ fn check_job(store: &Store, job: &Object, calm: bool) -> Result<(), String> {
     } else {
         told <= succeeded.len() as i64
     };
-    let missed = wanted.is_some_and(|wanted| told < wanted || (calm && told > wanted));
+    let missed = wanted
+        .is_some_and(|wanted| told < wanted || (told > wanted && !hasted.contains(&key_of(job))));
     if !right || (is("Complete") && missed) {
         return Err(format!("{told} of {wanted:?} counted, {succeeded:?} succeeded: {status}"));
     }

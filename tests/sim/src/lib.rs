@@ -105,7 +105,7 @@ impl World {
             self.restart();
         }
         self.settle()?;
-        checks::settled(&self.store, &self.user, self.options.calm)
+        checks::settled(&self.store, &self.user, &self.process.hasted)
             .map_err(|why| format!("not as declared in the end: {why}\n{}", self.store.describe()))
     }
 
@@ -146,9 +146,9 @@ impl World {
     }
 
     fn restart(&mut self) {
-        let conflicts = self.process.conflicts;
-        self.process = Process::start(&self.store, !self.options.calm);
-        self.process.conflicts = conflicts;
+        let next = Process::start(&self.store, !self.options.calm);
+        let last = std::mem::replace(&mut self.process, next);
+        (self.process.conflicts, self.process.hasted) = (last.conflicts, last.hasted);
         self.report.crashes += 1;
     }
 

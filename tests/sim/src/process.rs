@@ -30,6 +30,8 @@ pub struct Process {
     /// Sometimes a key does not wait for its own last write to be seen, which no driver would do: preconditions alone
     /// must then keep things right in the end, though not the limits of rollouts on the way.
     pub hasty: bool,
+    /// Keys that did not wait so.
+    pub hasted: BTreeSet<Key>,
     /// Writes done so far.
     pub writes: u64,
     /// Writes refused so far.
@@ -100,6 +102,7 @@ impl Process {
             plans: Vec::new(),
             decisions: VecDeque::new(),
             hasty,
+            hasted: BTreeSet::new(),
             writes: 0,
             conflicts: 0,
         }
@@ -180,6 +183,9 @@ impl Process {
             .collect();
         let Some(key) = rng.pick(&ready).map(|key| (*key).clone()) else { return false };
         view.keys.remove(&key);
+        if view.floors.get(&key).is_some_and(|floor| *floor > revision) {
+            self.hasted.insert(key.clone());
+        }
         view.cluster.now = now;
         let memory = view.memories.remove(&key);
         let plan = self.controllers[i].reconcile_with(&view.cluster, &key, memory.as_ref());

@@ -283,18 +283,25 @@ pub(crate) async fn dry_runs_store_nothing(context: Arc<Context>) -> Outcome {
     expect(&said, &["deployment.apps/web created (server dry run)"])?;
     expect(&cluster.kubectl_with(&["get", "deploy", "web"], "").await?.refused()?, &["NotFound"])?;
     cluster.apply(&text).await?;
-    // What people declare: its status is the controller's, which may write meanwhile.
+    // All of it but what its controller writes, which may do so meanwhile.
     let declared = async || {
-        let now = cluster.get(&["deploy", "web"]).await?;
-        let metadata = ["uid", "generation", "labels", "deletionTimestamp", "finalizers"]
-            .map(|field| now["metadata"][field].clone());
-        anyhow::Ok((metadata, now["spec"].clone()))
+        let mut now = cluster.get(&["deploy", "web"]).await?;
+        now["status"].take();
+        let metadata = &mut now["metadata"];
+        metadata["resourceVersion"].take();
+        metadata["annotations"]["deployment.kubernetes.io/revision"].take();
+        if let Some(managers) = metadata["managedFields"].as_array_mut() {
+            managers.retain(|entry| {
+                entry["manager"].as_str().is_some_and(|name| name.starts_with("kubectl"))
+            });
+        }
+        anyhow::Ok(now)
     };
     let before = declared().await?;
     cluster.kubectl(&["scale", "deployment/web", "--replicas=3", "--dry-run=server"]).await?;
     cluster.kubectl(&["label", "deployment/web", "a=b", "--dry-run=server"]).await?;
     cluster.kubectl(&["delete", "deployment/web", "--dry-run=server"]).await?;
     let after = declared().await?;
-    anyhow::ensure!(before == after, "{before:?}\n{after:?}");
+    anyhow::ensure!(before == after, "{before:#}\n{after:#}");
     Ok(())
 }
