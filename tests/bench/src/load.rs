@@ -14,6 +14,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 
 /// What the bare server answers, about as long as a Pod's greeting.
 const GREETING: &str = "Hello from Coracle (v1, bench)\n";
@@ -113,19 +114,37 @@ pub(crate) async fn rate_of(
     time: Duration,
     way: Connections,
 ) -> anyhow::Result<f64> {
-    const PATIENCE: Duration = Duration::from_secs(5);
-    let done = Arc::new(AtomicU64::new(0));
-    let stop = Arc::new(AtomicBool::new(false));
-    let mut clients = Vec::new();
-    for _ in 0..connections {
-        clients.push(Client::connect(address, PATIENCE).await?);
-    }
-    let begun = Instant::now();
-    let tasks: Vec<_> = clients
-        .into_iter()
-        .map(|mut client| {
+    let load = Load::start(address, connections, way).await?;
+    let rate = load.rate(time).await;
+    load.end().await?;
+    Ok(rate)
+}
+
+/// Clients that ask again and again, until it ends; each ends at any answer but 200.
+pub(crate) struct Load {
+    done: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    clients: JoinSet<anyhow::Result<()>>,
+}
+
+impl Load {
+    /// Over so many connections, which there are when it returns.
+    pub(crate) async fn start(
+        address: SocketAddr,
+        connections: usize,
+        way: Connections,
+    ) -> anyhow::Result<Self> {
+        const PATIENCE: Duration = Duration::from_secs(5);
+        let done = Arc::new(AtomicU64::new(0));
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut connected = Vec::new();
+        for _ in 0..connections {
+            connected.push(Client::connect(address, PATIENCE).await?);
+        }
+        let mut clients = JoinSet::new();
+        for mut client in connected {
             let (done, stop) = (done.clone(), stop.clone());
-            tokio::spawn(async move {
+            clients.spawn(async move {
                 while !stop.load(Ordering::Relaxed) {
                     if way == Connections::New {
                         // One that is closed as usual keeps its port for a minute, and there are fewer than are used by then.
@@ -139,15 +158,28 @@ pub(crate) async fn rate_of(
                     }
                     done.fetch_add(1, Ordering::Relaxed);
                 }
-                anyhow::Ok(())
-            })
-        })
-        .collect();
-    tokio::time::sleep(time).await;
-    let rate = done.load(Ordering::Relaxed) as f64 / begun.elapsed().as_secs_f64();
-    stop.store(true, Ordering::Relaxed);
-    for task in tasks {
-        task.await??;
+                Ok(())
+            });
+        }
+        Ok(Self { done, stop, clients })
     }
-    Ok(rate)
+
+    /// Requests a second, for so long from now on.
+    pub(crate) async fn rate(&self, time: Duration) -> f64 {
+        let (before, begun) = (self.done.load(Ordering::Relaxed), Instant::now());
+        tokio::time::sleep(time).await;
+        (self.done.load(Ordering::Relaxed) - before) as f64 / begun.elapsed().as_secs_f64()
+    }
+
+    /// Ends it.
+    ///
+    /// # Errors
+    /// What a client ended of before.
+    pub(crate) async fn end(mut self) -> anyhow::Result<()> {
+        self.stop.store(true, Ordering::Relaxed);
+        while let Some(client) = self.clients.join_next().await {
+            client??;
+        }
+        Ok(())
+    }
 }

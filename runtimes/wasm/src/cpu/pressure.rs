@@ -121,16 +121,15 @@ struct Times {
 }
 
 /// The largest factor for hogs that are in the way of much that is light: a quarter of what they had as long as all of the
-/// machine is wanted, so that it is the others' within a few looks; else what they had and what nobody wanted. An eighth of the
-/// machine is left out of account: many short requests leave a little idle even when they want all. Never less than what hogs
-/// requested. What needs little finds its time beside whatever they have: there is no limit then.
+/// machine is wanted, so that it is the others' within a few looks; else what they had and what nobody wanted. Short requests
+/// leave a part of the machine idle even when they want all, for each waits for its client: up to a quarter of what they use.
+/// Never less than what hogs requested. What needs little finds its time beside whatever they have: there is no limit then.
 fn most(times: Times, machine: u64, weights: u64) -> u64 {
-    let eighth = machine / 8;
-    if times.light < eighth {
+    if times.light < machine / 8 {
         return FREE;
     }
     let fits = machine * ONE / weights.max(1);
-    let left = match times.idle.checked_sub(eighth) {
+    let left = match times.idle.checked_sub((times.light / 4).max(machine / 16)) {
         None => times.hogs / 4,
         Some(spare) => times.hogs + spare,
     };
@@ -144,12 +143,14 @@ struct Watcher {
     hogs: u64,
     light: u64,
     idle: Option<u64>,
+    /// Millicores that were idle between the last two looks.
+    was_idle: u64,
 }
 
 impl Watcher {
     fn new() -> Watcher {
         let (hogs, light) = (PRESSURE.of_hogs.load(Relaxed), PRESSURE.of_light.load(Relaxed));
-        Watcher { looked: now(), hogs, light, idle: idle() }
+        Watcher { looked: now(), hogs, light, idle: idle(), was_idle: u64::MAX }
     }
 
     /// What became of it since the last look, if that was long enough ago and the kernel tells.
@@ -160,10 +161,12 @@ impl Watcher {
         }
         let last = std::mem::replace(self, Watcher::new());
         let millicores = |new: u64, old: u64| new.saturating_sub(old) * 1000 / passed;
+        self.was_idle = millicores(self.idle?, last.idle?);
         Some(Times {
             hogs: millicores(self.hogs, last.hogs),
             light: millicores(self.light, last.light),
-            idle: millicores(self.idle?, last.idle?),
+            // What was idle once was not left over yet: a client was late, or the kernel counted it late.
+            idle: self.was_idle.min(last.was_idle),
         })
     }
 }
@@ -265,7 +268,10 @@ mod tests {
         check((700, 1300, 100), 400, ONE);
         check((600, 1400, 0), 4000, 500);
         // Half of the machine is not wanted.
-        check((100, 900, 1000), 400, 2_125);
+        check((100, 900, 1000), 400, 2_187);
+        check((100, 400, 1500), 400, 3_687);
+        // It is all that is wanted, though a little is idle.
+        check((100, 1500, 370), 50, ONE);
         // Nobody else needs much.
         check((1990, 10, 0), 400, FREE);
     }
