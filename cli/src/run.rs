@@ -119,6 +119,7 @@ pub(crate) async fn main(args: Args) -> anyhow::Result<()> {
     let services: Api<Service> = Api::namespaced(client, namespace);
     let service = services.get(&name).await.map_err(explain)?;
     for url in watchers::urls(&service) {
+        watchers::listens(&url).await;
         println(format_args!("{name} answers at {url}"));
     }
     Ok(())

@@ -13,6 +13,8 @@ use crate::client::explain;
 
 /// How long a Deployment may take before waiting ends with what is wrong.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How long those who forward to it may take to learn of it.
+const FORWARDED: Duration = Duration::from_secs(5);
 
 /// Waits until the Deployment's newest version is available everywhere, showing how far it is.
 pub(crate) async fn deployment(
@@ -122,6 +124,18 @@ pub(crate) fn urls(service: &Service) -> Vec<String> {
     let ports =
         spec.ports.iter().flatten().filter(|p| p.protocol.as_deref().unwrap_or("TCP") == "TCP");
     ports.filter_map(|p| Some(format!("http://127.0.0.1:{}", p.node_port?))).collect()
+}
+
+/// Waits until somebody listens at one of [`urls`]: those who forward learn of a Service's endpoints a moment after its Pods are
+/// available. Not for long, for the cluster may be another machine's.
+pub(crate) async fn listens(url: &str) {
+    let address = url.strip_prefix("http://").unwrap_or(url);
+    let connected = async {
+        while tokio::net::TcpStream::connect(address).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let _ = tokio::time::timeout(FORWARDED, connected).await;
 }
 
 fn spinner() -> ProgressBar {

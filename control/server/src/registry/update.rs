@@ -170,15 +170,8 @@ impl Registry {
                 Value::Object(asked)
             }
             Part::Status => {
-                let mut whole = meta::object(before.clone())?;
-                let mut metadata = meta::of(&mut asked).clone();
-                take_over(&mut metadata, &before["metadata"], "ownerReferences");
-                whole.insert("metadata".into(), metadata.into());
-                match asked.remove("status") {
-                    Some(status) => whole.insert("status".into(), status),
-                    None => whole.remove("status"),
-                };
-                Value::Object(whole)
+                take_over(meta::of(&mut asked), &before["metadata"], "ownerReferences");
+                only_status(before, asked)
             }
             Part::EphemeralContainers => only_of_spec(before, &asked, "ephemeralContainers"),
             Part::Resize => kinds::resized(before, &Value::Object(asked)),
@@ -230,6 +223,18 @@ impl Registry {
         }
         Ok(completes_deletion(kind, old, new))
     }
+}
+
+/// The object as it was, but for its status and its metadata. Mostly nothing else was changed: so it is compared, not copied.
+fn only_status(before: &Value, mut asked: Map<String, Value>) -> Value {
+    let is_told = |field: &str| matches!(field, "metadata" | "status");
+    asked.retain(|field, _| is_told(field) || before.get(field).is_some());
+    for (field, known) in before.as_object().into_iter().flatten() {
+        if !is_told(field) && asked.get(field) != Some(known) {
+            asked.insert(field.clone(), known.clone());
+        }
+    }
+    Value::Object(asked)
 }
 
 /// The object as it was, but for one field of its spec.

@@ -311,20 +311,30 @@ impl FakeNode {
             && *at <= now
             && let Some(Reverse((_, uid))) = self.due.pop()
         {
-            let Some(pod) = self.pods.get_mut(&uid) else { continue };
-            let path = format!("/api/v1/namespaces/{}/pods/{}", pod.namespace, pod.name);
-            if pod.deleting {
-                let options = json!({"gracePeriodSeconds": 0, "preconditions": {"uid": uid}});
-                let options = ("application/json", options.to_string());
-                self.call(Method::DELETE, &path, Some(options)).await?;
-            } else if !pod.ready {
+            if let Err(error) = self.work_on(&uid).await {
+                self.due.push(Reverse((now, uid)));
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the Pod of that UID if it is to end, else says that it runs, once.
+    async fn work_on(&mut self, uid: &str) -> anyhow::Result<()> {
+        let Some(pod) = self.pods.get(uid) else { return Ok(()) };
+        let path = format!("/api/v1/namespaces/{}/pods/{}", pod.namespace, pod.name);
+        if pod.deleting {
+            let options = json!({"gracePeriodSeconds": 0, "preconditions": {"uid": uid}});
+            let options = ("application/json", options.to_string());
+            self.call(Method::DELETE, &path, Some(options)).await?;
+        } else if !pod.ready {
+            let patch = (STRATEGIC, running(pod, self.number, uid));
+            let path = format!("{path}/status");
+            if self.call(Method::PATCH, &path, Some(patch)).await?.is_success() {
+                self.counts.ready.fetch_add(1, Ordering::Relaxed);
+            }
+            if let Some(pod) = self.pods.get_mut(uid) {
                 pod.ready = true;
-                let status = running(pod, self.number, &uid);
-                let patch = (STRATEGIC, status);
-                let path = format!("{path}/status");
-                if self.call(Method::PATCH, &path, Some(patch)).await?.is_success() {
-                    self.counts.ready.fetch_add(1, Ordering::Relaxed);
-                }
             }
         }
         Ok(())
