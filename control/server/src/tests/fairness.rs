@@ -23,7 +23,8 @@ async fn list_as(it: &Fixture, who: &str) -> Response {
     answer.unwrap_or_else(|never| match never {})
 }
 
-#[tokio::test(flavor = "multi_thread")]
+// On one thread: where one of several is held up by other processes, answers are counted in another order than they were given.
+#[tokio::test]
 async fn a_noisy_client_does_not_starve_a_quiet_one() {
     const NOISY: usize = 150;
     const QUIET: usize = 5;

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use coracle_sandbox::*;
@@ -49,6 +49,20 @@ impl TestHost {
         let client = Client::new(socket);
         client.wait_ready(Duration::from_secs(10)).await.unwrap();
         TestHost { client, folder, serving }
+    }
+
+    /// Waits until no container has an instance or a request in service; what each has used. A request is over a moment after
+    /// its client has the answer.
+    pub(super) async fn idle(&self) -> Vec<ContainerUsage> {
+        let start = Instant::now();
+        loop {
+            let all = self.client.usage().await.unwrap();
+            if all.iter().all(|it| it.usage.instances == 0 && it.usage.active_requests == 0) {
+                return all;
+            }
+            assert!(start.elapsed() < Duration::from_secs(20), "it goes on: {all:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Ends the host; its folder stays for another.

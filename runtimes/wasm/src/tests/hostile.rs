@@ -229,16 +229,7 @@ async fn random_bytes_harm_nobody() {
     let grown = resident().saturating_sub(before);
     assert!(grown < 128 << 20, "{} MiB more after {thrown} attacks", grown >> 20);
     // Nothing is left behind.
-    let patience = Instant::now() + Duration::from_secs(10);
-    loop {
-        let usage = host.client.usage().await.unwrap();
-        let probe = usage.iter().find(|it| it.sandbox == "id-probe").unwrap().usage;
-        if probe.active_requests == 0 && probe.instances == 0 {
-            break;
-        }
-        assert!(Instant::now() < patience, "{probe:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    host.idle().await;
     host.end().await;
 }
 

@@ -184,19 +184,6 @@ async fn trailers_pass_over_http_1() {
     host.end().await;
 }
 
-/// Waits until no instance is left of a container.
-async fn ended(host: &TestHost) {
-    let start = Instant::now();
-    loop {
-        let usage = host.client.usage().await.unwrap();
-        if usage.iter().all(|app| app.usage.instances == 0 && app.usage.active_requests == 0) {
-            return;
-        }
-        assert!(start.elapsed() < Duration::from_secs(20), "it goes on: {usage:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guest_waits_for_a_client_that_does_not_read() {
     let host = TestHost::start().await;
@@ -222,7 +209,7 @@ async fn a_guest_waits_for_a_client_that_does_not_read() {
     growth.check("read late");
     // Who leaves ends the guest.
     drop(client);
-    ended(&host).await;
+    host.idle().await;
     host.end().await;
 }
 
@@ -247,7 +234,7 @@ async fn a_client_waits_for_a_guest_that_does_not_read() {
         asking.abort();
         let _ = asking.await;
         // The connection ended with its only user, and the guest with the connection.
-        ended(&host).await;
+        host.idle().await;
     }
     // All of it comes to a guest that takes its time.
     let (some, _) = body(100);
@@ -278,7 +265,7 @@ async fn a_client_that_goes_away_ends_its_guest() {
             assert!(start.elapsed() < Duration::from_secs(20), "it never began: {head}");
         }
         drop(client);
-        ended(&host).await;
+        host.idle().await;
     }
     host.end().await;
 }
