@@ -122,8 +122,9 @@ struct Times {
 
 /// The largest factor for hogs that are in the way of much that is light: a quarter of what they had as long as all of the
 /// machine is wanted, so that it is the others' within a few looks; else what they had and what nobody wanted. Short requests
-/// leave a part of the machine idle even when they want all, for each waits for its client: up to a quarter of what they use.
-/// Never less than what hogs requested. What needs little finds its time beside whatever they have: there is no limit then.
+/// leave a part of the machine idle even when they want all, for each waits for its client: a quarter of what they use is left
+/// out of account, and a sixteenth of the machine in any case. Never less than what hogs requested. What needs little finds its
+/// time beside whatever they have: there is no limit then.
 fn most(times: Times, machine: u64, weights: u64) -> u64 {
     if times.light < machine / 8 {
         return FREE;

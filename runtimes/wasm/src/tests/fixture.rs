@@ -57,6 +57,7 @@ impl TestHost {
         let start = Instant::now();
         loop {
             let all = self.client.usage().await.unwrap();
+            assert!(!all.is_empty(), "there is no container");
             if all.iter().all(|it| it.usage.instances == 0 && it.usage.active_requests == 0) {
                 return all;
             }
