@@ -101,6 +101,9 @@ pub(crate) struct IngressArgs {
     /// Folder of the access log
     #[arg(long)]
     logs: PathBuf,
+    /// Network namespace of this machine's Wasm Pods
+    #[arg(long)]
+    netns: Option<PathBuf>,
     /// Number of the user, and of its group, to become
     #[arg(long)]
     user: Option<u32>,
@@ -219,9 +222,10 @@ fn ingress(args: IngressArgs) -> anyhow::Result<()> {
         http: args.http,
         https: args.https,
         logs: args.logs,
+        netns: args.netns,
         limits: coracle_ingress::Limits::default(),
     };
-    coracle_ingress::run(&options, || confinement.apply())
+    coracle_ingress::run(&options, || confinement.enclose(), || confinement.disarm())
 }
 
 /// How the agent serves Ingresses.
@@ -243,6 +247,7 @@ pub(crate) fn ingress_settings(
         https: SocketAddr::new(address, port(node.https_port, 443)),
         logs: folder.sub("agent")?.join("ingress"),
         log: folder.sub("host")?.join("ingress.log"),
+        netns: network.pod_netns().map(Into::into),
         user: first_user(folder).map(|first| first + u32::from(coracle_agent::hosts::PROXY)),
         trusted: node.trusted.iter().copied().collect(),
         enabled: !node.disabled,

@@ -56,6 +56,8 @@ pub struct Settings {
     pub logs: PathBuf,
     /// File of its own log.
     pub log: PathBuf,
+    /// The namespace of this machine's Wasm Pods, if they have one.
+    pub netns: Option<PathBuf>,
     /// The user that it becomes, where it can be one of its own.
     pub user: Option<u32>,
     /// Proxies whose `X-Forwarded-*` are believed.
@@ -72,6 +74,9 @@ impl Settings {
         add("--http", self.http.to_string().into());
         add("--https", self.https.to_string().into());
         add("--logs", self.logs.clone().into());
+        if let Some(netns) = &self.netns {
+            add("--netns", netns.into());
+        }
         if let Some(user) = self.user {
             add("--user", user.to_string().into());
         }

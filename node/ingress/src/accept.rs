@@ -15,6 +15,7 @@ use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, watch};
 
 use crate::control::Limits;
+use crate::inside::Inside;
 use crate::log::AccessLog;
 use crate::metrics::Counters;
 use crate::serve;
@@ -32,6 +33,8 @@ pub(crate) struct Shared {
     pub(crate) state: Arc<State>,
     pub(crate) tls: Arc<rustls::ServerConfig>,
     pub(crate) to_endpoints: Arc<tls::ToEndpoints>,
+    /// Where this machine's Wasm Pods have a namespace, and it may be entered.
+    pub(crate) inside: Option<Inside>,
     pub(crate) counters: Counters,
     pub(crate) log: Option<AccessLog>,
     pub(crate) http_port: u16,
@@ -191,7 +194,8 @@ fn add(counter: &AtomicU64) {
 async fn work(number: usize, shared: Arc<Shared>, mut connections: mpsc::Receiver<Accepted>) {
     let mut told = shared.draining.subscribe();
     let draining = Rc::<Draining>::default();
-    let upstreams = Rc::new(Upstreams::new(shared.to_endpoints.clone()));
+    let upstreams = Upstreams::new(shared.to_endpoints.clone(), shared.inside.clone());
+    let upstreams = Rc::new(upstreams);
     let worker = Worker { number, shared, upstreams, draining: draining.clone() };
     let worker = Rc::new(worker);
     tokio::task::spawn_local(async move {

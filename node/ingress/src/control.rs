@@ -7,6 +7,7 @@
 //! | `GET /v1/metrics` | OpenMetrics |
 //! | `POST /v1/shutdown` | takes no connection any more, lets requests come to their end, and ends |
 
+use std::fs::File;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use tokio::sync::watch;
 
 use crate::accept::{Shared, Workers};
 use crate::config::{Applied, Update};
+use crate::inside::Inside;
 use crate::log::AccessLog;
 use crate::metrics::{self, Counters};
 use crate::state::State;
@@ -50,6 +52,8 @@ pub struct Options {
     pub https: SocketAddr,
     /// Folder of the access log.
     pub logs: PathBuf,
+    /// The network namespace in which this machine's Wasm Pods have their addresses.
+    pub netns: Option<PathBuf>,
     /// How long clients are waited for.
     pub limits: Limits,
 }
@@ -69,12 +73,16 @@ impl Default for Limits {
     }
 }
 
-/// Serves until it is told to end. Ports and sockets are opened before `confine`, which takes away the right to do so. To be
-/// called while there is one thread.
+/// Serves until it is told to end. Ports and sockets are opened before `enclose`, which takes files away, and the Pods' namespace
+/// is entered before `disarm`, which takes rights away. To be called while there is one thread.
 ///
 /// # Errors
 /// A port or the socket is taken, or confinement fails.
-pub fn run(options: &Options, confine: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+pub fn run(
+    options: &Options,
+    enclose: impl FnOnce() -> anyhow::Result<()>,
+    disarm: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     // As many files as the system allows: every connection is one, and its endpoint's another.
     let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(_, most)| {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
@@ -91,12 +99,20 @@ pub fn run(options: &Options, confine: impl FnOnce() -> anyhow::Result<()>) -> a
     let (http, http_port) = bind(options.http)?;
     let (https, https_port) = bind(options.https)?;
     let socket = coracle_sandbox::bind(&options.socket)?;
-    confine()?;
+    let netns = options.netns.as_ref().map(File::open).transpose();
+    enclose()?;
+    let inside = netns.map_err(anyhow::Error::from).and_then(|n| n.map(Inside::start).transpose());
+    // All of them are reached without it, too.
+    let slower =
+        |error: &anyhow::Error| tracing::warn!(%error, "the Pods' namespace is not entered");
+    let inside = inside.inspect_err(slower).unwrap_or_default();
+    disarm()?;
 
     let state = Arc::new(State::default());
     let shared = Arc::new(Shared {
         tls: tls::config(state.clone())?,
         to_endpoints: Arc::new(tls::ToEndpoints::new()?),
+        inside,
         state,
         counters: Counters::default(),
         log: AccessLog::open(&options.logs)

@@ -9,7 +9,8 @@
 //! follows from it, the [`config`], over a unix socket ([`control`]). The proxy keeps that as its [`state`]. A connection is
 //! [accepted](accept), given to a worker (a thread with a runtime of its own, so that nothing is shared on a request's way),
 //! [served](serve) within limits, and each of its requests [forwarded](forward) on one of the worker's [kept](upstream)
-//! connections to a Pod's own address: no Service address, no second choice of an endpoint, is between them.
+//! connections to a Pod's own address: no Service address, no second choice of an endpoint, is between them. Where that Pod is
+//! one of this machine's Wasm host, the connection begins [inside](inside) the Pods' namespace: nor is there a link between them.
 
 pub mod config;
 pub mod settings;
@@ -24,6 +25,7 @@ mod serve;
 mod body;
 mod forward;
 mod headers;
+mod inside;
 mod log;
 mod metrics;
 mod patience;

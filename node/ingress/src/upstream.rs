@@ -30,6 +30,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::body::{Progress, Upload};
 use crate::config::Protocol;
+use crate::inside::Inside;
 use crate::state::Endpoint;
 use crate::tls::ToEndpoints;
 
@@ -62,6 +63,7 @@ pub(crate) struct Upstreams {
     shared: RefCell<HashMap<Place, http2::SendRequest<Upload>>>,
     news: Notify,
     tls: Arc<ToEndpoints>,
+    inside: Option<Inside>,
 }
 
 /// One port may be spoken to in two ways: two Ingresses may say so.
@@ -171,9 +173,9 @@ where
 }
 
 impl Upstreams {
-    pub(crate) fn new(tls: Arc<ToEndpoints>) -> Self {
+    pub(crate) fn new(tls: Arc<ToEndpoints>, inside: Option<Inside>) -> Self {
         let (idle, shared, news) = Default::default();
-        Self { idle, shared, news, tls }
+        Self { idle, shared, news, tls, inside }
     }
 
     /// Sends a request to an endpoint; the head of its answer. `connecting` is how long the endpoint may take for a connection,
@@ -238,7 +240,7 @@ impl Upstreams {
     async fn connect(&self, endpoint: &Endpoint, patience: Duration) -> std::io::Result<Box<Link>> {
         let address = endpoint.address;
         within(patience, async {
-            let stream = dial(address).await?;
+            let stream = self.dial(address).await?;
             match endpoint.protocol {
                 Protocol::Https => link(secure(&self.tls.http1, address, stream).await?).await,
                 _ => link(stream).await,
@@ -254,13 +256,26 @@ impl Upstreams {
     ) -> std::io::Result<http2::SendRequest<Upload>> {
         let address = endpoint.address;
         within(patience, async {
-            let stream = dial(address).await?;
+            let stream = self.dial(address).await?;
             match endpoint.protocol {
                 Protocol::H2 => share(secure(&self.tls.h2, address, stream).await?).await,
                 _ => share(stream).await,
             }
         })
         .await
+    }
+
+    async fn dial(&self, address: SocketAddr) -> std::io::Result<TcpStream> {
+        let near = match &self.inside {
+            Some(inside) => inside.connect(address).await,
+            None => None,
+        };
+        let stream = match near {
+            Some(stream) => stream,
+            None => TcpStream::connect(address).await?,
+        };
+        stream.set_nodelay(true)?;
+        Ok(stream)
     }
 
     /// A kept connection that takes a request: the one that was used last.
@@ -351,12 +366,6 @@ async fn within<T>(
 ) -> std::io::Result<T> {
     let late = |_| std::io::Error::from(std::io::ErrorKind::TimedOut);
     tokio::time::timeout(patience, connecting).await.map_err(late)?
-}
-
-async fn dial(address: SocketAddr) -> std::io::Result<TcpStream> {
-    let stream = TcpStream::connect(address).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
 }
 
 /// The same in TLS. It is asked for by address: no name is told.

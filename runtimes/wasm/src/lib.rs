@@ -125,7 +125,7 @@ pub fn run_host(config: HostConfig) -> anyhow::Result<()> {
     // Read while it can be; see there.
     engine::note_swapping();
     if let Some(confinement) = &confinement {
-        confine::enclose(confinement)?;
+        confinement.enclose()?;
     }
     let mut outside = None;
     if let Some(netns) = netns {
@@ -133,7 +133,7 @@ pub fn run_host(config: HostConfig) -> anyhow::Result<()> {
         confine::enter_network(&netns).context("cannot enter the Pods' network namespace")?;
     }
     if let Some(confinement) = &confinement {
-        confine::disarm(confinement)?;
+        confinement.disarm()?;
     }
 
     // The host's own work; guests have runtimes of their own.

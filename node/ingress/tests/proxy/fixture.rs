@@ -42,10 +42,12 @@ impl Proxy {
             http: any,
             https: any,
             logs: folder.path().to_owned(),
+            netns: None,
             limits,
         };
         let client = Client::new(options.socket.clone());
-        let thread = std::thread::spawn(move || coracle_ingress::run(&options, || Ok(())));
+        let run = move || coracle_ingress::run(&options, || Ok(()), || Ok(()));
+        let thread = std::thread::spawn(run);
         client.wait_ready(Duration::from_secs(20)).await.expect("it answers");
         let told: Applied = client
             .put("/v1/config", &Update { generation: 1, ..Update::default() })

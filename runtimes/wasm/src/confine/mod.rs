@@ -40,13 +40,33 @@ pub struct Confinement {
 }
 
 impl Confinement {
-    /// Denies this process everything else, for good. While it has one thread.
+    /// The first part of denying this process everything else, for good: no other files from here on. While it has one thread.
     ///
     /// # Errors
     /// Says which part this kernel, or this user, does not allow.
-    pub fn apply(&self) -> anyhow::Result<()> {
-        enclose(self)?;
-        disarm(self)
+    pub fn enclose(&self) -> anyhow::Result<()> {
+        nix::sys::prctl::set_no_new_privs().context("no_new_privs")?;
+        // A dump would hold what guests were told in confidence.
+        setrlimit(Resource::RLIMIT_CORE, 0, 0).context("no core dumps")?;
+        let read = || self.read.iter().map(PathBuf::as_path);
+        let system = || SYSTEM.iter().map(Path::new);
+        let write = || self.write.iter().map(PathBuf::as_path);
+        if self.user.is_some() {
+            root::enter(read().chain(system()), write())
+                .context("cannot give the host a root folder of its own")?;
+        }
+        let process = PROCESS.iter().map(Path::new);
+        files::restrict(read().chain(system()).chain(process), write());
+        Ok(())
+    }
+
+    /// The second part: no rights from here on. Threads may exist.
+    ///
+    /// # Errors
+    /// As [`Self::enclose`].
+    pub fn disarm(&self) -> anyhow::Result<()> {
+        user::become_(self.user).context("cannot give up the host's rights")?;
+        syscalls::restrict(true).context("cannot restrict system calls")
     }
 }
 
@@ -67,29 +87,6 @@ const SYSTEM: &[&str] = &[
 /// What is read about this very process and the kernel, and of what the machine has left of memory and of time.
 const PROCESS: &[&str] =
     &["/proc/self", "/proc/sys/vm", "/proc/swaps", "/proc/meminfo", "/proc/stat"];
-
-/// The first part, for a process of one thread: no more files than these from here on.
-pub(crate) fn enclose(confinement: &Confinement) -> anyhow::Result<()> {
-    nix::sys::prctl::set_no_new_privs().context("no_new_privs")?;
-    // A dump would hold what guests were told in confidence.
-    setrlimit(Resource::RLIMIT_CORE, 0, 0).context("no core dumps")?;
-    let read = || confinement.read.iter().map(PathBuf::as_path);
-    let system = || SYSTEM.iter().map(Path::new);
-    let write = || confinement.write.iter().map(PathBuf::as_path);
-    if confinement.user.is_some() {
-        root::enter(read().chain(system()), write())
-            .context("cannot give the host a root folder of its own")?;
-    }
-    let process = PROCESS.iter().map(Path::new);
-    files::restrict(read().chain(system()).chain(process), write());
-    Ok(())
-}
-
-/// The second part: no rights from here on. Threads may exist.
-pub(crate) fn disarm(confinement: &Confinement) -> anyhow::Result<()> {
-    user::become_(confinement.user).context("cannot give up the host's rights")?;
-    syscalls::restrict(true).context("cannot restrict system calls")
-}
 
 /// What a process that compiles denies itself besides what is said in [`crate::compile`]: it can see nothing but one folder, which
 /// that user can write to. Of one thread.

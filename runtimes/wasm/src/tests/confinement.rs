@@ -15,7 +15,7 @@ use std::process::Command;
 
 use nix::unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid};
 
-use crate::confine::{self, Confinement};
+use crate::confine::Confinement;
 
 /// Where the process inside finds its folder, and as whom it is to run.
 const FOLDER: &str = "CORACLE_TEST_CONFINED";
@@ -108,8 +108,8 @@ fn inside() {
         write: vec![base.join("own/logs")],
         user: host,
     };
-    confine::enclose(&confinement).unwrap();
-    confine::disarm(&confinement).unwrap();
+    confinement.enclose().unwrap();
+    confinement.disarm().unwrap();
     may(&base);
     may_not_open(&base);
     may_not_call(&namespace);
