@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -98,6 +99,12 @@ pub(crate) struct IngressArgs {
     /// Where to serve HTTPS
     #[arg(long, value_name = "ADDR:PORT")]
     https: SocketAddr,
+    /// Descriptor of a socket to serve HTTP on instead, which is open already
+    #[arg(long, value_name = "NUMBER", requires = "https_socket")]
+    http_socket: Option<RawFd>,
+    /// The same for HTTPS
+    #[arg(long, value_name = "NUMBER", requires = "http_socket")]
+    https_socket: Option<RawFd>,
     /// Folder of the access log
     #[arg(long)]
     logs: PathBuf,
@@ -217,15 +224,29 @@ fn ingress(args: IngressArgs) -> anyhow::Result<()> {
         write: vec![args.logs.clone()],
         user: args.user,
     };
+    let sockets = match (args.http_socket, args.https_socket) {
+        (Some(http), Some(https)) => Some([listener(http)?, listener(https)?]),
+        _ => None,
+    };
     let options = coracle_ingress::Options {
         socket: args.socket,
         http: args.http,
         https: args.https,
+        sockets,
         logs: args.logs,
         netns: args.netns,
         limits: coracle_ingress::Limits::default(),
     };
-    coracle_ingress::run(&options, || confinement.enclose(), || confinement.disarm())
+    coracle_ingress::run(options, || confinement.enclose(), || confinement.disarm())
+}
+
+/// A socket that whoever started this process left open for it.
+fn listener(number: RawFd) -> anyhow::Result<OwnedFd> {
+    let file = std::fs::read_link(format!("/proc/self/fd/{number}")).unwrap_or_default();
+    let is_own = number > 2 && file.as_os_str().as_encoded_bytes().starts_with(b"socket:");
+    anyhow::ensure!(is_own, "{number} is the descriptor of no socket");
+    // SAFETY: it is open, and nothing of this program has opened a socket yet: it is nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// How the agent serves Ingresses.

@@ -5,12 +5,15 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use coracle_sandbox::{Client, Info};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -28,6 +31,8 @@ pub struct HostCommand {
     pub args: Vec<OsString>,
     /// Where its own log goes.
     pub log: PathBuf,
+    /// Descriptors that it has, too, by the numbers that they have here.
+    pub shares: Arc<[OwnedFd]>,
 }
 
 /// No host could be started.
@@ -75,10 +80,14 @@ pub async fn ensure(
         .stdin(Stdio::null())
         .stdout(log.try_clone().map_err(spawn)?)
         .stderr(log);
-    // SAFETY: setsid and write are async-signal-safe and touch no memory of the parent.
+    let shares = command.shares.clone();
+    // SAFETY: setsid, fcntl and write are async-signal-safe and touch no memory of the parent.
     unsafe {
         child.pre_exec(move || {
             nix::unistd::setsid()?;
+            for shared in shares.iter() {
+                fcntl(shared, FcntlArg::F_SETFD(FdFlag::empty()))?;
+            }
             // Bounds that are not to be had are no reason to run nothing.
             doors.iter().for_each(|mut door| drop(door.write(b"0")));
             Ok(())

@@ -1,13 +1,17 @@
 //! Ingresses as this node serves them: watched, made into a table, told to the proxy's process.
 //!
 //! The process is there while there is an Ingress of ours to serve; it outlives the agent, and an agent that returns tells
-//! it everything once it knows everything again. Until then it serves what it was told before. Which ports it has, the Node
+//! it everything once it knows everything again. Until then it serves what it was told before. One of an older program gives
+//! its sockets to one of the agent's own then ([`older`]). Which ports it has, the Node
 //! tells in an annotation, from which the control plane writes Ingresses' addresses.
+
+mod older;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::OsString;
 use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,7 +71,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    fn command(&self) -> HostCommand {
+    /// `sockets` are those of an older process, for HTTP and HTTPS.
+    fn command(&self, sockets: Option<[OwnedFd; 2]>) -> HostCommand {
         let mut args: Vec<OsString> = vec!["host".into(), "ingress".into()];
         let mut add = |name: &str, value: OsString| args.extend([name.into(), value]);
         add("--socket", self.socket.clone().into());
@@ -80,7 +85,13 @@ impl Settings {
         if let Some(user) = self.user {
             add("--user", user.to_string().into());
         }
-        HostCommand { program: self.program.clone(), args, log: self.log.clone() }
+        let mut add = |name: &str, value: OsString| args.extend([name.into(), value]);
+        if let Some([http, https]) = &sockets {
+            add("--http-socket", http.as_raw_fd().to_string().into());
+            add("--https-socket", https.as_raw_fd().to_string().into());
+        }
+        let shares = sockets.into_iter().flatten().collect();
+        HostCommand { program: self.program.clone(), args, log: self.log.clone(), shares }
     }
 }
 
@@ -106,6 +117,7 @@ pub async fn metrics(socket: PathBuf) -> String {
 /// Ends the process.
 pub async fn end(settings: &Settings) {
     host::end(&Client::new(settings.socket.clone())).await;
+    older::end(&older::aside(&settings.socket)).await;
 }
 
 enum Item {
@@ -137,18 +149,30 @@ struct Follower {
     generation: u64,
     complaints: HashSet<Complaint>,
     running: bool,
+    /// It is of another program than the agent, and that was not tried to be changed.
+    outdated: bool,
+    /// Its sockets were given to another, which was not told everything yet.
+    succeeded: bool,
     announced: Option<String>,
     quiet: u32,
 }
 
 /// Serves Ingresses, for ever.
 pub async fn follow(settings: Settings, parts: Parts) {
+    older::recover(&settings.socket).await;
     let process = Client::new(settings.socket.clone());
+    let known = process.info().await.ok();
+    let outdated = match &known {
+        Some(info) => host::is_other_program(info.pid).await,
+        None => false,
+    };
     let (found, mut results) = mpsc::unbounded_channel();
     let mut news = parts.services.news();
     let (objects, client) = (Objects::new(parts.client.clone()), parts.client.clone());
     let mut it = Follower {
-        running: process.info().await.is_ok(),
+        running: known.is_some(),
+        outdated,
+        succeeded: false,
         settings,
         parts,
         process,
@@ -323,6 +347,9 @@ impl Follower {
         if !self.running && !self.start().await {
             return;
         }
+        if self.outdated {
+            self.succeed().await;
+        }
         let mut update = wanted.since(&self.told);
         if self.generation != 0 && update.is_empty() {
             return;
@@ -340,6 +367,9 @@ impl Follower {
             Some(applied) if applied.generation == asked => {
                 self.generation = asked;
                 self.told = wanted;
+                if std::mem::take(&mut self.succeeded) {
+                    older::end(&older::aside(&self.settings.socket)).await;
+                }
                 self.announce(&applied).await;
                 tokio::time::sleep(PAUSE).await;
             }
@@ -353,16 +383,65 @@ impl Follower {
         told.inspect_err(|error| tracing::warn!(%error, "Ingresses are not up to date")).ok()
     }
 
+    /// Puts a process of this program into the place of an older one's, which ends once the new one was told everything.
+    async fn succeed(&mut self) {
+        self.outdated = false;
+        match self.start_successor().await {
+            Ok(()) => {
+                tracing::info!("a process of this program takes over the Ingresses' sockets");
+                (self.succeeded, self.generation) = (true, 0);
+            }
+            Err(error) => {
+                let message = format!(
+                    "Ingresses are served by a process of an older program than the node's agent, and go on so: {error}"
+                );
+                tracing::warn!("{message}");
+                self.parts.recorder.node(&self.parts.node, true, "OlderIngress", message);
+            }
+        }
+    }
+
+    async fn start_successor(&mut self) -> Result<(), String> {
+        let told = |error: &dyn std::fmt::Display| error.to_string();
+        let info = self.process.info().await.map_err(|error| told(&error))?;
+        // A difference to what nobody has: it changes nothing.
+        let nothing = Update { base: u64::MAX, ..Update::default() };
+        let at: Applied =
+            self.process.put("/v1/config", &nothing).await.map_err(|error| told(&error))?;
+        let Settings { http, https, socket, .. } = &self.settings;
+        for (wanted, there) in [(http.port(), at.http), (https.port(), at.https)] {
+            if wanted != 0 && wanted != there {
+                return Err(format!("it listens on port {there}, which is to be {wanted} now"));
+            }
+        }
+        let sockets =
+            older::sockets(info.pid, [at.http, at.https]).map_err(|error| told(&error))?;
+        let aside = older::aside(socket);
+        std::fs::rename(socket, &aside).map_err(|error| told(&error))?;
+        // Connections that were kept lead to the older one.
+        self.process = Client::new(socket.clone());
+        let (doors, command) = ((self.parts.doors)(), self.settings.command(Some(sockets)));
+        let Err(error) = host::ensure(&self.process, &command, doors).await else { return Ok(()) };
+        std::fs::rename(&aside, socket).map_err(|error| told(&error))?;
+        self.process = Client::new(socket.clone());
+        Err(told(&error))
+    }
+
     /// Starts the process; whether it is there.
     async fn start(&mut self) -> bool {
         self.generation = 0;
+        if std::mem::take(&mut self.succeeded) {
+            // The new one did not live to take over: the older one is still there.
+            older::recover(&self.settings.socket).await;
+            self.process = Client::new(self.settings.socket.clone());
+        }
         if let Err(error) =
             folders::closed(&self.settings.logs, self.settings.user, self.settings.user)
         {
             tracing::warn!(%error, "the folder of Ingresses' access log cannot be made");
         }
         let doors = (self.parts.doors)();
-        match host::ensure(&self.process, &self.settings.command(), doors).await {
+        match host::ensure(&self.process, &self.settings.command(None), doors).await {
             Ok(_) => {
                 self.running = true;
                 self.quiet = 0;

@@ -40,6 +40,8 @@ pub(crate) struct Shared {
     pub(crate) http_port: u16,
     pub(crate) https_port: u16,
     pub(crate) limits: Limits,
+    /// It is known what to serve: connections that came before wait for that.
+    pub(crate) told: watch::Sender<bool>,
     /// Connections end with the request that they are at.
     pub(crate) draining: watch::Sender<bool>,
     /// Most connections at once.
@@ -149,9 +151,11 @@ impl Workers {
         Ok(Self { shared: shared.clone(), all: all.collect::<std::io::Result<_>>()? })
     }
 
-    /// Takes connections until told to drain.
+    /// Takes connections from being told what to serve until told to drain.
     pub(crate) async fn accept(self, listener: TcpListener, tls: bool) {
         let mut draining = self.shared.draining.subscribe();
+        let mut told = self.shared.told.subscribe();
+        let _ = told.wait_for(|told| *told).await;
         loop {
             let taken = tokio::select! {
                 taken = listener.accept() => taken,

@@ -9,6 +9,7 @@
 
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener as StdListener};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -42,7 +43,7 @@ const MOST_CONNECTIONS: u64 = 32_768;
 const MOST_WORKERS: usize = 64;
 
 /// How to run the proxy.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Options {
     /// The unix socket on which the agent finds it.
     pub socket: PathBuf,
@@ -50,6 +51,8 @@ pub struct Options {
     pub http: SocketAddr,
     /// Where HTTPS is served; port 0 picks a free one.
     pub https: SocketAddr,
+    /// The sockets for HTTP and HTTPS, if they are open already: those of the process whose place this one takes.
+    pub sockets: Option<[OwnedFd; 2]>,
     /// Folder of the access log.
     pub logs: PathBuf,
     /// The network namespace in which this machine's Wasm Pods have their addresses.
@@ -79,7 +82,7 @@ impl Default for Limits {
 /// # Errors
 /// A port or the socket is taken, or confinement fails.
 pub fn run(
-    options: &Options,
+    options: Options,
     enclose: impl FnOnce() -> anyhow::Result<()>,
     disarm: impl FnOnce() -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
@@ -88,16 +91,20 @@ pub fn run(
         let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
         most
     });
-    let bind = |address: SocketAddr| {
-        let listener = StdListener::bind(address).with_context(|| {
-            format!("cannot listen on {address} for Ingress; give the agent another --ingress-http-port or --ingress-https-port")
-        })?;
+    let bind = |address: SocketAddr, open: Option<OwnedFd>| {
+        let listener = match open {
+            Some(open) => StdListener::from(open),
+            None => StdListener::bind(address).with_context(|| {
+                format!("cannot listen on {address} for Ingress; give the agent another --ingress-http-port or --ingress-https-port")
+            })?,
+        };
         listener.set_nonblocking(true)?;
         let port = listener.local_addr()?.port();
         anyhow::Ok((listener, port))
     };
-    let (http, http_port) = bind(options.http)?;
-    let (https, https_port) = bind(options.https)?;
+    let [open_http, open_https] = options.sockets.map_or([None, None], |all| all.map(Some));
+    let (http, http_port) = bind(options.http, open_http)?;
+    let (https, https_port) = bind(options.https, open_https)?;
     let socket = coracle_sandbox::bind(&options.socket)?;
     let netns = options.netns.as_ref().map(File::open).transpose();
     enclose()?;
@@ -121,6 +128,7 @@ pub fn run(
         http_port,
         https_port,
         limits: options.limits,
+        told: watch::Sender::new(false),
         draining: watch::Sender::new(false),
         most: MOST_CONNECTIONS.min(files.saturating_sub(64) / 2),
     });
@@ -172,7 +180,11 @@ async fn configure(
     Extract(shared): Extract<Arc<Shared>>,
     Json(update): Json<Update>,
 ) -> Json<Applied> {
+    let wanted = update.generation;
     let generation = shared.state.update(update);
+    if generation == wanted && wanted != 0 {
+        shared.told.send_replace(true);
+    }
     Json(Applied { generation, http: shared.http_port, https: shared.https_port })
 }
 

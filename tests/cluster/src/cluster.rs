@@ -385,6 +385,12 @@ impl Cluster {
         forked.filter(|pid| parent(*pid).and_then(parent).is_none()).collect()
     }
 
+    /// Processes that serve its Ingresses: one, or two while one takes over from another.
+    pub fn proxies(&self) -> Vec<i32> {
+        let all = process::of_folder(&self.data()).into_iter();
+        all.filter(|(_, line)| line.contains(" host ingress ")).map(|(pid, _)| pid).collect()
+    }
+
     /// The process that makes its shims.
     pub fn zygote(&self) -> Option<i32> {
         self.shims().into_iter().next().and_then(process::parent)

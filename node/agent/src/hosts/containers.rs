@@ -464,7 +464,8 @@ impl Hosts {
         args.extend(["--socket".into(), client.socket().into()]);
         args.extend(["--data".into(), config.data.join(ZYGOTE).into()]);
         let log = config.data.join(format!("{ZYGOTE}.log"));
-        let command = HostCommand { program: config.program.clone(), args, log };
+        let command =
+            HostCommand { program: config.program.clone(), args, log, shares: Default::default() };
         let cgroup = self.inner.cgroups.as_ref().and_then(|cgroups| cgroups.ensure(ZYGOTE).ok());
         let doors = cgroup.and_then(|cgroup| cgroup.doors().ok()).unwrap_or_default();
         if !*is_ours

@@ -129,7 +129,7 @@ impl Host {
             add("--user", user.to_string().into());
         }
         let log = config.data.join(format!("{}.log", self.name()));
-        HostCommand { program: config.program.clone(), args, log }
+        HostCommand { program: config.program.clone(), args, log, shares: Default::default() }
     }
 
     pub(super) fn place(&self, netns: Option<PathBuf>) -> Place {

@@ -41,12 +41,13 @@ impl Proxy {
             socket: folder.path().join("s"),
             http: any,
             https: any,
+            sockets: None,
             logs: folder.path().to_owned(),
             netns: None,
             limits,
         };
         let client = Client::new(options.socket.clone());
-        let run = move || coracle_ingress::run(&options, || Ok(()), || Ok(()));
+        let run = move || coracle_ingress::run(options, || Ok(()), || Ok(()));
         let thread = std::thread::spawn(run);
         client.wait_ready(Duration::from_secs(20)).await.expect("it answers");
         let told: Applied = client

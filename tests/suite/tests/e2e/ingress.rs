@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use bytes::Bytes;
 use coracle_test_cluster::load::Load;
-use coracle_test_cluster::{Cluster, Part, eventually, http};
+use coracle_test_cluster::{Cluster, Part, User, eventually, http};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::RootCertStore;
@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::context::{ClusterExt as _, Context, Outcome, SOON, expect, manifest};
+use crate::context::{ClusterExt as _, Context, Outcome, SOON, expect, hello, manifest};
 
 /// Where an Ingress is served, once its status tells: HTTP and HTTPS.
 pub(crate) async fn address(
@@ -40,7 +40,7 @@ pub(crate) async fn address(
 }
 
 /// An Ingress of everything to a Service.
-fn all_to(service: &str) -> String {
+pub(crate) fn all_to(service: &str) -> String {
     format!(
         r#"
 apiVersion: networking.k8s.io/v1
@@ -310,6 +310,49 @@ pub(crate) async fn ingresses_outlive_the_agent(context: Arc<Context>) -> Outcom
     let (again, _) = address(&cluster, "web").await?;
     anyhow::ensure!(again == at, "it is the same process: {again}, {at}");
     Ok(())
+}
+
+/// Where Pods have a namespace, an Ingress's requests to this machine's begin in it, and cross no link; a restart of what is in
+/// there changes nothing.
+pub(crate) async fn requests_begin_where_the_pod_is(context: Arc<Context>) -> Outcome {
+    let cluster = context.up().await?;
+    cluster.push_all(&[("hello-v1", "hello:v1")]).await?;
+    let logged = hello("web", "hello:v1", 1).replace(
+        "metadata: {labels: {app: web}}",
+        "metadata: {labels: {app: web}, annotations: {coracle.dev/access-log: \"true\"}}",
+    );
+    cluster.apply(&logged).await?;
+    cluster.rolled_out("web").await?;
+    cluster.apply(&all_to("web")).await?;
+    let (at, _) = address(&cluster, "web").await?;
+    let reply = http::get(at, "/version").await?;
+    anyhow::ensure!(reply.status == 200, "{reply:?}");
+    let peer = eventually(SOON, "the request is logged", async || {
+        let log = cluster.kubectl(&["logs", "-l", "app=web", "--tail=-1"]).await?;
+        let line = log.lines().rfind(|line| line.contains("/version")).context("no such line")?;
+        let line: Value = serde_json::from_str(line)?;
+        let peer: SocketAddr = line["peer"].as_str().context("no peer")?.parse()?;
+        Ok(peer.ip())
+    })
+    .await?;
+    let pods = cluster.get(&["pods", "-l", "app=web"]).await?;
+    let pod: IpAddr = pods["items"][0]["status"]["podIP"].as_str().context("an IP")?.parse()?;
+    let (IpAddr::V4(peer), IpAddr::V4(pod)) = (peer, pod) else { anyhow::bail!("{peer}, {pod}") };
+    // An ordinary user's Pods are on loopback, and so is the proxy. Otherwise the namespace has the second address of the node's
+    // range, the machine the first.
+    let expected = match context.user {
+        User::Ordinary => 1,
+        User::Root => 2,
+    };
+    anyhow::ensure!(peer.octets()[3] == expected && peer != pod, "{peer} asked {pod}");
+
+    cluster.kill9(Part::Host).await?;
+    eventually(SOON, "the Pod is back", async || {
+        let reply = http::get(at, "/health").await?;
+        anyhow::ensure!(reply.status == 200, "{reply:?}");
+        Ok(())
+    })
+    .await
 }
 
 pub(crate) async fn grpc_passes_through(context: Arc<Context>) -> Outcome {

@@ -154,6 +154,8 @@ suite! {
             ingresses_outlive_the_agent,
             grpc_passes_through,
         ]
+        // Each Pod with containers has a namespace of its own.
+        wasm [requests_begin_where_the_pod_is]
     }
     jobs {
         both [

@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::context::{ClusterExt as _, Context, Outcome, SOON, expect, hello, serves};
+use crate::ingress;
 
 /// An event about an object: when it happened, in nanoseconds, its reason and its message.
 type Told = (u128, String, String);
@@ -160,7 +161,8 @@ async fn no_restarts(cluster: &Cluster, app: &str) -> Outcome {
 }
 
 /// Both processes come back as another version, whose engine can use nothing that was compiled. Pods stay where they are and
-/// serve; code is made anew in the background; new Pods come to a host of the new version; the old one ends with its Pods.
+/// serve; code is made anew in the background; new Pods come to a host of the new version; the old one ends with its Pods. What
+/// serves Ingresses gives its sockets to a process of the new version.
 pub(crate) async fn the_program_is_upgraded_under_load(context: Arc<Context>) -> Outcome {
     let cluster = context.split().await?;
     cluster.push_all(&[("hello-v1", "hello:v1"), ("hello-v2", "hello:v2")]).await?;
@@ -178,6 +180,11 @@ pub(crate) async fn the_program_is_upgraded_under_load(context: Arc<Context>) ->
     anyhow::ensure!(isolated == 2, "{:?}", cluster.hosts());
     let address = cluster.service("default", "web").await?;
     let load = Load::start(address, "/version", 3);
+    cluster.apply(&ingress::all_to("web")).await?;
+    let (front, _) = ingress::address(&cluster, "web").await?;
+    let through_ingress = Load::start(front, "/version", 2);
+    let proxy = cluster.proxies();
+    anyhow::ensure!(proxy.len() == 1, "{proxy:?}");
 
     cluster.end(Part::Agent, Signal::SIGTERM).await?;
     cluster.end(Part::Server, Signal::SIGINT).await?;
@@ -197,6 +204,15 @@ pub(crate) async fn the_program_is_upgraded_under_load(context: Arc<Context>) ->
     .await?;
     no_restarts(&cluster, "web").await?;
     anyhow::ensure!(shared_hosts(&cluster) == [old], "{:?}", cluster.hosts());
+    eventually(4 * SOON, "another process serves Ingresses", async || {
+        let now = cluster.proxies();
+        anyhow::ensure!(now.len() == 1 && now != proxy, "{now:?}, before {proxy:?}");
+        let program = std::fs::read_link(format!("/proc/{}/exe", now[0]))?;
+        anyhow::ensure!(program == cluster.binary(), "{}", program.display());
+        Ok(())
+    })
+    .await?;
+    anyhow::ensure!(ingress::address(&cluster, "web").await?.0 == front);
     eventually(SOON, "the node says which Pods stay in the older program", async || {
         let node = cluster.get(&["nodes"]).await?;
         let node = node["items"][0]["metadata"]["name"].as_str().unwrap_or_default().to_owned();
@@ -241,5 +257,6 @@ pub(crate) async fn the_program_is_upgraded_under_load(context: Arc<Context>) ->
         Ok(())
     })
     .await?;
-    load.stop().await.nothing_dropped()
+    load.stop().await.nothing_dropped()?;
+    through_ingress.stop().await.nothing_dropped()
 }
