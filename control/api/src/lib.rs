@@ -33,6 +33,7 @@ pub mod quantity;
 pub mod quota;
 pub mod schema;
 pub mod selector;
+pub mod spam;
 pub mod status;
 pub mod tunnel;
 

@@ -1,11 +1,13 @@
-//! Recording events: repeated ones are counted, floods of similar ones are combined, as client-go's recorder does.
+//! Recording events: repeated ones are counted, floods of similar ones are combined, and too many about one object left out, as
+//! client-go's recorder does.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use coracle_api::kinds;
 use coracle_api::plan::EventRecord;
+use coracle_api::spam::SpamFilter;
 use futures::stream::{self, StreamExt};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -35,11 +37,19 @@ const WITHIN: SignedDuration = SignedDuration::from_mins(10);
 #[derive(Clone)]
 pub(crate) struct Recorder {
     events: mpsc::Sender<(Instant, String, EventRecord)>,
+    spam: Arc<Mutex<SpamFilter>>,
 }
 
 impl Recorder {
-    /// Records an event of `source`. With very many waiting already it is dropped, since events are for people.
+    /// Records an event of `source`. With very many waiting already, or very many about the object, it is dropped, since events
+    /// are for people.
     pub(crate) fn record(&self, source: &str, event: EventRecord) {
+        let about = [source, &event.kind, &event.namespace, &event.name, &event.uid];
+        let mut spam = self.spam.lock().unwrap_or_else(PoisonError::into_inner);
+        if !spam.admits(about, std::time::Instant::now()) {
+            return;
+        }
+        drop(spam);
         if self.events.try_send((Instant::now() + LATE, source.to_owned(), event)).is_err() {
             tracing::debug!(source, "too many events; one is dropped");
         }
@@ -65,7 +75,7 @@ pub(crate) fn new(registry: Registry) -> (Recorder, impl Future<Output = ()>) {
             })
             .await;
     };
-    (Recorder { events }, task)
+    (Recorder { events, spam: Arc::default() }, task)
 }
 
 /// Turns at even distances, but for the first of a crowd.

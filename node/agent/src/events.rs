@@ -1,12 +1,14 @@
 //! Events about Pods, as `kubectl describe` and `kubectl events` show them.
 //!
 //! Recording never waits: a full queue drops the event, since what happened is in the Pod's status too. The same event
-//! about the same object within ten minutes raises its count instead of adding another.
+//! about the same object within ten minutes raises its count instead of adding another, and of very many about one object most
+//! are left out.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use coracle_api::spam::SpamFilter;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -31,6 +33,7 @@ const WINDOW: Duration = Duration::from_secs(600);
 pub struct Recorder {
     queue: mpsc::Sender<Entry>,
     held: Arc<watch::Sender<bool>>,
+    spam: Arc<Mutex<SpamFilter>>,
 }
 
 struct Entry {
@@ -44,6 +47,12 @@ struct Entry {
 
 impl Recorder {
     fn record(&self, about: ObjectReference, warning: bool, reason: &'static str, message: String) {
+        let name = (&about.kind, &about.namespace, &about.name, &about.uid);
+        let mut spam = self.spam.lock().unwrap_or_else(PoisonError::into_inner);
+        if !spam.admits(name, Instant::now()) {
+            return;
+        }
+        drop(spam);
         let (at, due) = (Timestamp::now(), tokio::time::Instant::now() + LATE);
         let _ = self.queue.try_send(Entry { about, warning, reason, message, at, due });
     }
@@ -53,7 +62,7 @@ impl Recorder {
         let (queue, entries) = mpsc::channel(QUEUE);
         let held = Arc::new(watch::Sender::new(false));
         tokio::spawn(write(client, node, entries, held.subscribe()));
-        Self { queue, held }
+        Self { queue, held, spam: Arc::default() }
     }
 
     /// Writes nothing for now, or goes on: while there is something more urgent to do.
