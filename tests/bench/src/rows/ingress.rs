@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
 use super::crowd::answers;
-use super::requests::{CONNECTIONS, ROUND, ROUNDS, alternate, ratio, serve};
+use super::requests::{CONNECTIONS, ROUND, ROUNDS, alternate, ratios, serve};
 use super::rival::Rival;
 use crate::Bench;
 use crate::cluster::Cluster;
@@ -26,7 +26,7 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Measured> {
     let nginx =
         Rival::nginx(folder.path(), |address| configuration(folder.path(), address, pod)).await?;
     let rates = alternate(&[ingress, nginx.address, pod]).await?;
-    let to_nginx = ratio(&rates, 1);
+    let [low, to_nginx, high] = ratios(&rates, 1);
     let median = |rates: &Vec<f64>| quantile(&mut rates.clone(), 0.5);
     Ok(Measured {
         value: format!("{to_nginx:.2} ×"),
@@ -34,8 +34,8 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Measured> {
         notes: format!(
             "Through the Ingress {:.0} requests/s, through nginx {:.0}, to the Pod itself {:.0}. `GET /` of the Rust example \
              with reused instances over {CONNECTIONS} connections; medians of {ROUNDS} alternating rounds of {ROUND:?}, of \
-             the rates and of the ratios in a round. nginx with a worker a core, connections kept on both sides, the same \
-             headers added and no log. The Pod and the load generator share the cores with each.",
+             the rates and of the ratios in a round (half of these {low:.2} to {high:.2}). nginx with a worker a core, \
+             connections kept on both sides, the same headers added and no log. The Pod and the load generator share the cores with each.",
             median(&rates[0]),
             median(&rates[1]),
             median(&rates[2]),

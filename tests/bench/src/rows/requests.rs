@@ -15,8 +15,9 @@ use crate::load::rate;
 use crate::report::{Measured, quantile};
 
 pub(super) const CONNECTIONS: usize = 64;
-pub(super) const ROUNDS: usize = 7;
-pub(super) const ROUND: Duration = Duration::from_secs(3);
+/// Many short rounds: how fast the machine is changes within seconds, and is to meet all alike.
+pub(super) const ROUNDS: usize = 41;
+pub(super) const ROUND: Duration = Duration::from_millis(500);
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A fresh instance for every request, against hyper alone and `wasmtime serve` as it comes.
@@ -89,17 +90,25 @@ pub(super) async fn alternate(addresses: &[SocketAddr]) -> anyhow::Result<Vec<Ve
         rate(*address, CONNECTIONS, Duration::from_secs(1)).await?;
     }
     let mut rates = vec![Vec::new(); addresses.len()];
-    for _ in 0..ROUNDS {
-        for (address, rates) in addresses.iter().zip(&mut rates) {
-            rates.push(rate(*address, CONNECTIONS, ROUND).await?);
+    for round in 0..ROUNDS {
+        // Who is first in one round is last in the next.
+        for turn in 0..addresses.len() {
+            let turn = if round % 2 == 0 { turn } else { addresses.len() - 1 - turn };
+            rates[turn].push(rate(addresses[turn], CONNECTIONS, ROUND).await?);
         }
     }
     Ok(rates)
 }
 
+/// Median of the ratios in a round.
 pub(super) fn ratio(rates: &[Vec<f64>], other: usize) -> f64 {
+    ratios(rates, other)[1]
+}
+
+/// Quartiles of the ratios in a round.
+pub(super) fn ratios(rates: &[Vec<f64>], other: usize) -> [f64; 3] {
     let mut ratios: Vec<f64> = rates[0].iter().zip(&rates[other]).map(|(a, b)| a / b).collect();
-    quantile(&mut ratios, 0.5)
+    [0.25, 0.5, 0.75].map(|part| quantile(&mut ratios, part))
 }
 
 fn speeds(rates: &[Vec<f64>], others: &[&str]) -> String {

@@ -59,6 +59,7 @@ pub(super) async fn cluster_ip(bench: &Bench) -> anyhow::Result<Measured> {
             ratios[number].push(found[1] / found[0]);
         }
     }
+    let [low, high] = [0.25, 0.75].map(|part| quantile(&mut ratios[1], part));
     let [new, kept] = ratios.each_mut().map(|ratios| quantile(ratios, 0.5));
     let rates = rates.each_mut().map(|rates| quantile(rates, 0.5));
     Ok(Measured {
@@ -66,7 +67,8 @@ pub(super) async fn cluster_ip(bench: &Bench) -> anyhow::Result<Measured> {
         met: new >= 0.7 && kept >= 0.98,
         notes: format!(
             "Requests/s by ClusterIP to those by the Pod's address, {CONNECTIONS} clients, among {OTHERS} other Services; medians of \
-             {ROUNDS} alternating rounds of {ROUND:?}. A new connection for each: {:.0} to {:.0}; kept: {:.0} to {:.0}.",
+             {ROUNDS} alternating rounds of {ROUND:?}. A new connection for each: {:.0} to {:.0}; kept: {:.0} to {:.0} \
+             (half of these ratios {low:.2} to {high:.2}).",
             rates[1], rates[0], rates[3], rates[2],
         ),
     })
