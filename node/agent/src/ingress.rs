@@ -85,7 +85,6 @@ impl Settings {
         if let Some(user) = self.user {
             add("--user", user.to_string().into());
         }
-        let mut add = |name: &str, value: OsString| args.extend([name.into(), value]);
         if let Some([http, https]) = &sockets {
             add("--http-socket", http.as_raw_fd().to_string().into());
             add("--https-socket", https.as_raw_fd().to_string().into());
@@ -393,7 +392,7 @@ impl Follower {
             }
             Err(error) => {
                 let message = format!(
-                    "Ingresses are served by a process of an older program than the node's agent, and go on so: {error}"
+                    "Ingresses are served by a process of an older program than the node's agent, and go on so: {error}. To have the new one, end that process, `coracle host ingress`; what it is serving then is lost"
                 );
                 tracing::warn!("{message}");
                 self.parts.recorder.node(&self.parts.node, true, "OlderIngress", message);

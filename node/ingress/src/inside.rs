@@ -3,7 +3,7 @@
 //! All of those Pods share one namespace, in which every address of theirs is local. A connection that begins there is one over
 //! loopback: it crosses no link and passes no table of this machine's, which is a good part of what a short request costs. A
 //! socket belongs to the namespace of the thread that made it, whoever uses it; so one thread is in there, and makes sockets.
-//! What it does not find there (containers, other machines' Pods), or what does not answer there, is dialled as ever.
+//! What it does not find there (containers, other machines' Pods), or what refuses there, is dialled as ever.
 
 use std::fs::File;
 use std::io;

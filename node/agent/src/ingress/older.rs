@@ -111,6 +111,19 @@ mod tests {
 
     use super::*;
 
+    #[tokio::test]
+    async fn an_older_one_that_nobody_followed_is_found_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let socket = folder.path().join("ingress.sock");
+        recover(&socket).await;
+        assert!(!socket.exists() && !aside(&socket).exists());
+        let older = std::os::unix::net::UnixListener::bind(aside(&socket)).expect("bound");
+        recover(&socket).await;
+        assert!(socket.exists() && !aside(&socket).exists());
+        assert!(std::os::unix::net::UnixStream::connect(&socket).is_ok());
+        drop(older);
+    }
+
     #[test]
     fn sockets_are_found_by_their_ports() {
         let (a, b) = (TcpListener::bind("127.0.0.1:0"), TcpListener::bind("[::1]:0"));
