@@ -178,6 +178,10 @@ mod tests {
             });
         });
         assert!(why.contains("there it is") && why.contains("6 bytes: \"needle\""), "{why}");
+        let written = why.split_once("written to ").and_then(|(_, rest)| rest.lines().next());
+        let written = Path::new(written.expect("where it was written"));
+        assert_eq!(std::fs::read(written).expect("read"), b"needle");
+        std::fs::remove_file(written).expect("removed");
         let why = said(|| cases("numbers", |random| assert!(random.below(100) != 7, "seven")));
         assert!(why.contains("seven") && why.contains(CASE), "{why}");
     }
